@@ -1,0 +1,65 @@
+# Sparring's few commands; `make` alone lists them. Works with GNU make 3.81 and later.
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+DEMO_ARGS ?=
+TEST_WORKERS ?= 2
+TEST_ARGS ?=
+RUN ?= runs/quickstart
+
+BIN := .venv/bin
+READY := .venv/.sparring-ready
+# Without an index of its own, torch comes from wherever pip is configured to look.
+TORCH_FROM = $(if $(strip $(TORCH_INDEX)),--index-url $(TORCH_INDEX),)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format report clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  Variables: TORCH_INDEX (package index for torch), DEMO_ARGS (for sparring run), TEST_ARGS (for pytest),"
+	@echo "             TEST_WORKERS (default 2), RUN (folder for make report), PYTHON (default python3)"
+
+setup: $(READY) ## Make .venv with everything that is needed (says what it downloads first)
+
+# The stamp is written last, so a set-up that was interrupted starts again, and one that is done costs nothing until
+# what is asked for changes.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Sparring needs Python 3.11 or later, and $(PYTHON) is not. Name another one: make setup PYTHON=python3.12"; exit 2; }
+	@echo "Setting up .venv. Downloads, unless pip has them already:"
+	@echo "  - PyTorch $$(sed -n 's/^torch==//p' constraints.txt): about 0.2 GB as a CPU build or on macOS. On Linux the ordinary build"
+	@echo "    brings NVIDIA's CUDA packages: several GB. To avoid that, stop now and give the address of PyTorch's"
+	@echo "    CPU wheel index (pytorch.org, Get started: Pip, CPU):  make setup TORCH_INDEX=<address>"
+	@echo "  - everything else, Java for ScienceWorld and the test tools included: about 0.3 GB"
+	@echo "  On disk: about 2 GB with a CPU build."
+	@echo "torch comes from: $(if $(strip $(TORCH_INDEX)),$(TORCH_INDEX),pip's configured index)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
+	  { echo "Could not make .venv. On Debian and Ubuntu, install python3-venv first."; exit 2; }
+	$(BIN)/python -m pip install $(TORCH_FROM) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## Train the agents on ScienceWorld and show what came out (about ten minutes on two cores)
+	$(BIN)/sparring run recipes/quickstart.toml --out runs/quickstart $(DEMO_ARGS)
+
+test: setup ## Run the tests (offline, under five minutes on two cores)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
+
+check: setup ## Lint, formatting, types and import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup ## Format the code and mend what the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+report: setup ## Rebuild the report of RUN (default runs/quickstart)
+	$(BIN)/sparring report $(RUN)
+
+clean: ## Remove caches and build products; .venv and runs stay
+	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache
+	find sparring tests recipes -name __pycache__ -type d -prune -exec rm -rf {} +

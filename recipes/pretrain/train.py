@@ -1,0 +1,196 @@
+"""Pretrain the bundled model on the walks: plain language modelling on every token, Qwen3 architecture.
+
+In: a folder of walks (`gather.py`). Out: an ordinary Hugging Face folder with the model, its tokenizer, a manifest of the
+task ids that the corpus contains, and the training's figures.
+
+    python recipes/pretrain/train.py --walks runs/pretrain/walks --out sparring/models/base --threads 3
+
+Killed, it goes on from its last checkpoint (every two minutes) with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizer import END_OF_TURN, read_walks, train_tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+HELD_OUT = 100
+"""Walks that are kept for the validation loss."""
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, width: int, num_layers: int) -> Qwen3ForCausalLM:
+    """Return a small Qwen3 with random weights."""
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=width * 8 // 3,
+        num_hidden_layers=num_layers,
+        num_attention_heads=width // 48,
+        num_key_value_heads=width // 96,
+        head_dim=48,
+        max_position_embeddings=4096,
+        rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids(END_OF_TURN),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(config).float()
+
+
+def encode(walks: list[dict], tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> list[list[int]]:
+    """Render walks as chats and tokenise them; a longer one is cut at the end of a message, never within."""
+    sequences = []
+    for walk in walks:
+        messages = []
+        for turn in walk["turns"]:
+            messages.append({"role": "user", "content": turn["observation"]})
+            messages += [{"role": "assistant", "content": turn["action"]}] if turn["action"] else []
+        ids: list[int] = []
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        for message in str(text).split("<|im_start|>")[1:]:
+            piece = tokenizer(f"<|im_start|>{message}", add_special_tokens=False).input_ids
+            if len(ids) + len(piece) > max_tokens:
+                break
+            ids += piece
+        sequences.append(ids)
+    return sequences
+
+
+def batches(sequences: list[list[int]], tokens: int, rng: random.Random) -> list[list[int]]:
+    """Return index batches of at most `tokens` padded tokens, like lengths together, in random order."""
+    order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]) + rng.random() * 40, i))
+    found: list[list[int]] = [[]]
+    for index in order:
+        if found[-1] and (len(found[-1]) + 1) * len(sequences[index]) > tokens:
+            found.append([])
+        found[-1].append(index)
+    rng.shuffle(found)
+    return found
+
+
+def loss_of(model: Qwen3ForCausalLM, rows: list[list[int]], pad: int) -> tuple[torch.Tensor, int]:
+    """Return the summed loss in nats and the number of predicted tokens."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+    hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
+    keep = torch.tensor([[i + 1 < len(row) for i in range(longest - 1)] for row in rows])
+    logits = model.lm_head(hidden[keep])
+    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][keep], reduction="sum"), int(keep.sum())
+
+
+class Checkpoint:
+    """Model and optimizer as safetensors, and the step, replaced as a whole."""
+
+    def __init__(self, folder: Path, model: Qwen3ForCausalLM, optimizer: torch.optim.AdamW) -> None:
+        self.path, self.model, self.optimizer = folder / "pretrain.safetensors", model, optimizer
+        self.names = [name for name, _ in model.named_parameters()]
+
+    def save(self, step: int) -> None:
+        tensors = {f"model/{k}": v for k, v in self.model.named_parameters()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"{key}/{self.names[index]}": value for key, value in state.items()}
+        temporary = self.path.with_suffix(".tmp")
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, {"step": str(step)})
+        temporary.replace(self.path)
+
+    def load(self) -> int:
+        if not self.path.exists():
+            return 0
+        tensors = load_file(self.path)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"model/{name}"])
+        state = {
+            i: {key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            for i, name in enumerate(self.names)
+        }
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        return int(tensors["step/" + self.names[0]].item())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--walks", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
+    parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="folder of the checkpoint and the log")
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--num-layers", type=int, default=4)
+    parser.add_argument("--vocab-size", type=int, default=2048)
+    parser.add_argument("--epochs", type=float, default=1.5)
+    parser.add_argument("--lr", type=float, default=2.5e-3)
+    parser.add_argument("--batch-tokens", type=int, default=8_192, help="padded tokens a step")
+    parser.add_argument("--max-tokens", type=int, default=1_536, help="tokens a walk")
+    parser.add_argument("--threads", type=int, default=3)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    if not (args.out / "tokenizer.json").exists():
+        train_tokenizer(args.walks, args.out, args.vocab_size)
+    tokenizer = AutoTokenizer.from_pretrained(args.out)
+    walks = list(read_walks(args.walks))
+    random.Random(0).shuffle(walks)
+    sequences = encode(walks, tokenizer, args.max_tokens)
+    held_out, sequences = sequences[:HELD_OUT], sequences[HELD_OUT:]
+    model = build_model(tokenizer, args.width, args.num_layers)
+    num_parameters = sum(p.numel() for p in model.parameters())
+    print(f"{len(walks)} walks, {sum(map(len, sequences)):,} tokens, {num_parameters:,} parameters", flush=True)
+
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), fused=True)
+    plan = [b for e in range(math.ceil(args.epochs)) for b in batches(sequences, args.batch_tokens, random.Random(e))]
+    plan = plan[: round(len(plan) * args.epochs / math.ceil(args.epochs))]
+    checkpoint = Checkpoint(args.work, model, optimizer)
+    checkpoint.names = [n for n, p in model.named_parameters() if p.dim() > 1] + [
+        n for n, p in model.named_parameters() if p.dim() <= 1
+    ]
+    started, saved, seen = time.monotonic(), time.monotonic(), 0
+    first = checkpoint.load()
+    for step in range(first, len(plan)):
+        warm_up, done = min(1.0, (step + 1) / 50), step / len(plan)
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * warm_up * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+        loss, count = loss_of(model, [sequences[i] for i in plan[step]], tokenizer.pad_token_id)
+        (loss / count).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seen += count
+        if step % 20 == 0:
+            rate = seen / (time.monotonic() - started)
+            print(f"step {step}/{len(plan)} loss {loss.item() / count:.4f} {rate:.0f} tok/s", flush=True)
+        if time.monotonic() - saved > 120:
+            checkpoint.save(step + 1)
+            saved = time.monotonic()
+
+    model.eval()
+    with torch.no_grad():
+        parts = [loss_of(model, held_out[i : i + 10], tokenizer.pad_token_id) for i in range(0, len(held_out), 10)]
+    validation = sum(float(loss) for loss, _ in parts) / sum(count for _, count in parts)
+    model.save_pretrained(args.out)
+    facts = {
+        "tasks": sorted({walk["task"] for walk in walks}),
+        "walks": len(walks),
+        "tokens": sum(map(len, sequences)),
+        "epochs": args.epochs,
+        "parameters": num_parameters,
+        "validation_nats_per_token": round(validation, 4),
+    }
+    (args.out / "manifest.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    print(f"validation {validation:.4f} nats/token; saved to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

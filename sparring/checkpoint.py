@@ -1,0 +1,147 @@
+"""Weights, optimizer state and a few numbers go to a folder and come back bit for bit, however the writer ended.
+
+A state is a folder `step-N` with two safetensors files and one JSON file. It is written under another name, flushed to
+disk, then renamed, so a folder of that name is whole; older ones go last. No pickle is read or written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparring.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_PREFIX = "step-"
+_WEIGHTS, _OPTIMIZER, _NUMBERS = "weights.safetensors", "optimizer.safetensors", "state.json"
+
+
+def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Name the parameters that training changes, tied ones once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def latest_step(folder: Path) -> int | None:
+    """Return the step of the newest state in `folder`, none where there is none."""
+    steps = [int(p.name.removeprefix(_PREFIX)) for p in folder.glob(f"{_PREFIX}*") if p.name[len(_PREFIX) :].isdigit()]
+    return max(steps, default=None)
+
+
+def save_state(
+    folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, numbers: dict[str, Any]
+) -> None:
+    """Write the state after `step`, then delete the older ones."""
+    parameters = trainable(model)
+    moments = {
+        f"{name}/{key}": value
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    final, temporary = folder / f"{_PREFIX}{step}", folder / f"tmp-{_PREFIX}{step}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write_tensors(temporary / _WEIGHTS, dict(parameters))
+    write_tensors(temporary / _OPTIMIZER, moments)
+    write_json(temporary / _NUMBERS, numbers)
+    _flush(temporary)
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    _flush(folder)
+    for old in folder.glob(f"{_PREFIX}*"):
+        if old != final:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def load_state(
+    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, dict[str, Any]] | None:
+    """Put the newest state back into model and optimizer.
+
+    Returns:
+        Its step and numbers; none where there is no state.
+
+    Raises:
+        DataError: a file of it is unreadable or belongs to another model.
+    """
+    import torch
+
+    step = latest_step(folder)
+    if step is None:
+        return None
+    source = folder / f"{_PREFIX}{step}"
+    weights, moments = read_tensors(source / _WEIGHTS), read_tensors(source / _OPTIMIZER)
+    parameters = trainable(model)
+    if {n: p.shape for n, p in parameters.items()} != {n: w.shape for n, w in weights.items()}:
+        raise DataError(f"{source}: weights of another model. Delete {folder} to train anew.")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+    for full_name, value in moments.items():
+        name, key = full_name.rsplit("/", 1)
+        parameter = parameters[name]
+        # AdamW keeps its step count on the CPU unless it is fused or capturable, and then beside the parameter.
+        beside = key != "step" or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+        optimizer.state[parameter][key] = value.to(parameter.device) if beside else value
+    return step, read_json(source / _NUMBERS)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file and flush it; whole under `path` or not there."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    _flush(temporary)
+    temporary.replace(path)
+    _flush(path.parent)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file and flush it; whole under `path` or not there."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value), encoding="utf-8")
+    _flush(temporary)
+    temporary.replace(path)
+    _flush(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file.
+
+    Raises:
+        DataError: it is missing or torn.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: unreadable ({error}). Delete {path.parent} to train anew.") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU.
+
+    Raises:
+        DataError: it is missing or torn.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: unreadable ({error}). Delete {path.parent.parent} to train anew.") from None
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,214 @@
+"""A recipe's TOML and the command line's overrides come in, one frozen `Config` per arm and the `Recipe` go out.
+
+The dataclasses live beside their owners; here they are only composed. An *arm* is a method under a name, with a config
+of its own: the recipe's base sections, then the arm's, then the command line's, each over the one before.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sparring.analysis import AnalysisConfig
+from sparring.chat import ChatConfig
+from sparring.convert import convert, from_dict, suggest, to_dict
+from sparring.envs.base import EnvConfig
+from sparring.errors import ConfigError
+from sparring.evaluate import EvalConfig
+from sparring.methods.config import METHODS, EtoConfig, ExpertConfig, FailConfig, LoopConfig, PartnerConfig, RftConfig
+from sparring.pairs import PairConfig
+from sparring.policies.local import ModelConfig
+from sparring.rollout import RolloutConfig
+from sparring.trainer import LossConfig, TrainConfig
+
+DPO_DEFAULTS = TrainConfig(lr=1e-6, epochs=3, batch_size=32, schedule="constant", warmup_ratio=0.1)
+"""The paper's DPO settings where they differ from its SFT settings, which are `TrainConfig`'s own defaults."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything that one arm of a run depends on, besides the seed."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The base model that every agent starts from."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    """The world, its tasks and its live envs."""
+    chat: ChatConfig = field(default_factory=ChatConfig)
+    """How turns become tokens."""
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
+    """Where the expert trajectories come from."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """How agents play."""
+    sft: TrainConfig = field(default_factory=TrainConfig)
+    """Optimisation of the supervised start, and of RFT."""
+    dpo: TrainConfig = DPO_DEFAULTS
+    """Optimisation on preference pairs, of both agents."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The preference loss and its weights."""
+    pairs: PairConfig = field(default_factory=PairConfig)
+    """How trajectories become preference pairs."""
+    partner: PartnerConfig = field(default_factory=PartnerConfig)
+    """The target agent's partner (Co-Evolving Agents)."""
+    fail: FailConfig = field(default_factory=FailConfig)
+    """The failure agent's own training set (Co-Evolving Agents)."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """The outer loop (ETO, Co-Evolving Agents)."""
+    eto: EtoConfig = field(default_factory=EtoConfig)
+    """ETO's loss weights."""
+    rft: RftConfig = field(default_factory=RftConfig)
+    """Rejection sampling (RFT)."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """Evaluation on held-out tasks."""
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
+    """What is counted among the failures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """A method under a name, with its config."""
+
+    method: str
+    """`sft`, `rft`, `eto` or `coevolving_agents`."""
+    label: str
+    """The name that tables and figures show."""
+    config: Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One thing that a person would run: arms, each with every seed."""
+
+    name: str
+    """The run's name, and its folder's below `runs/`."""
+    seeds: tuple[int, ...]
+    arms: Mapping[str, Arm]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the resolved recipe as JSON values, in the shape of a recipe file; `recipe_from_dict` reads it."""
+        arms = {
+            name: {"method": arm.method, "label": arm.label, **to_dict(arm.config)} for name, arm in self.arms.items()
+        }
+        return {"name": self.name, "seeds": list(self.seeds), "arms": arms}
+
+
+def load_recipe(
+    path: Path | str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    arms: Sequence[str] | None = None,
+) -> Recipe:
+    """Read a recipe file and resolve it.
+
+    Args:
+        path: a TOML file: `name`, `seeds`, base sections, and either `method` or tables `[arms.NAME]`.
+        overrides: values by dotted key, for instance `{"dpo.lr": 1e-6}`; they win over the file, in every arm.
+        seeds: in place of the file's.
+        arms: keep only these arms.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, a key is unknown, or a value is wrong; the message names it.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        others = sorted(str(other) for other in Path("recipes").glob("**/*.toml"))
+        hint = f" Recipes here: {', '.join(others)}." if others else ""
+        raise ConfigError(f"{path}: no such recipe.{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
+        where = f"{path}:{place[1]}" if place else f"{path}"
+        raise ConfigError(f"{where}: not TOML: {error}.") from None
+    values.setdefault("name", path.stem)
+    return recipe_from_dict(values, overrides, seeds=seeds, arms=arms, source=str(path))
+
+
+def recipe_from_dict(
+    values: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    arms: Sequence[str] | None = None,
+    source: str = "recipe",
+) -> Recipe:
+    """Resolve a recipe from plain values; arguments and errors as for `load_recipe`."""
+    own = ("name", "seeds", "method", "label", "arms")
+    base_values = {key: value for key, value in values.items() if key not in own}
+    _check_keys(base_values, own, source)
+    base = from_dict(Config(), base_values, source=source)
+    tables = convert(values.get("arms", {}), dict[str, Any], where=f"{source}: arms")
+    if not tables:
+        if "method" not in values:
+            raise ConfigError(f'{source}: names no method. Add `method = "eto"` at the top, or tables [arms.NAME].')
+        tables = {values["method"]: {"method": values["method"], "label": values.get("label")}}
+        prefix = ""
+    elif misplaced := [key for key in ("method", "label") if key in values]:
+        raise ConfigError(f"{source}: {misplaced[0]!r} at the top and tables [arms.…] exclude each other.")
+    else:
+        prefix = "arms.{}."
+    kept = _keep(tables, arms, source)
+    resolved = {
+        name: _arm(base, tables[name], overrides or {}, source=source, prefix=prefix.format(name)) for name in kept
+    }
+    found_seeds = convert(list(seeds or values.get("seeds", [0])), tuple[int, ...], where=f"{source}: seeds")
+    if not found_seeds or len(set(found_seeds)) < len(found_seeds) or min(found_seeds) < 0:
+        raise ConfigError(f"{source}: seeds: expected distinct numbers from 0 on, found {list(found_seeds)}.")
+    name = convert(values.get("name", "run"), str, where=f"{source}: name")
+    if not re.fullmatch(r"[\w.+-]+", name):
+        raise ConfigError(f"{source}: name: becomes a folder's name, so only letters, digits and -_.+, not {name!r}.")
+    return Recipe(name=name, seeds=found_seeds, arms=resolved)
+
+
+def _arm(base: Config, table: Any, overrides: Mapping[str, Any], *, source: str, prefix: str) -> Arm:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{source}: {prefix.rstrip('.')}: expected a table of keys.")
+    if "method" not in table:
+        raise ConfigError(f"{source}: {prefix}method is missing. Methods: {', '.join(METHODS)}.")
+    method = convert(table["method"], str, where=f"{source}: {prefix}method")
+    if method not in METHODS:
+        raise ConfigError(f"{source}: {prefix}method: unknown method {method!r}. {suggest(method, METHODS)}")
+    label = convert(table.get("label") or METHODS[method], str, where=f"{source}: {prefix}label")
+    own = {key: value for key, value in table.items() if key not in ("method", "label")}
+    _check_keys(own, ("method", "label"), source, prefix)
+    config = from_dict(base, own, source=source, prefix=prefix)
+    return Arm(method=method, label=label, config=from_dict(config, _nest(overrides), source="command line"))
+
+
+def _check_keys(values: Mapping[str, Any], own: Iterable[str], source: str, prefix: str = "") -> None:
+    # `from_dict` knows the sections alone; a misspelt key of the recipe itself is suggested here.
+    sections = Config.__dataclass_fields__
+    for key in values:
+        if key not in sections:
+            raise ConfigError(
+                f"{source}: unknown key {prefix + key!r}. {suggest(key, [*own, *sections], Config(), prefix=prefix)}"
+            )
+
+
+def _keep(tables: Mapping[str, Any], arms: Sequence[str] | None, source: str) -> list[str]:
+    for name in tables:
+        if not re.fullmatch(r"[\w.+-]+", str(name)) or name == "shared":
+            raise ConfigError(
+                f"{source}: arms.{name}: becomes a folder's name; letters, digits and -_.+, not 'shared'."
+            )
+    for name in arms or ():
+        if name not in tables:
+            raise ConfigError(f"{source}: has no arm {name!r}. {suggest(name, tables)}")
+    return [name for name in tables if not arms or name in arms]
+
+
+def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        *sections, key = dotted.split(".")
+        table = nested
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[key] = value
+    return nested

@@ -1,0 +1,189 @@
+"""A recipe comes in, a finished run folder goes out: every arm with every seed, then results.json and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparring.analysis import counted, summarise_rollouts, to_json
+from sparring.convert import to_dict
+from sparring.envs.base import Benchmark, load_benchmark, select_tasks
+from sparring.envs.pool import EnvPool
+from sparring.errors import ConfigError, DataError
+from sparring.methods.coevolving_agents import coevolving_agents
+from sparring.methods.eto import eto
+from sparring.methods.rft import rft
+from sparring.methods.sft import sft
+from sparring.run import Run, read_trajectories, trajectory_to_json, versions
+from sparring.journal import read_json, write_json_atomic
+from sparring.session import Agent, Session, World
+from sparring.types import Task, Trajectory
+
+if TYPE_CHECKING:
+    from sparring.config import Arm, Config, Recipe
+    from sparring.progress import Progress
+
+METHODS: Mapping[str, Callable[[Session], Agent]] = {
+    "sft": sft,
+    "rft": rft,
+    "eto": eto,
+    "coevolving_agents": coevolving_agents,
+}
+"""The algorithms by the name that recipes give them."""
+
+
+def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bool = True) -> dict[str, Any]:
+    """Run every arm of a recipe with every seed, resuming whatever is finished, and return the results.
+
+    Raises:
+        SparringError: whatever the user can mend; nothing that was finished is lost.
+    """
+    config = _shared_config(recipe)
+    with Run.open(out, recipe.to_dict(), versions()) as run:
+        benchmark = load_benchmark(config.env.id, config.env.options)
+        with make_pool(config) as pool:
+            world = build_world(run, config, benchmark, pool, progress)
+            for seed in recipe.seeds:
+                for name, arm in recipe.arms.items():
+                    METHODS[arm.method](Session(run, world, arm.config, arm=name, seed=seed, progress=progress))
+        results = collect_results(recipe, out, [task.id for task in world.eval_tasks])
+        write_json_atomic(out / "results.json", results)
+    if with_report:
+        from sparring.report import write_report
+
+        write_report(out)
+    return results
+
+
+def make_pool(config: Config) -> EnvPool:
+    """Make the pool of live envs that a config asks for; none is started before it is needed."""
+    env = config.env
+    return EnvPool(
+        env.id,
+        env.options,
+        num_envs=env.num_envs,
+        reset_deadline_s=env.reset_deadline_s,
+        step_deadline_s=env.step_deadline_s,
+        max_retries=env.max_retries,
+    )
+
+
+def build_world(run: Run, config: Config, benchmark: Benchmark, pool: EnvPool, progress: Progress) -> World:
+    """Choose the tasks and gather the experts' trajectories, once per run folder.
+
+    Raises:
+        ConfigError: no task is left, or a task is in training and held-out sets both.
+        DataError: there is no expert trajectory for any training task.
+    """
+    env = config.env
+    train_tasks = select_tasks(benchmark.tasks("train"), kinds=env.kinds, num=env.num_train)
+    eval_tasks = select_tasks(benchmark.tasks(config.eval.split), kinds=env.kinds, num=config.eval.num_tasks)
+    shared = {task.id for task in train_tasks} & {task.id for task in eval_tasks}
+    if shared:
+        raise ConfigError(f"eval.split: {len(shared)} held-out tasks are training tasks too, {min(shared)!r} for one.")
+    experts = _experts(run, config, benchmark, train_tasks, "experts", progress)
+    if not experts:
+        raise DataError(
+            f"{env.id}: no expert trajectories for the {len(train_tasks)} training tasks. Name a file of "
+            "demonstrations with expert.path (schema: docs/your-environment.md)."
+        )
+    if config.expert.path is None:
+        _experts(run, config, benchmark, eval_tasks, "eval-experts", progress)
+    return World(benchmark=benchmark, pool=pool, train_tasks=train_tasks, eval_tasks=eval_tasks, experts=experts)
+
+
+def _experts(
+    run: Run, config: Config, benchmark: Benchmark, tasks: Sequence[Task], name: str, progress: Progress
+) -> list[Trajectory]:
+    """Return the experts' trajectories of some tasks, from the run's folder if they were gathered before.
+
+    Those of held-out tasks are for the report alone: nothing is trained on them.
+    """
+    path = run.folder / f"{name}.jsonl"
+    phase = run.phase(f"phases/{name}")
+    if not phase.is_done:
+        with progress.phase(f"{name.replace('-', ' ')}: replaying {len(tasks)} gold paths"):
+            if config.expert.path is not None:
+                from sparring.demonstrations import read_demonstrations
+
+                found = read_demonstrations(Path(config.expert.path), tasks, config.chat.format)
+            else:
+                chosen = select_tasks(tasks, num=config.expert.num_tasks) if name == "experts" else tasks
+                found = benchmark.experts(chosen)
+        if config.chat.format == "react" and config.expert.path is None and found:
+            raise ConfigError(
+                "chat.format: the world's own experts have no thoughts, and none are invented. Use "
+                'chat.format = "action", or name demonstrations with thoughts in expert.path.'
+            )
+        from sparring.journal import Journal
+
+        Journal(path).replace(trajectory_to_json(trajectory) for trajectory in found)
+        phase.finish({"num": len(found), "tasks": len(tasks)})
+    return read_trajectories(path)
+
+
+def _shared_config(recipe: Recipe) -> Config:
+    """Return the config whose world all arms share.
+
+    Raises:
+        ConfigError: two arms differ in their world, so that they could not be compared.
+    """
+    (first_name, first), *rest = recipe.arms.items()
+    for name, arm in rest:
+        for section in ("env", "expert", "eval"):
+            if getattr(arm.config, section) != getattr(first.config, section):
+                raise ConfigError(
+                    f"arms.{name}: [{section}] differs from arm {first_name!r}. Arms of a recipe share their world "
+                    "and its tasks; use two recipes."
+                )
+    return first.config
+
+
+# ── Results ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def collect_results(recipe: Recipe, out: Path, eval_task_ids: Sequence[str]) -> dict[str, Any]:
+    """Read a finished run folder and return what it found: a pure function of the folder, without clock times."""
+    config = _shared_config(recipe)
+    return {
+        "name": recipe.name,
+        "split": config.eval.split,
+        "success_eps": config.pairs.success_eps,
+        "num_train_tasks": len({record.task.id for record in read_trajectories(out / "experts.jsonl")}),
+        "num_eval_tasks": len(eval_task_ids),
+        "arms": {
+            name: {
+                "method": arm.method,
+                "label": arm.label,
+                "config": to_dict(arm.config),
+                "seeds": {str(seed): _arm_results(arm, out / f"seed-{seed}" / name) for seed in recipe.seeds},
+            }
+            for name, arm in recipe.arms.items()
+        },
+    }
+
+
+def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
+    found: dict[str, list[dict[str, Any]]] = {"evaluations": [], "rollouts": [], "pairs": [], "training": []}
+    thresholds, eps = arm.config.analysis.hard_thresholds, arm.config.pairs.success_eps
+    for number in range(arm.config.loop.rounds + 1):
+        for agent in ("target", "partner"):
+            key = {"round": number, "agent": agent}
+            played = folder / f"round-{number}" / f"evaluate-{agent}" / "trajectories.jsonl"
+            if played.exists():
+                trajectories = read_trajectories(played)
+                rewards = {t.task.id: t.reward for t in sorted(counted(trajectories), key=lambda t: t.task.id)}
+                summary = to_json(summarise_rollouts(trajectories, thresholds, eps))
+                found["evaluations"].append({**key, **summary, "rewards": rewards})
+            explored = folder / f"round-{number}" / f"rollout-{agent}" / "trajectories.jsonl"
+            if explored.exists():
+                summary = to_json(summarise_rollouts(read_trajectories(explored), thresholds, eps))
+                found["rollouts"].append({**key, **summary})
+            trained = folder / f"round-{number}" / f"train-{agent}" / "done.json"
+            if trained.exists():
+                result = read_json(trained)
+                found["training"].append({**key, "steps": result["steps"], "metrics": result["metrics"]})
+                if result["pairs"]:
+                    found["pairs"].append({**key, "counts": result["pairs"]})
+    return found

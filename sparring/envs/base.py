@@ -1,0 +1,143 @@
+"""The Env and Benchmark protocols, the literal table of known worlds, and the selection of tasks.
+
+A benchmark lists tasks per split and can give an expert's actions for a task; an env is one live world.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from sparring.errors import ConfigError
+from sparring.types import Task, Trajectory
+
+BENCHMARKS: Mapping[str, str] = {
+    "scienceworld": "sparring.envs.scienceworld:ScienceWorld",
+}
+"""Known worlds: id → `module:Class`. A user's own world is named by `package.module:Class` directly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvStep:
+    """What an env answers to an action."""
+
+    observation: str
+    reward: float
+    """Reward so far, any real number; the rollout keeps the maximum and clamps it to [0,1]."""
+    is_done: bool
+
+
+@runtime_checkable
+class Env(Protocol):
+    """One live world. Any text is a legal action and gets an in-world reply."""
+
+    def reset(self, task: Task, seed: int) -> str:
+        """Start `task` afresh and return the first observation (the instruction included)."""
+        ...
+
+    def step(self, action: str) -> EnvStep:
+        """Play one action."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; no process is left behind."""
+        ...
+
+
+@runtime_checkable
+class Benchmark(Protocol):
+    """A world's tasks, splits and experts. Built as `Class(**options)` with JSON options, in every env process anew."""
+
+    instruction: str
+    """How to act in this world, in a few lines: the prompt's first part. The answer's format is not its business."""
+    env_per_process: bool
+    """True: each env runs in a process of its own (it blocks, leaks or has global state). False: envs share ours."""
+
+    def tasks(self, split: str) -> Sequence[Task]:
+        """List the tasks of a split (`train`, `dev`, `test`, …), in a fixed order. Raises ConfigError if unknown."""
+        ...
+
+    def turn_limit(self, task: Task) -> int:
+        """Return the most actions an episode of this task may take."""
+        ...
+
+    def make_env(self) -> Env:
+        """Make one live world."""
+        ...
+
+    def experts(self, tasks: Sequence[Task]) -> list[Trajectory]:
+        """Return expert trajectories, at most one a task, without those that could not be verified.
+
+        A world without experts of its own returns an empty list; demonstrations then come from `expert.path`.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Which world, which of its tasks, and how many live envs."""
+
+    id: str = "scienceworld"
+    """World: an id that `sparring envs` lists, or `package.module:Class` for your own."""
+    kinds: tuple[str, ...] = ()
+    """Task types to use; empty: all."""
+    num_train: int | None = None
+    """Training tasks, spread evenly over the types; none given: all."""
+    num_envs: int = 16
+    """Live envs (ScienceWorld: one JVM each, about 0.5 GB of memory)."""
+    reset_deadline_s: float = 60.0
+    """Seconds within which an env must have started a task."""
+    step_deadline_s: float = 30.0
+    """Seconds within which an env must have answered an action."""
+    max_retries: int = 2
+    """How often an episode is restored on a fresh env after infrastructure failed."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Passed to the benchmark's constructor, for instance `{split_dir = "…"}`."""
+
+
+def load_benchmark(env_id: str, options: Mapping[str, Any] | None = None) -> Benchmark:
+    """Import and build a benchmark from its id or `package.module:Class`.
+
+    Raises:
+        ConfigError: unknown id, module that can't be imported, class that is not there, or options it refuses.
+    """
+    target = BENCHMARKS.get(env_id, env_id)
+    module_name, _, class_name = target.partition(":")
+    if not class_name:
+        known = ", ".join(sorted(BENCHMARKS))
+        raise ConfigError(f"env.id: unknown world {env_id!r}. Known: {known}; or name your own as package.module:Class.")
+    try:
+        benchmark_class = getattr(importlib.import_module(module_name), class_name)
+    except ImportError as error:
+        raise ConfigError(f"env.id: can't import {module_name!r} ({error}). Is it installed, or on PYTHONPATH?") from None
+    except AttributeError:
+        raise ConfigError(f"env.id: module {module_name!r} has no class {class_name!r}.") from None
+    try:
+        return benchmark_class(**(options or {}))
+    except TypeError as error:
+        raise ConfigError(f"env.options: {class_name} refuses them: {error}") from None
+
+
+def select_tasks(tasks: Sequence[Task], *, kinds: Sequence[str] = (), num: int | None = None) -> list[Task]:
+    """Keep the tasks of the given types, at most `num`, spread evenly over the types and over each type's list.
+
+    Raises:
+        ConfigError: a type that no task has.
+    """
+    present = sorted({task.kind for task in tasks})
+    for kind in kinds:
+        if kind not in present:
+            raise ConfigError(f"env.kinds: no task of type {kind!r} in this split. Types: {', '.join(present)}.")
+    by_kind = {kind: [task for task in tasks if task.kind == kind] for kind in (kinds or present)}
+    total = sum(len(group) for group in by_kind.values())
+    if num is None or num >= total:
+        return [task for group in by_kind.values() for task in group]
+    quotas = dict.fromkeys(by_kind, 0)
+    while num:
+        for kind, group in by_kind.items():
+            if num and quotas[kind] < len(group):
+                quotas[kind] += 1
+                num -= 1
+    return [group[i * len(group) // quotas[kind]] for kind, group in by_kind.items() for i in range(quotas[kind])]

@@ -1,0 +1,203 @@
+"""Files that survive a kill at any moment: whole JSON files, and append-only JSONL whose last line alone may be torn."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from sparring.errors import DataError, SparringError
+
+log = logging.getLogger(__name__)
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, met while writing `path`, into an error that says what to do.
+
+    Raises:
+        SparringError: no space is left on the device, or the quota is used up.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL_DISK:
+            raise
+        raise SparringError(
+            f"{path}: no space left on the disk. Everything finished so far is kept: free some space and run the same "
+            "command again, it goes on where it stopped."
+        ) from error
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """Write `value` as JSON so that `path` holds either what it held before or all of the new text, whatever happens.
+
+    Raises:
+        ValueError: a number that is not finite, which JSON does not have.
+        SparringError: the disk is full.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    _write_atomic(path, _encode(text) + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: the file is missing or is not JSON; the message names the line.
+    """
+    try:
+        return json.loads(_decode(path.read_bytes()))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file.") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: can't be read ({error}).") from None
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read a JSONL file without changing it: record i stands on line i + 1. A torn last line is left out.
+
+    Raises:
+        DataError: the file is missing, or a line is not a JSON object; the message names the line.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}.") from None
+    return _parse_lines(path, content[: _whole_length(content)])
+
+
+class Journal:
+    """An append-only JSONL file, one record a line. A record that `append` returned for is on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the journal at `path`, which need not exist yet."""
+        self.path = path
+        self._is_repaired = False
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Add records, one line each, and wait until the disk has them.
+
+        Raises:
+            ValueError: a number that is not finite.
+            SparringError: the disk is full; the lines of this call are then taken back.
+        """
+        lines = b"".join(self._line(record) for record in records)
+        if not lines:
+            return
+        self._repair()
+        with disk_errors(self.path):
+            is_new = not self.path.exists()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab", buffering=0) as file:
+                size = file.seek(0, os.SEEK_END)
+                try:
+                    _write_all(file, lines)
+                except OSError:
+                    file.truncate(size)
+                    raise
+            if is_new:
+                _sync_folder(self.path.parent)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all records; a torn last line, left by a kill in mid-write, is dropped with a notice.
+
+        Raises:
+            DataError: a line in the middle is not a JSON object; the message names it.
+        """
+        self._repair()
+        return read_jsonl(self.path) if self.path.exists() else []
+
+    def replace(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Put `records` in the place of all that is there, at once or not at all."""
+        _write_atomic(self.path, b"".join(self._line(record) for record in records))
+
+    def _line(self, record: Mapping[str, Any]) -> bytes:
+        try:
+            return _encode(json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))) + b"\n"
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
+
+    def _repair(self) -> None:
+        if self._is_repaired:
+            return
+        self._is_repaired = True
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = _whole_length(content)
+        if whole < len(content):
+            log.warning(
+                "%s: dropped a torn last line (%d bytes), left by an interrupted write.",
+                self.path,
+                len(content) - whole,
+            )
+            os.truncate(self.path, whole)
+
+
+def _encode(text: str) -> bytes:
+    # A world's text may hold lone surrogates; a journal must take them as they are.
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _decode(content: bytes) -> str:
+    return content.decode("utf-8", "surrogatepass")
+
+
+def _whole_length(content: bytes) -> int:
+    return content.rfind(b"\n") + 1
+
+
+def _parse_lines(path: Path, content: bytes) -> list[dict[str, Any]]:
+    records = []
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            record = json.loads(_decode(line))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}:{number}: not JSON ({error}).") from None
+        if not isinstance(record, dict):
+            raise DataError(f"{path}:{number}: expected an object, found {type(record).__name__}.")
+        records.append(record)
+    return records
+
+
+def _write_atomic(path: Path, content: bytes) -> None:
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            with open(temporary, "wb", buffering=0) as file:
+                _write_all(file, content)
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) :]
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename or a new file is on the disk only once its folder is.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,177 @@
+"""Hidden states and log-probabilities come in, losses go out: pure tensor functions.
+
+Shapes: N action tokens, D width of the model, V vocabulary, P preference pairs. Log-probabilities are in nats, and a
+side's is the *sum* over its action tokens unless it says otherwise.
+
+Paper: arXiv 2511.22254, Eq. 5, 7 and 9; arXiv 2305.18290 (DPO), 2310.12036 (IPO), 2402.13228 (DPOP).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """Log-softmax of a linear head at given targets, in chunks whose logits are made again for backward.
+
+    With p = softmax(W h + b) and target t: d log p_t / d logits = onehot(t) - p, so backward needs p alone, and p needs
+    only the saved log-normaliser.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        chunk: int,
+    ) -> Tensor:
+        logprobs, normalisers = [], []
+        for h, t in zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True):
+            logits = functional.linear(h, weight_VD, bias_V)
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            normaliser = logits.logsumexp(-1)
+            logprobs.append(logits.gather(-1, t.unsqueeze(-1)).squeeze(-1) - normaliser)
+            normalisers.append(normaliser)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N, torch.cat(normalisers))
+        ctx.chunk = chunk
+        return torch.cat(logprobs)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        hidden_ND, weight_VD, bias_V, targets_N, normalisers_N = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grads_hidden = []
+        grad_weight = torch.zeros_like(weight_VD, dtype=normalisers_N.dtype) if needs_weight else None
+        grad_bias = torch.zeros_like(bias_V, dtype=normalisers_N.dtype) if needs_bias else None
+        parts = (x.split(ctx.chunk) for x in (hidden_ND, targets_N, normalisers_N, grad_outputs[0]))
+        for h, t, normaliser, grad_logprobs in zip(*parts, strict=True):
+            logits = functional.linear(h, weight_VD, bias_V).to(normaliser.dtype)
+            grad = grad_logprobs.unsqueeze(-1).to(normaliser.dtype)
+            grad_logits = logits.sub_(normaliser.unsqueeze(-1)).exp_().mul_(-grad)
+            grad_logits.scatter_add_(-1, t.unsqueeze(-1), grad)
+            if grad_bias is not None:
+                grad_bias += grad_logits.sum(0)
+            grad_logits = grad_logits.to(h.dtype)
+            if needs_hidden:
+                grads_hidden.append(grad_logits @ weight_VD)
+            if grad_weight is not None:
+                grad_weight += grad_logits.T @ h
+        return (
+            torch.cat(grads_hidden) if needs_hidden else None,
+            None if grad_weight is None else grad_weight.to(weight_VD.dtype),
+            None if grad_bias is None else grad_bias.to(bias_V.dtype),
+            None,
+            None,
+        )
+
+
+def token_logprobs(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    *,
+    chunk: int = 1024,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Compute log π(target) of a linear head without ever holding the logits of more than `chunk` tokens.
+
+    With hidden (1, 0), head rows (log 3, 0) and (0, 0), target 0: log(3 / (3 + 1)) = -0.2877.
+
+    Args:
+        hidden_ND: last hidden states at the positions that predict the action tokens.
+        weight_VD: the head's weight, tied or not. Multiplied in the dtype of autocast where that is on.
+        targets_N: the action tokens' ids.
+        chunk: action tokens per piece; bounds memory at chunk · V floats, forward and backward.
+        bias: the head's bias, shape V.
+
+    Returns:
+        Log-probabilities in nats, shape N, float32 (float64 for float64 input).
+    """
+    if targets_N.numel() == 0:
+        return hidden_ND.sum(-1)
+    device_type = hidden_ND.device.type
+    if torch.is_autocast_enabled(device_type):
+        dtype = torch.get_autocast_dtype(device_type)
+        hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    with torch.autocast(device_type, enabled=False):
+        return _TokenLogprobs.apply(hidden_ND, weight_VD, bias, targets_N, chunk)  # type: ignore[no-any-return]
+
+
+def nll(logprob_P: Tensor, num_tokens_P: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Compute −log π per side: summed over action tokens (`sum`), or divided by their number (`mean`).
+
+    A side of 4 action tokens with log π = -6: 6.0 summed, 1.5 as a mean.
+
+    Source: arXiv 2511.22254, Eq. 5, and the second term of Eq. 9, which is the sum.
+    Deviates: `mean`, because a sum over hundreds of tokens swamps the DPO term beside it.
+    """
+    return -logprob_P / num_tokens_P if reduction == "mean" else -logprob_P
+
+
+def dpo_loss(chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected_P: Tensor, beta: float) -> Tensor:
+    """Compute −log σ(β [log π(c)/π_ref(c)] − β [log π(r)/π_ref(r)]) per pair.
+
+    chosen -10, rejected -12, reference -11 and -11, β 0.1: the margin is (1) − (−1) = 2 nats, the loss
+    −log σ(0.2) = 0.5981. Where policy and reference agree it is log 2 = 0.6931.
+
+    Source: arXiv 2511.22254, Eq. 7; log-probabilities are sums, not means.
+    """
+    return -functional.logsigmoid(beta * ((chosen_P - ref_chosen_P) - (rejected_P - ref_rejected_P)))
+
+
+def ipo_loss(chosen_P: Tensor, rejected_P: Tensor, ref_chosen_P: Tensor, ref_rejected_P: Tensor, beta: float) -> Tensor:
+    """Compute (margin − 1 / (2β))² per pair, which asks for a margin of 1 / (2β) nats and no more.
+
+    The margin of 2 nats above and β 0.1 want 5: the loss is (2 − 5)² = 9.
+
+    Source: arXiv 2310.12036, Eq. 17, β for its τ. Its authors' figures come from log-probabilities divided by length.
+    """
+    return ((chosen_P - ref_chosen_P) - (rejected_P - ref_rejected_P) - 1 / (2 * beta)) ** 2
+
+
+def dpop_loss(
+    chosen_P: Tensor,
+    rejected_P: Tensor,
+    ref_chosen_P: Tensor,
+    ref_rejected_P: Tensor,
+    beta: float,
+    penalty: float,
+) -> Tensor:
+    """Compute DPO with a penalty on chosen sides that grow less likely than under the reference.
+
+    −log σ(β (margin − λ max(0, log π_ref(c) − log π(c)))). chosen -12, rejected -15, reference -11 and -11, β 0.1,
+    λ 5: the margin is −1 + 4 = 3, the penalty 5 · 1, the loss −log σ(−0.2) = 0.7981.
+
+    Source: arXiv 2402.13228, Eq. 3.
+    """
+    margin = (chosen_P - ref_chosen_P) - (rejected_P - ref_rejected_P)
+    return -functional.logsigmoid(beta * (margin - penalty * (ref_chosen_P - chosen_P).clamp(min=0)))
+
+
+def mix(preference_P: Tensor, nll_P: Tensor, dpo_weight_P: Tensor, sft_weight_P: Tensor) -> Tensor:
+    """Add the two terms per pair: λ_DPO · preference + λ_SFT · −log π(chosen).
+
+    An expert pair (weights .5, .5) with losses 0.6 and 1.5 makes 1.05; a failure pair (1, 0) makes 0.6.
+
+    Source: arXiv 2511.22254, Eq. 9.
+    """
+    return dpo_weight_P * preference_P + sft_weight_P * nll_P
+
+
+def kl_estimate(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
+    """Estimate KL(π_ref ‖ π) per token as r − 1 − log r with r = π / π_ref: never negative.
+
+    log π = -1, log π_ref = -1.5: r = e^0.5 = 1.6487 and the estimate is 0.1487. Unbiased on tokens sampled from the
+    reference at temperature 1; on other tokens a measure of how far the policy has moved there.
+
+    Source: J. Schulman, "Approximating KL divergence" (2020), k3.
+    """
+    log_ratio = logprobs_N - ref_logprobs_N
+    return log_ratio.exp() - 1 - log_ratio

@@ -1,0 +1,25 @@
+"""ETO: exploration-based trajectory optimisation. The agent learns from expert over own failure, round by round.
+
+Source: arXiv 2403.02502 (Song et al.).
+"""
+
+from __future__ import annotations
+
+from sparring.pairs import expert_pairs
+from sparring.session import Agent, Session
+from sparring.types import PairKind
+
+
+def eto(session: Session) -> Agent:
+    """Explore, pair the experts with what came short of them, prefer the experts; repeat."""
+    config = session.config
+    start = target = session.imitate("target")
+    session.evaluate(target, 0)
+
+    for number in range(1, config.loop.rounds + 1):
+        explored = session.rollout(target, number)
+        pairs = expert_pairs(session.experts, explored, PairKind.EXPERT_TARGET, config.pairs)
+        learner = start if config.loop.restart else target
+        target = session.prefer(learner, pairs, number, loss=session.eto_loss())
+        session.evaluate(target, number)
+    return target

@@ -1,0 +1,25 @@
+"""RFT: rejection-sampling fine-tuning. Sample, keep what succeeds, imitate it together with the experts.
+
+Source: arXiv 2308.01825 (Yuan et al.), as used in arXiv 2511.22254, section 5.
+"""
+
+from __future__ import annotations
+
+from sparring.pairs import dedupe, successes
+from sparring.session import Agent, Session
+
+
+def rft(session: Session) -> Agent:
+    """Train the base model anew on the experts and on the SFT agent's own successes."""
+    config = session.config
+    sampler = session.imitate("target")
+    session.evaluate(sampler, 0)
+
+    rollouts = session.rollout(sampler, 1, num_per_task=config.rft.num_samples)
+    kept = dedupe(successes(rollouts, config.pairs.success_eps))
+    if not kept:
+        session.warn("no rollout succeeded, so RFT is SFT on the experts once more.")
+
+    target = session.imitate("target", extra=kept, phase="round-1/train-target")
+    session.evaluate(target, 1)
+    return target

@@ -1,0 +1,50 @@
+"""The Policy protocol: open episodes in, next actions out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sparring.types import StopReason, Task, Turn
+
+
+@dataclass(slots=True, kw_only=True)
+class Episode:
+    """An episode in play, as a policy sees it. Rollout owns and updates it; a policy only reads it."""
+
+    id: str
+    """Becomes the trajectory's id; also keys every random draw, so that results depend on nothing else."""
+    task: Task
+    seed: int
+    observation: str
+    """The observation to answer now."""
+    turns: list[Turn] = field(default_factory=list)
+    """The turns already played."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A policy's answer to one observation."""
+
+    text: str
+    action: str
+    token_ids: tuple[int, ...] = ()
+    stop: StopReason | None = None
+    """`CONTEXT_LIMIT` where the episode can't go on; `text` and `action` are then empty and no turn is recorded."""
+
+
+class Policy(Protocol):
+    """Acts for a batch of episodes.
+
+    `lane` names an independent stream of batches. The rollout never mixes episodes of two lanes in one call, so a
+    policy may keep one cache per lane.
+    """
+
+    def act(self, episodes: Sequence[Episode], *, lane: int = 0) -> list[Reply]:
+        """Answer the current observation of each episode, in order."""
+        ...
+
+    def close(self, episode_id: str) -> None:
+        """Forget an episode that ended (frees its cache slot). Unknown ids are ignored."""
+        ...

@@ -1,0 +1,108 @@
+"""Keys and values of many open episodes, each in a row of its own that is filled at its own position.
+
+A transformers `Cache`: the model calls `update` once per layer, and what it writes and what it sees is set beforehand by
+`aim`. Memory grows by doubling, with the longest episode and with the number of rows, and is never given back.
+
+Shapes: B rows in this forward, T new tokens, R rows, L positions, H key-value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+GRAIN = 64
+"""Positions are handed to attention in multiples of this, so that its work is the same whatever was allocated."""
+
+
+def round_up(length: int) -> int:
+    """Return the least multiple of `GRAIN` that is at least `length`."""
+    return -(-length // GRAIN) * GRAIN
+
+
+class SlotCache(Cache):
+    """Rows of keys and values; one more row than asked for takes what padding writes."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.num_rows = 0
+        self.length = 0
+        self._stores: list[list[Tensor]] = []  # per layer: keys_RLHD, values_RLHD
+        self._index_N: Tensor | None = None
+        self._rows: slice | Tensor = slice(0, 0)
+        self._window = 0
+
+    @property
+    def scratch(self) -> int:
+        """The row that padding writes to."""
+        return self.num_rows
+
+    def reserve(self, num_rows: int, length: int) -> None:
+        """Make room for `num_rows` rows of `length` positions, keeping what is there."""
+        if num_rows <= self.num_rows and length <= self.length:
+            return
+        rows = self.num_rows if num_rows <= self.num_rows else max(num_rows, 2 * self.num_rows)
+        positions = self.length if length <= self.length else round_up(max(length, 2 * self.length))
+        for store in self._stores:
+            for i, old in enumerate(store):
+                new = old.new_zeros(rows + 1, positions, *old.shape[2:])
+                new[: self.num_rows, : self.length] = old[: self.num_rows]
+                store[i] = new
+        self.num_rows, self.length = rows, positions
+
+    def aim(self, index_N: Tensor, rows: Sequence[int] | None, num: int, window: int, device: torch.device) -> None:
+        """Set what the next forward writes and sees.
+
+        Args:
+            index_N: for each new token, row by row, `row * length + position`.
+            rows: the rows that attend; None: the first `num`, without a copy.
+            num: how many rows.
+            window: positions they see, counted from 0.
+            device: where the tensors live.
+        """
+        self._index_N = index_N
+        self._window = window
+        if rows is None:
+            self._rows = slice(0, num)
+        elif list(rows) == list(range(rows[0], rows[0] + num)):
+            self._rows = slice(rows[0], rows[0] + num)
+        else:
+            self._rows = torch.tensor(rows, device=device)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values, each at its row and position, and return the attending rows up to the window."""
+        if layer_idx == len(self._stores):
+            self._stores.append([self._allocate(key_states), self._allocate(value_states)])
+        store = self._stores[layer_idx]
+        return self._write(store[0], key_states), self._write(store[1], value_states)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first positions of a row to another."""
+        for store in self._stores:
+            for tensor in store:
+                tensor[target, :length] = tensor[source, :length]
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchange the first positions of two rows."""
+        self.move(one, self.scratch, length)
+        self.move(other, one, length)
+        self.move(self.scratch, other, length)
+
+    def _allocate(self, states_BHTD: Tensor) -> Tensor:
+        _, heads, _, width = states_BHTD.shape
+        return states_BHTD.new_zeros(self.num_rows + 1, self.length, heads, width)
+
+    def _write(self, store_RLHD: Tensor, states_BHTD: Tensor) -> Tensor:
+        assert self._index_N is not None
+        new_BTHD = states_BHTD.transpose(1, 2)
+        store_RLHD.flatten(0, 1).index_copy_(0, self._index_N, new_BTHD.flatten(0, 1))
+        rows = self._rows
+        seen = store_RLHD[:, : self._window]
+        seen = seen[rows] if isinstance(rows, slice) else seen.index_select(0, rows)
+        return seen.transpose(1, 2)

@@ -1,0 +1,203 @@
+"""New tokens per row in, sampled tokens per row out: prefill and decoding over a `SlotCache`.
+
+Prefill pads on the left, so that every row's last token stands in the last column and the language-model head runs
+there alone; what padding writes goes to the cache's scratch row. Rows are grouped by the number of their new tokens, so
+that a long first prompt does not pad the short answers beside it. All of it is a function of lengths, never of time.
+
+Shapes: B rows, T new tokens, W positions seen (the window), V vocabulary, N = B·T.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sparring.errors import ModelError
+from sparring.policies.cache import SlotCache, round_up
+
+FORWARD_COST = 128
+"""What one more forward costs, in tokens: rows are split into groups where that saves more padding than this."""
+MAX_FORWARD_TOKENS = 4096
+"""Most tokens in one prefill forward, padding included; more are fed in chunks."""
+
+
+class SlotDecoder:
+    """A causal language model with a persistent cache, one row per episode."""
+
+    def __init__(self, model: PreTrainedModel, *, num_tokens: int, end_ids: Iterable[int]) -> None:
+        """Args:
+        model: any transformers causal language model whose attention layers all see the whole past.
+        num_tokens: size of the tokenizer; ids beyond it (padding of the embedding) are never sampled.
+        end_ids: the tokens that end an action.
+        """
+        self.cache = SlotCache()
+        self._model = model
+        self._device = model.device
+        self._num_tokens = num_tokens
+        self._is_end_V = torch.zeros(num_tokens, dtype=torch.bool, device=self._device)
+        self._is_end_V[list(end_ids)] = True
+        self._floor = torch.finfo(model.dtype).min
+        accepts_slice = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._last_only: dict[str, Any] = {"logits_to_keep": 1} if accepts_slice else {}
+
+    def prefill(self, rows: Sequence[int], starts: Sequence[int], pieces: Sequence[Sequence[int]]) -> Tensor:
+        """Feed new tokens to rows and return the logits after each row's last one.
+
+        Args:
+            rows: cache rows, B of them.
+            starts: how many positions each row already holds.
+            pieces: each row's new tokens, at least one.
+
+        Returns:
+            logits_BV, in the order of `rows`.
+        """
+        ends = [start + len(piece) for start, piece in zip(starts, pieces, strict=True)]
+        self.cache.reserve(max(rows) + 1, max(ends))
+        logits: list[Tensor | None] = [None] * len(rows)
+        for group in group_by_length([len(piece) for piece in pieces]):
+            group_logits_BV = self._prefill_group(
+                [rows[i] for i in group], [ends[i] for i in group], [pieces[i] for i in group]
+            )
+            for i, logits_V in zip(group, group_logits_BV, strict=True):
+                logits[i] = logits_V
+        return torch.stack([row for row in logits if row is not None])
+
+    def _prefill_group(self, rows: list[int], ends: list[int], pieces: list[Sequence[int]]) -> Tensor:
+        width = max(map(len, pieces))
+        step = max(1, MAX_FORWARD_TOKENS // len(rows))
+        padded_BT = torch.zeros(len(rows), width, dtype=torch.long)
+        for i, piece in enumerate(pieces):
+            padded_BT[i, width - len(piece) :] = torch.tensor(piece)
+        padded_BT = padded_BT.to(self._device)
+        lengths_B1 = torch.tensor([[len(piece)] for piece in pieces], device=self._device)
+        rows_B1 = torch.tensor(rows, device=self._device)[:, None]
+        column_T = torch.arange(width, device=self._device)
+        position_BT = column_T - width + torch.tensor(ends, device=self._device)[:, None]
+        is_real_BT = column_T >= width - lengths_B1
+        index_BT = torch.where(
+            is_real_BT,
+            rows_B1 * self.cache.length + position_BT,
+            self.cache.scratch * self.cache.length + column_T % self.cache.length,
+        )
+        position_BT = torch.where(is_real_BT, position_BT, 0)
+        logits_BV = None
+        first = width % step or step
+        for start, end in [(0, first), *((at, at + step) for at in range(first, width, step))]:
+            window = round_up(max(end_ - width + end for end_ in ends))
+            mask_B1TW = self._mask(position_BT[:, start:end], window)
+            self.cache.aim(index_BT[:, start:end].flatten(), rows, len(rows), window, self._device)
+            logits_BV = self._forward(padded_BT[:, start:end], position_BT[:, start:end], mask_B1TW)
+        assert logits_BV is not None
+        return logits_BV
+
+    def decode(
+        self, logits_BV: Tensor, lengths: Sequence[int], max_new_tokens: int, temperature: float, uniform_BT: Tensor | None
+    ) -> list[list[int]]:
+        """Sample an action for each of the first B rows.
+
+        Args:
+            logits_BV: the logits before each row's first token.
+            lengths: how many positions each row holds.
+            max_new_tokens: where an action without an end of turn is cut.
+            temperature: 0 is greedy.
+            uniform_BT: numbers in [0, 1) to sample from by inverse CDF; None if greedy.
+
+        Returns:
+            Each row's tokens, with the one that ended it. All but the last are in the cache afterwards.
+
+        Raises:
+            ModelError: the model's outputs are not finite.
+        """
+        num, device = len(lengths), self._device
+        window = round_up(max(lengths) + max_new_tokens)
+        self.cache.reserve(num, window)
+        position_B = torch.tensor(lengths, device=device)
+        base_B = torch.arange(num, device=device) * self.cache.length
+        mask_B1TW = self._mask(position_B[:, None] - 1, window)
+        mask_BW = mask_B1TW.view(num, window)
+        is_live_B = torch.ones(num, dtype=torch.bool, device=device)
+        is_finite_B = is_live_B.clone()
+        sampled: list[Tensor] = []
+        for step in range(max_new_tokens):
+            token_B, check_B = pick(logits_BV, temperature, None if uniform_BT is None else uniform_BT[:, step])
+            is_finite_B &= check_B.isfinite()
+            sampled.append(token_B)
+            is_live_B &= ~self._is_end_V[token_B]
+            if step + 1 == max_new_tokens or not is_live_B.any():
+                break
+            mask_BW.scatter_(1, position_B[:, None], 0.0)
+            self.cache.aim(base_B + position_B, None, num, window, device)
+            logits_BV = self._forward(token_B[:, None], position_B[:, None], mask_B1TW)
+            position_B = position_B + is_live_B
+        if not is_finite_B.all():
+            raise ModelError("The model's logits are not finite: its weights are broken (a training that diverged?).")
+        return [self._until_end(tokens) for tokens in torch.stack(sampled, 1).tolist()]
+
+    def _until_end(self, tokens: list[int]) -> list[int]:
+        for i, token in enumerate(tokens):
+            if self._is_end_V[token]:
+                return tokens[: i + 1]
+        return tokens
+
+    def _mask(self, position_BT: Tensor, window: int) -> Tensor:
+        """Return the additive mask under which each token sees its row up to its own position."""
+        seen_BTW = torch.arange(window, device=self._device) <= position_BT[:, :, None]
+        mask_BTW = torch.full(seen_BTW.shape, self._floor, dtype=self._model.dtype, device=self._device)
+        return mask_BTW.masked_fill_(seen_BTW, 0.0)[:, None]
+
+    def _forward(self, ids_BT: Tensor, position_BT: Tensor, mask_B1TW: Tensor) -> Tensor:
+        out = self._model(
+            input_ids=ids_BT,
+            position_ids=position_BT,
+            attention_mask=mask_B1TW,
+            past_key_values=self.cache,
+            use_cache=True,
+            **self._last_only,
+        )
+        return out.logits[:, -1, : self._num_tokens].float()
+
+
+def pick(logits_BV: Tensor, temperature: float, uniform_B: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Choose a token per row: the likeliest at temperature 0, else by inverse CDF from a number in [0, 1).
+
+    Returns:
+        The ids, and a value per row that is finite if all of its logits are numbers.
+    """
+    if temperature == 0 or uniform_B is None:
+        value_B, token_B = logits_BV.max(-1)
+        return token_B, value_B
+    cdf_BV = torch.softmax(logits_BV / temperature, -1).cumsum(-1)
+    total_B = cdf_BV[:, -1]
+    token_B1 = torch.searchsorted(cdf_BV, (uniform_B * total_B)[:, None], right=True)
+    return token_B1[:, 0].clamp_max(logits_BV.shape[1] - 1), total_B
+
+
+def group_by_length(lengths: Sequence[int], forward_cost: int = FORWARD_COST) -> list[list[int]]:
+    """Split rows into groups that are padded to their longest, for the least tokens in all.
+
+    Args:
+        lengths: new tokens per row.
+        forward_cost: what each group costs besides its tokens.
+
+    Returns:
+        Indices into `lengths`: groups from the shortest rows to the longest, ascending inside a group.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    best: list[tuple[int, int]] = [(0, 0)]  # per prefix of `order`: its cost, and where its last group starts
+    for end in range(1, len(order) + 1):
+        longest = lengths[order[end - 1]]
+        best.append(
+            min((best[start][0] + (end - start) * longest + forward_cost, start) for start in range(end))
+        )
+    groups: list[list[int]] = []
+    end = len(order)
+    while end:
+        start = best[end][1]
+        groups.append(sorted(order[start:end]))
+        end = start
+    return groups[::-1]

@@ -1,0 +1,127 @@
+"""A run's folder comes in, its phases go out: which arm, seed, round and agent each belongs to, and what it cost.
+
+Phases that arms share lie once in the seed's `shared` folder and are linked from each arm; a phase's real path tells
+what is the same, so nothing is read twice and a cost can be given to every arm that needed it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparring.journal import read_jsonl
+
+_PHASE = re.compile(r"(?:round-(?P<round>\d+)/)?(?P<act>sft|rollout|evaluate|train)-(?P<agent>target|partner)(?P<rest>.*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseFolder:
+    """One finished phase of one arm and seed."""
+
+    seed: str
+    arm: str
+    name: str
+    """For instance `round-1/rollout-target`."""
+    round: int
+    act: str
+    """`sft`, `rollout`, `evaluate` or `train`."""
+    agent: str
+    path: Path
+    """The real folder; the same for all arms that share the phase."""
+
+
+def list_phases(run_dir: Path, seeds: Sequence[str], arms: Sequence[str]) -> list[PhaseFolder]:
+    """List the finished phases, by seed and arm in the given order, then by round and name."""
+    return [phase for seed in seeds for arm in arms for phase in _phases_of(run_dir, seed, arm)]
+
+
+def _phases_of(run_dir: Path, seed: str, arm: str) -> Iterator[PhaseFolder]:
+    folder = run_dir / f"seed-{seed}" / arm
+    found = [path.parent for pattern in ("*/done.json", "round-*/*/done.json") for path in folder.glob(pattern)]
+    parsed = [(path, _PHASE.fullmatch(path.relative_to(folder).as_posix())) for path in found]
+    phases = [
+        PhaseFolder(
+            seed=seed,
+            arm=arm,
+            name=match[0],
+            round=int(match["round"] or 0),
+            act=match["act"],
+            agent=match["agent"],
+            path=path.resolve(),
+        )
+        for path, match in parsed
+        if match
+    ]
+    return iter(sorted(phases, key=lambda phase: (phase.round, phase.name)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What phases took, in seconds."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+    """CPU time of this process and of the envs' processes together."""
+    num: int = 0
+    """Phases."""
+
+    def __add__(self, other: Cost) -> Cost:
+        """Add up."""
+        return Cost(wall=self.wall + other.wall, cpu=self.cpu + other.cpu, num=self.num + other.num)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What a run took."""
+
+    by_phase: Mapping[tuple[str, str], Cost]
+    """(act, agent) → cost, each phase counted once however many arms share it."""
+    by_arm: Mapping[tuple[str, str], Mapping[tuple[str, str], Cost]]
+    """(seed, arm) → the same, with all that the arm needed, shared phases included."""
+
+    def of(self, arm: str, act: str = "", agent: str = "") -> Cost | None:
+        """Add up what an arm needed, on average over its seeds; None where nothing is known."""
+        seeds = [phases for (_, name), phases in self.by_arm.items() if name == arm and phases]
+        if not seeds:
+            return None
+        picked = [
+            cost
+            for phases in seeds
+            for (its_act, its_agent), cost in phases.items()
+            if act in ("", its_act) and agent in ("", its_agent)
+        ]
+        total = sum(picked, Cost())
+        return Cost(wall=total.wall / len(seeds), cpu=total.cpu / len(seeds), num=total.num)
+
+
+def read_costs(run_dir: Path, phases: Sequence[PhaseFolder]) -> Costs:
+    """Read `timings.jsonl` and attribute it; without the file, nothing is known."""
+    path = run_dir / "timings.jsonl"
+    by_path: dict[Path, Cost] = {}
+    for record in read_jsonl(path) if path.exists() else []:
+        where = (run_dir / f"seed-{record['seed']}" / record["arm"] / record["phase"]).resolve()
+        cpu = float(record.get("cpu_s", 0.0)) + float(record.get("env_cpu_s", 0.0))
+        by_path[where] = by_path.get(where, Cost()) + Cost(wall=float(record.get("wall_s", 0.0)), cpu=cpu, num=1)
+    by_phase: dict[tuple[str, str], Cost] = {}
+    by_arm: dict[tuple[str, str], dict[tuple[str, str], Cost]] = {}
+    counted: set[Path] = set()
+    for phase in phases:
+        cost = by_path.get(phase.path)
+        if cost is None:
+            continue
+        key = (phase.act, phase.agent)
+        own = by_arm.setdefault((phase.seed, phase.arm), {})
+        own[key] = own.get(key, Cost()) + cost
+        if phase.path not in counted:
+            counted.add(phase.path)
+            by_phase[key] = by_phase.get(key, Cost()) + cost
+    return Costs(by_phase=by_phase, by_arm=by_arm)
+
+
+def preference_log(phase: PhaseFolder) -> list[Mapping[str, Any]]:
+    """Read a training phase's steps, those that have metrics per pair kind."""
+    path = phase.path / "log.jsonl"
+    return [line for line in read_jsonl(path) if any(">" in key for key in line)] if path.exists() else []

@@ -1,0 +1,143 @@
+"""Results come in, what the terminal shows at the end of a run goes out: a table, and three lines on the failure agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sparring.evaluate import paired_difference, summarise
+from sparring.report.view import ArmResults, Results, results_from_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NOTHING = "–"
+"""Stands where there is no number."""
+
+
+def reward(value: float | None, *, signed: bool = False) -> str:
+    """Write a reward or a difference of rewards: `0.634`, `+0.021`, `−0.021`."""
+    if value is None or value != value:
+        return NOTHING
+    text = f"{value:+.3f}" if signed else f"{value:.3f}"
+    return text.replace("-0.000", "0.000").replace("+0.000", "0.000").replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """Write a share: `41 %`."""
+    return NOTHING if value is None or value != value else f"{100 * value:.0f} %"
+
+
+def between(low: float, high: float, *, signed: bool = False, as_percent: bool = False) -> str:
+    """Write an interval: `[0.58, 0.69]`, `[−0.01, +0.09]`, `[8, 21]`."""
+    if low != low or high != high:
+        return ""
+    if as_percent:
+        return f"[{100 * low:.0f}, {100 * high:.0f}]"
+    sign = "+" if signed else ""
+    return f"[{low:{sign}.2f}, {high:{sign}.2f}]".replace("+0.00", "0.00").replace("-0.00", "0.00").replace("-", "−")
+
+
+def summary_table(results: Mapping[str, Any] | Results) -> Table:
+    """Lay out the headline: mean reward and success with 95 % intervals, and paired differences to SFT and ETO.
+
+    Args:
+        results: the content of `results.json`, or its view.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    view = results if isinstance(results, Results) else results_from_json(results)
+    seeds = f", {view.num_seeds} seeds" if view.num_seeds > 1 else ""
+    table = Table(title=f"{view.name}: {view.num_tasks} held-out tasks ({view.split}){seeds}, 95 % intervals")
+    table.add_column("method")
+    table.add_column("mean reward", justify="right")
+    table.add_column("success", justify="right")
+    for other in view.references:
+        table.add_column(f"− {other.label} (paired)", justify="right")
+    for arm in view.arms.values():
+        final = arm.final()
+        summary = summarise(final, view.success_eps)
+        cells = [
+            f"{reward(summary.mean)} {between(summary.ci_low, summary.ci_high)}".strip(),
+            f"{percent(summary.success)} "
+            f"{between(summary.success_ci_low, summary.success_ci_high, as_percent=True)}".strip(),
+        ]
+        for other in view.references:
+            gap = paired_difference(final, other.final())
+            is_shown = gap.num and other is not arm and view.references.index(other) <= _rank(view, arm)
+            interval = between(gap.low, gap.high, signed=True)
+            cells.append(f"{reward(gap.mean, signed=True)} {interval}" if is_shown else NOTHING)
+        style = "bold" if arm is view.featured and arm.partner else ""
+        # Text, not markup: rich would read [0.58, 0.69] as a style.
+        table.add_row(*(Text(cell, style=style) for cell in [arm.label, *cells]))
+    return table
+
+
+def _rank(view: Results, arm: ArmResults) -> int:
+    """Return how many references come before an arm; SFT is not compared with ETO, but ETO is with SFT."""
+    return view.references.index(arm) if arm in view.references else len(view.references)
+
+
+def contribution_lines(results: Mapping[str, Any] | Results) -> list[str]:
+    """Say in three lines what the failure agent contributed; nothing where no arm has a partner.
+
+    Its failures' mean reward by round beside the target's, its share of hard negatives, and what became of the pairs
+    in which failures meet.
+    """
+    view = results if isinstance(results, Results) else results_from_json(results)
+    arm = view.featured
+    if not arm.partner:
+        return []
+    name = arm.agent_name("partner")
+    return [
+        f"Near misses: the {name}'s failures reach {_by_round(arm, 'partner')} on the training tasks; the target "
+        f"agent's {_by_round(arm, 'target')}.",
+        f"Hard negatives: {_hard(arm, 'partner')}; of the target agent's {_hard(arm, 'target', is_short=True)}.",
+        _pairs_line(arm),
+    ]
+
+
+def _by_round(arm: ArmResults, agent: str) -> str:
+    rounds = arm.record_rounds("rollouts", agent)
+    means = [arm.mean_of("rollouts", agent, number, "failure_mean") for number in rounds]
+    if not means:
+        return NOTHING
+    where = f" (round {rounds[0]} → {rounds[-1]})" if len(rounds) > 1 and agent == "partner" else ""
+    return " → ".join(reward(mean) for mean in means) + where
+
+
+def _hard(arm: ArmResults, agent: str, *, is_short: bool = False) -> str:
+    rounds = arm.record_rounds("rollouts", agent)
+    if not rounds:
+        return NOTHING
+    records = arm.records("rollouts", agent, rounds[-1])
+    thresholds = list(records[0].get("hard_share", {}))
+    if not thresholds:
+        return NOTHING
+    share = percent(arm.mean_of("rollouts", agent, rounds[-1], "hard_share", thresholds[0]))
+    if is_short:
+        return share
+    success = percent(arm.mean_of("rollouts", agent, rounds[-1], "success"))
+    return (
+        f"{share} of its failures in round {rounds[-1]} have a reward of {thresholds[0]} or more "
+        f"(its success rate is {success})"
+    )
+
+
+def _pairs_line(arm: ArmResults) -> str:
+    kind = "failure>failure"
+    rounds = arm.record_rounds("pairs", "target")
+    counts = [arm.mean_of("pairs", "target", number, "counts", kind) or 0.0 for number in rounds]
+    totals = [_total(arm.records("pairs", "target", number)) for number in rounds]
+    per = " per seed" if len(arm.seeds) > 1 else ""
+    line = f"Failure–failure pairs: {sum(counts):.0f} of the target agent's {sum(totals):.0f}{per}"
+    trained = arm.record_rounds("training", "target")
+    accuracy = arm.mean_of("training", "target", trained[-1], "metrics", f"{kind}/accuracy") if trained else None
+    if accuracy is None:
+        return line + "."
+    return line + f"; by the end of round {trained[-1]} it ranks {percent(accuracy)} of them right."
+
+
+def _total(records: Sequence[Mapping[str, Any]]) -> float:
+    return sum(sum(record["counts"].values()) for record in records) / len(records) if records else 0.0

@@ -1,0 +1,218 @@
+"""`results.json` comes in, a typed view of it goes out: arms, their seeds, and rewards by agent and round.
+
+The compact files under `docs/results/` unfold to the same shape, so tables and figures read both through this module.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from sparring.errors import DataError
+from sparring.evaluate import Rewards, SeedRewards
+from sparring.journal import read_json
+
+PARTNER_NAMES: Mapping[str, str] = {
+    "failure": "failure agent",
+    "frozen": "frozen partner",
+    "positive": "positive partner",
+}
+"""What readers call the second agent, by `partner.kind`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """One agent on the held-out tasks after one round; round 0 is its start."""
+
+    round: int
+    agent: str
+    rewards: Rewards
+    faults: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedResults:
+    """What one arm did with one seed. The records keep the fields of `results.json`."""
+
+    evaluations: Sequence[Evaluation]
+    rollouts: Sequence[Mapping[str, Any]]
+    pairs: Sequence[Mapping[str, Any]]
+    training: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmResults:
+    """One arm: a method under a name."""
+
+    name: str
+    method: str
+    label: str
+    """Unique among the arms."""
+    partner: str
+    """`partner.kind`; empty where there is no second agent."""
+    seeds: Mapping[str, SeedResults]
+
+    @property
+    def agents(self) -> list[str]:
+        """The arm's agents, the target first."""
+        return ["target", "partner"] if self.partner else ["target"]
+
+    def agent_name(self, agent: str) -> str:
+        """Return what readers call the agent."""
+        return PARTNER_NAMES.get(self.partner, "partner") if agent == "partner" else "target agent"
+
+    def rounds(self, agent: str = "target") -> list[int]:
+        """List the rounds after which the agent was evaluated."""
+        return sorted({e.round for seed in self.seeds.values() for e in seed.evaluations if e.agent == agent})
+
+    def rewards(self, agent: str, number: int) -> SeedRewards:
+        """Return seed → task → held-out reward after a round."""
+        return {
+            seed: evaluation.rewards
+            for seed, results in self.seeds.items()
+            for evaluation in results.evaluations
+            if (evaluation.agent, evaluation.round) == (agent, number)
+        }
+
+    def final(self, agent: str = "target") -> SeedRewards:
+        """Return seed → task → held-out reward after the last round."""
+        rounds = self.rounds(agent)
+        return self.rewards(agent, rounds[-1]) if rounds else {}
+
+    def records(self, section: str, agent: str, number: int) -> list[Mapping[str, Any]]:
+        """Return the records of `rollouts`, `pairs` or `training` for an agent and round, one a seed."""
+        return [
+            record
+            for seed in self.seeds.values()
+            for record in getattr(seed, section)
+            if (record["agent"], record["round"]) == (agent, number)
+        ]
+
+    def record_rounds(self, section: str, agent: str) -> list[int]:
+        """List the rounds that a section has records of, for an agent."""
+        records = [record for seed in self.seeds.values() for record in getattr(seed, section)]
+        return sorted({record["round"] for record in records if record["agent"] == agent})
+
+    def mean_of(self, section: str, agent: str, number: int, *path: str) -> float | None:
+        """Average a value of those records over the seeds, None where no seed has it."""
+        values = []
+        for record in self.records(section, agent, number):
+            value: Any = record
+            for key in path:
+                value = value.get(key) if isinstance(value, Mapping) else None
+            if isinstance(value, int | float):
+                values.append(float(value))
+        return fmean(values) if values else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """A whole run's results."""
+
+    name: str
+    split: str
+    success_eps: float
+    arms: Mapping[str, ArmResults]
+
+    def first(self, method: str) -> ArmResults | None:
+        """Return the first arm of a method."""
+        return next((arm for arm in self.arms.values() if arm.method == method), None)
+
+    @property
+    def featured(self) -> ArmResults:
+        """The arm that the report follows closest: with a failure agent, else with any partner, else the last."""
+        arms = list(self.arms.values())
+        ranked = sorted(arms, key=lambda arm: (arm.partner == "failure", bool(arm.partner)), reverse=True)
+        return ranked[0] if ranked[0].partner else arms[-1]
+
+    @property
+    def references(self) -> list[ArmResults]:
+        """The arms that the others are compared with: the first SFT, and each ETO."""
+        sft = self.first("sft")
+        return ([sft] if sft else []) + [arm for arm in self.arms.values() if arm.method == "eto"]
+
+    @property
+    def num_seeds(self) -> int:
+        """Seeds of the arm that has most."""
+        return max(len(arm.seeds) for arm in self.arms.values())
+
+    @property
+    def num_tasks(self) -> int:
+        """Distinct held-out tasks."""
+        return len({task for arm in self.arms.values() for rewards in arm.final().values() for task in rewards})
+
+
+def results_from_json(record: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Results:
+    """Build the view from the content of `results.json`.
+
+    Args:
+        record: the content.
+        config: the content of `config.json`, which knows the kind of partner.
+
+    Raises:
+        DataError: a field is missing, or there is no arm.
+    """
+    try:
+        taken = Counter(arm["label"] for arm in record["arms"].values())
+        arms = {
+            name: ArmResults(
+                name=name,
+                method=arm["method"],
+                label=arm["label"] if taken[arm["label"]] == 1 else f"{arm['label']} ({name})",
+                partner=_partner(name, arm, config or {}),
+                seeds={str(seed): _seed(content) for seed, content in arm["seeds"].items()},
+            )
+            for name, arm in record["arms"].items()
+        }
+        results = Results(name=record["name"], split=record["split"], success_eps=record["success_eps"], arms=arms)
+    except KeyError as error:
+        raise DataError(f"results: no field {error}.") from None
+    if not arms:
+        raise DataError("results: no arm in it.")
+    return results
+
+
+def read_results(run_dir: Path) -> Results:
+    """Read a finished run's results.
+
+    Raises:
+        DataError: the run is not finished, or a file can't be read.
+    """
+    path = run_dir / "results.json"
+    if not path.exists():
+        if not (run_dir / "config.json").exists():
+            raise DataError(f"{run_dir}: not a run folder: it holds no config.json.")
+        raise DataError(f"{run_dir}: the run is not finished: it holds no results.json. Run the same recipe to go on.")
+    try:
+        return results_from_json(read_json(path), read_json(run_dir / "config.json"))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _seed(content: Mapping[str, Any]) -> SeedResults:
+    return SeedResults(
+        evaluations=[
+            Evaluation(round=e["round"], agent=e["agent"], rewards=e["rewards"], faults=e.get("faults", 0))
+            for e in content["evaluations"]
+        ],
+        rollouts=content.get("rollouts", []),
+        pairs=content.get("pairs", []),
+        training=content.get("training", []),
+    )
+
+
+def _partner(name: str, arm: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    sections = ("evaluations", "rollouts", "pairs")
+    has_one = any(
+        record["agent"] == "partner"
+        for seed in arm["seeds"].values()
+        for section in sections
+        for record in seed.get(section, [])
+    )
+    if not has_one:
+        return ""
+    return arm.get("partner") or config.get("arms", {}).get(name, {}).get("partner", {}).get("kind") or "failure"
