@@ -13,10 +13,13 @@ import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sparring.evaluate import SUCCESS_EPS, is_success
 from sparring.types import StopReason, Trajectory
+
+Key = TypeVar("Key", bound=Hashable)
+"""What episodes are compared by: a task, or a seed and a task."""
 
 ROUNDING = 1e-9
 """Slack when a reward is compared with a threshold: 0.1 · 6 is a hard negative at 0.6."""
@@ -189,8 +192,8 @@ class FailureComparison:
 
 
 def compare_failures(
-    methods: Mapping[str, Mapping[Hashable, Sequence[float]]],
-    solved_by_sft: Collection[Hashable],
+    methods: Mapping[str, Mapping[Key, Sequence[float]]],
+    solved_by_sft: Collection[Key],
     success_eps: float = SUCCESS_EPS,
 ) -> FailureComparison:
     """Compare methods by their failures on tasks that SFT does not solve, and on those that all of them fail.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import ceil
 from typing import TYPE_CHECKING
@@ -89,45 +89,45 @@ def shared_turns(a: Encoded, b: Encoded) -> int:
 
 
 def groups_from_trajectories(
-    trajectories: Iterable[Trajectory], encode: Callable[[Trajectory, int], Encoded]
-) -> tuple[list[Group], list[str]]:
+    trajectories: Iterable[Trajectory], encode: Callable[[Trajectory], Encoded | None]
+) -> list[Group]:
     """Make one group per trajectory, for cloning.
 
-    Returns:
-        The groups, and the ids of the trajectories that exceed the model's context and are left out.
+    Args:
+        trajectories: what to clone.
+        encode: answers none for a trajectory that exceeds the model's context; it is left out.
     """
-    groups: list[Group] = []
-    nodes, overflowed = _encode_all({t.id: (t, len(t.turns)) for t in trajectories}, encode)
-    for trajectory, node in nodes.values():
-        groups.append(Group(task_id=trajectory.task.id, nodes=(node,)))
-    return groups, overflowed
+    encoded = ((trajectory, encode(trajectory)) for trajectory in trajectories)
+    return [Group(task_id=t.task.id, nodes=(node,)) for t, node in encoded if node is not None and node.spans]
 
 
-def groups_from_pairs(
-    pairs: Sequence[PreferencePair], encode: Callable[[Trajectory, int], Encoded]
-) -> tuple[list[Group], list[str]]:
-    """Make one group per task, every distinct trajectory in it once.
+def groups_from_pairs(pairs: Sequence[PreferencePair], encode: Callable[[Trajectory], Encoded | None]) -> list[Group]:
+    """Make one group per task, every distinct trajectory in it once, cut after the last turn that a pair counts.
 
     Args:
         pairs: their trajectories' ids tell which of them are the same.
-        encode: `Chat.encode`, called with a trajectory and how many of its turns are needed.
-
-    Returns:
-        The groups, and the ids of the trajectories that exceed the model's context and are left out with their pairs.
+        encode: answers none for a trajectory that exceeds the model's context; its pairs are left out.
     """
     needed: dict[str, tuple[Trajectory, int]] = {}
     for pair in pairs:
         for trajectory, turns in ((pair.chosen, pair.chosen_turns), (pair.rejected, pair.rejected_turns)):
             needed[trajectory.id] = (trajectory, max(turns, needed.get(trajectory.id, (None, 0))[1]))
-    nodes, overflowed = _encode_all(needed, encode)
+    encoded = {trajectory_id: (encode(trajectory), turns) for trajectory_id, (trajectory, turns) in needed.items()}
+    nodes = {trajectory_id: cut(node, turns) for trajectory_id, (node, turns) in encoded.items() if node is not None}
     tasks: dict[str, list[PreferencePair]] = {}
     for pair in pairs:
         if pair.chosen.id in nodes and pair.rejected.id in nodes:
             tasks.setdefault(pair.chosen.task.id, []).append(pair)
-    return [_group(task_id, task_pairs, nodes) for task_id, task_pairs in tasks.items()], overflowed
+    return [_group(task_id, task_pairs, nodes) for task_id, task_pairs in tasks.items()]
 
 
-def _group(task_id: str, pairs: Sequence[PreferencePair], nodes: dict[str, tuple[Trajectory, Encoded]]) -> Group:
+def cut(node: Encoded, num_turns: int) -> Encoded:
+    """Keep the tokens up to the end of a turn: under causal attention their log-probabilities stay the same."""
+    assert 0 < num_turns <= len(node.spans), "a side counts turns that its trajectory has"
+    return replace(node, ids=node.ids[: node.spans[num_turns - 1][1]], spans=node.spans[:num_turns])
+
+
+def _group(task_id: str, pairs: Sequence[PreferencePair], nodes: dict[str, Encoded]) -> Group:
     ids = list(dict.fromkeys(t.id for pair in pairs for t in (pair.chosen, pair.rejected)))
     edges = tuple(
         Edge(
@@ -136,26 +136,11 @@ def _group(task_id: str, pairs: Sequence[PreferencePair], nodes: dict[str, tuple
             chosen_turns=pair.chosen_turns,
             rejected_turns=pair.rejected_turns,
             kind=pair.kind,
-            shared_turns=shared_turns(nodes[pair.chosen.id][1], nodes[pair.rejected.id][1]),
+            shared_turns=shared_turns(nodes[pair.chosen.id], nodes[pair.rejected.id]),
         )
         for pair in pairs
     )
-    return Group(task_id=task_id, nodes=tuple(nodes[i][1] for i in ids), edges=edges)
-
-
-def _encode_all(
-    needed: dict[str, tuple[Trajectory, int]], encode: Callable[[Trajectory, int], Encoded]
-) -> tuple[dict[str, tuple[Trajectory, Encoded]], list[str]]:
-    from sparring.chat import ContextOverflow
-
-    nodes: dict[str, tuple[Trajectory, Encoded]] = {}
-    overflowed: list[str] = []
-    for trajectory_id, (trajectory, turns) in needed.items():
-        try:
-            nodes[trajectory_id] = (trajectory, encode(trajectory, turns))
-        except ContextOverflow:
-            overflowed.append(trajectory_id)
-    return nodes, overflowed
+    return Group(task_id=task_id, nodes=tuple(nodes[i] for i in ids), edges=edges)
 
 
 def plan_steps(sizes: Sequence[int], *, batch_size: int, epochs: int, seed: int, shuffle: bool = True) -> list[Step]:

@@ -6,13 +6,15 @@ disk, then renamed, so a folder of that name is whole; older ones go last. No pi
 
 from __future__ import annotations
 
-import json
+import errno
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparring.errors import DataError
+from sparring.journal import disk_errors, read_json, write_json_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +50,7 @@ def save_state(
     temporary.mkdir(parents=True)
     write_tensors(temporary / _WEIGHTS, dict(parameters))
     write_tensors(temporary / _OPTIMIZER, moments)
-    write_json(temporary / _NUMBERS, numbers)
+    write_json_atomic(temporary / _NUMBERS, numbers)
     _flush(temporary)
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
@@ -91,37 +93,27 @@ def load_state(
     return step, read_json(source / _NUMBERS)
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file and flush it; whole under `path` or not there."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-    _flush(temporary)
-    temporary.replace(path)
-    _flush(path.parent)
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file and flush it; whole under `path` or not there."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    _flush(temporary)
-    temporary.replace(path)
-    _flush(path.parent)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file.
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file and flush it; whole under `path` or not there.
 
     Raises:
-        DataError: it is missing or torn.
+        SparringError: the disk is full.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: unreadable ({error}). Delete {path.parent} to train anew.") from None
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    temporary = path.with_name(path.name + ".tmp")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary)
+        except SafetensorError as error:
+            # The library's error hides the operating system's; its text names the code.
+            code = re.search(r"code: (\d+)", str(error))
+            raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -19,11 +19,13 @@ from sparring.convert import convert, from_dict, suggest, to_dict
 from sparring.envs.base import EnvConfig
 from sparring.errors import ConfigError
 from sparring.evaluate import EvalConfig
+from sparring.journal import read_json
 from sparring.methods.config import METHODS, EtoConfig, ExpertConfig, FailConfig, LoopConfig, PartnerConfig, RftConfig
+from sparring.objectives import LossConfig
 from sparring.pairs import PairConfig
 from sparring.policies.local import ModelConfig
 from sparring.rollout import RolloutConfig
-from sparring.trainer import LossConfig, TrainConfig
+from sparring.trainer import TrainConfig
 
 DPO_DEFAULTS = TrainConfig(lr=1e-6, epochs=3, batch_size=32, schedule="constant", warmup_ratio=0.1)
 """The paper's DPO settings where they differ from its SFT settings, which are `TrainConfig`'s own defaults."""
@@ -65,6 +67,24 @@ class Config:
     """Evaluation on held-out tasks."""
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     """What is counted among the failures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayConfig:
+    """The part of a config that playing depends on, without training."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The model that plays."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    """The world, its tasks and its live envs."""
+    chat: ChatConfig = field(default_factory=ChatConfig)
+    """How turns become tokens."""
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
+    """Where the expert trajectories come from: those that are shown as worked examples."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """How the model plays."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """Which tasks are held out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,9 +143,9 @@ def load_recipe(
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: can't be read: {error}.") from None
     except tomllib.TOMLDecodeError as error:
-        place = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
-        where = f"{path}:{place[1]}" if place else f"{path}"
-        raise ConfigError(f"{where}: not TOML: {error}.") from None
+        place = re.search(r" \(at line (\d+), column \d+\)$", str(error))
+        where, what = (f"{path}:{place[1]}", str(error)[: place.start()]) if place else (path, error)
+        raise ConfigError(f"{where}: not TOML: {what}.") from None
     values.setdefault("name", path.stem)
     return recipe_from_dict(values, overrides, seeds=seeds, arms=arms, source=str(path))
 
@@ -157,13 +177,49 @@ def recipe_from_dict(
     resolved = {
         name: _arm(base, tables[name], overrides or {}, source=source, prefix=prefix.format(name)) for name in kept
     }
-    found_seeds = convert(list(seeds or values.get("seeds", [0])), tuple[int, ...], where=f"{source}: seeds")
+    wanted = values.get("seeds", [0]) if seeds is None else list(seeds)
+    found_seeds = convert(wanted, tuple[int, ...], where=f"{source}: seeds")
     if not found_seeds or len(set(found_seeds)) < len(found_seeds) or min(found_seeds) < 0:
         raise ConfigError(f"{source}: seeds: expected distinct numbers from 0 on, found {list(found_seeds)}.")
     name = convert(values.get("name", "run"), str, where=f"{source}: name")
     if not re.fullmatch(r"[\w.+-]+", name):
         raise ConfigError(f"{source}: name: becomes a folder's name, so only letters, digits and -_.+, not {name!r}.")
     return Recipe(name=name, seeds=found_seeds, arms=resolved)
+
+
+def play_config(
+    source: Path | None, overrides: Mapping[str, Any] | None = None, *, arm_of: Path | None = None
+) -> PlayConfig:
+    """Return what playing depends on, from a recipe or a run's folder.
+
+    Args:
+        source: a recipe file, or a run's folder; none: the defaults.
+        overrides: values by dotted key, which win.
+        arm_of: a path within the run's folder; the settings are those of the arm that it belongs to, else of the first.
+
+    Raises:
+        ConfigError: as for `load_recipe`.
+        DataError: the run's folder has no readable config.
+    """
+    config = PlayConfig()
+    if source is not None:
+        if source.is_dir():
+            recipe = recipe_from_dict(read_json(source / "config.json"), source=str(source / "config.json"))
+        else:
+            recipe = load_recipe(source)
+        place = arm_of.absolute() if arm_of else source.absolute()
+        names = place.relative_to(source.absolute()).parts if place.is_relative_to(source.absolute()) else ()
+        arm = next((arm for name, arm in recipe.arms.items() if name in names), next(iter(recipe.arms.values())))
+        config = PlayConfig(**{name: getattr(arm.config, name) for name in PlayConfig.__dataclass_fields__})
+    return from_dict(config, _nest(overrides or {}), source="command line")
+
+
+def find_config(path: Path) -> Path | None:
+    """Return the run's folder that `path` lies in, if it does."""
+    for folder in path.absolute().parents:
+        if (folder / "config.json").is_file() and {"arms", "seeds"} <= set(read_json(folder / "config.json")):
+            return folder
+    return None
 
 
 def _arm(base: Config, table: Any, overrides: Mapping[str, Any], *, source: str, prefix: str) -> Arm:

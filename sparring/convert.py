@@ -18,10 +18,13 @@ from sparring.errors import ConfigError
 
 T = TypeVar("T")
 
+SHOWN = 24
+"""Most names that a message lists."""
+
 _NAMES = {
     bool: "true or false",
     int: "a whole number",
-    float: "a number",
+    float: "a finite number",
     str: "text",
     type(None): "none",
     Any: "a value",
@@ -58,7 +61,7 @@ def from_dict(default: T, values: Mapping[str, Any], *, source: str, prefix: str
     try:
         return dataclasses.replace(default, **changes)  # type: ignore[type-var]
     except ValueError as error:
-        raise ConfigError(f"{source}: {prefix.rstrip('.') or 'top level'}: {str(error).rstrip('.')}.") from None
+        raise ConfigError(f"{source}: {_refusal(prefix, str(error).rstrip('.'))}.") from None
 
 
 def to_dict(value: Any) -> Any:
@@ -95,7 +98,7 @@ def convert(value: Any, kind: Any, *, where: str) -> Any:
             return tuple(convert(item, one, where=f"{where}[{i}]") for i, (item, one) in items)
     if origin is dict and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: convert(item, args[1], where=f"{where}.{key}") for key, item in value.items()}
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     if origin is None and type(value) is kind and kind is not float:
         return value
@@ -124,7 +127,8 @@ def suggest(key: str, known: Sequence[str] | Mapping[str, Any], default: Any = N
     elsewhere = [name for name in _all_keys(default, prefix) if name.rpartition(".")[2] == key]
     if elsewhere:
         return "Did you mean " + " or ".join(repr(name) for name in elsewhere) + "?"
-    return f"Known here: {', '.join(sorted(known))}."
+    names = sorted(known)
+    return f"Known here: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else '.'}"
 
 
 @functools.cache
@@ -132,6 +136,14 @@ def type_hints(cls: type) -> dict[str, Any]:
     """Return a dataclass's fields with their annotations as types."""
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _refusal(prefix: str, message: str) -> str:
+    """Put the key in full before what a dataclass says: `lr: must be …` or `dpo.lr: must be …` or `lr must be …`."""
+    section = prefix.rstrip(".").rpartition(".")[2]
+    message = message.removeprefix(f"{section}.")
+    key = message.partition(":")[0]
+    return f"{prefix}{message}" if key.isidentifier() else f"{prefix.rstrip('.') or 'recipe'}: {message}"
 
 
 def _convert_union(value: Any, args: tuple[Any, ...], kind: Any, where: str) -> Any:

@@ -11,12 +11,12 @@ from sparring.convert import to_dict
 from sparring.envs.base import Benchmark, load_benchmark, select_tasks
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, DataError
+from sparring.journal import read_json, write_json_atomic
 from sparring.methods.coevolving_agents import coevolving_agents
 from sparring.methods.eto import eto
 from sparring.methods.rft import rft
 from sparring.methods.sft import sft
 from sparring.run import Run, read_trajectories, trajectory_to_json, versions
-from sparring.journal import read_json, write_json_atomic
 from sparring.session import Agent, Session, World
 from sparring.types import Task, Trajectory
 

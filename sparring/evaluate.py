@@ -10,8 +10,9 @@ Source: Efron 1979 (bootstrap, percentile intervals); Owen 2007, arXiv 0712.1111
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +26,7 @@ CONFIDENCE = 0.95
 Rewards = Mapping[str, float]
 """Task id → reward in [0,1]. A task whose episode infrastructure broke is not in it."""
 
-SeedRewards = Mapping[Hashable, Rewards]
+SeedRewards = Mapping[Any, Rewards]
 """Seed → rewards."""
 
 
@@ -76,9 +77,12 @@ def is_success(reward: float, success_eps: float = SUCCESS_EPS) -> bool:
 
 
 def to_table(rewards: SeedRewards) -> NDArray[np.float64]:
-    """Lay rewards out as a table of seeds by tasks, in order of first appearance; NaN where an episode is missing."""
-    tasks = list(dict.fromkeys(task for by_task in rewards.values() for task in by_task))
-    rows = [[by_task.get(task, np.nan) for task in tasks] for by_task in rewards.values()]
+    """Lay rewards out as a table of seeds by tasks; NaN where an episode is missing.
+
+    Both are sorted by name, so that an interval depends on the rewards alone and not on who lists them.
+    """
+    tasks = sorted({task for by_task in rewards.values() for task in by_task})
+    rows = [[rewards[key].get(task, np.nan) for task in tasks] for key in sorted(rewards, key=str)]
     return np.array(rows, dtype=np.float64).reshape(len(rewards), len(tasks))
 
 

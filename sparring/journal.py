@@ -1,4 +1,4 @@
-"""Files that survive a kill at any moment: whole JSON files, and append-only JSONL whose last line alone may be torn."""
+"""Files that survive a kill at any moment: whole JSON files, and JSONL of which the last line alone may be torn."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Journal:
         with disk_errors(self.path):
             is_new = not self.path.exists()
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab", buffering=0) as file:
+            with self.path.open("ab", buffering=0) as file:
                 size = file.seek(0, os.SEEK_END)
                 try:
                     _write_all(file, lines)
@@ -178,9 +178,9 @@ def _write_atomic(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
         try:
-            with open(temporary, "wb", buffering=0) as file:
+            with temporary.open("wb", buffering=0) as file:
                 _write_all(file, content)
-            os.replace(temporary, path)
+            temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise

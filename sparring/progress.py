@@ -1,7 +1,7 @@
-"""What is going on, how much of it is done and how long it will take: bars on a terminal, few lines elsewhere, or nothing.
+"""What is going on, how much of it is done and how long it takes: bars on a terminal, few lines elsewhere, or nothing.
 
-A phase is a piece of work with a name and, often, a size. Phases may lie in one another. Whoever does the work is handed
-a `Progress` and says no more than `with progress.phase("rollout", total=300) as bar: … bar.advance(1)`.
+A phase is a piece of work with a name and, often, a size. Phases may lie in one another. Whoever does the work is
+handed a `Progress` and says no more than `with progress.phase("rollout", total=300) as bar: … bar.advance(1)`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ class Progress(Protocol):
 
 
 class SilentProgress:
-    """Shows nothing and takes everything: for tests and for use as a library."""
+    """Shows no phases, and notes only where it is told how: for tests and for use as a library."""
+
+    def __init__(self, write: Callable[[str], object] | None = None) -> None:
+        """`write` gets the notes; none: they are dropped."""
+        self._write = write
 
     @contextmanager
     def phase(self, name: str, total: float | None = None) -> Iterator[Bar]:
@@ -59,7 +63,9 @@ class SilentProgress:
         yield self
 
     def note(self, message: str) -> None:
-        """Do nothing."""
+        """Write the message, if there is a way."""
+        if self._write:
+            self._write(message)
 
     def advance(self, num: float = 1) -> None:
         """Do nothing."""
@@ -206,20 +212,23 @@ class _RichBar:
         self._live.advance(self._task, num)
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
-        fields = {"note": note} if note else {}
-        self._live.update(self._task, completed=done, total=total, **fields)
+        self._live.update(self._task, completed=done, total=total)
+        if note:
+            self._live.update(self._task, note=note)
 
 
 def terminal_progress(*, quiet: bool = False) -> Progress:
-    """Return what suits standard error: bars on a terminal, lines elsewhere; nothing where `quiet`."""
-    if quiet:
-        return SilentProgress()
+    """Return what suits standard error: bars on a terminal, lines elsewhere; notes alone where `quiet`."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    if console.is_terminal:
-        return RichProgress(console)
-    return LineProgress(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+
+    def write(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    if quiet:
+        return SilentProgress(write)
+    return RichProgress(console) if console.is_terminal else LineProgress(write)
 
 
 def format_duration(seconds: float) -> str:

@@ -183,7 +183,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path, config: Mapping[str, Any], versions: Mapping[str, Any]) -> Run:
-        """Create the run folder, or go on with one of the same config.
+        """Create the run folder, or go on with one of the same config. One in which nothing was made yet is taken over.
 
         Args:
             folder: the run's folder; created where it is absent.
@@ -234,16 +234,16 @@ class Run:
 
     def _check_or_write(self, config: Mapping[str, Any], versions: Mapping[str, Any]) -> None:
         config_path, versions_path = self.folder / "config.json", self.folder / "versions.json"
-        if not config_path.exists():
-            strangers = [path.name for path in sorted(self.folder.iterdir()) if not _is_ours_from_the_start(path)]
-            if strangers:
-                raise ConfigError(
-                    f"--out {self.folder}: holds {strangers[0]!r} but no config.json, so it is not a run's folder. "
-                    "Choose another --out."
-                )
+        contents = [path.name for path in sorted(self.folder.iterdir()) if not _is_there_from_the_start(path)]
+        is_run = config_path.exists() and versions_path.exists()
+        if not contents and (is_run or not config_path.exists()):
+            # Nothing was made yet: a first try that failed over its config may be mended.
             write_json_atomic(versions_path, versions)
             write_json_atomic(config_path, config)
             return
+        if not is_run:
+            found = contents[0] if contents else "config.json"
+            raise ConfigError(f"--out {self.folder}: is not a run's folder, but holds {found!r}. Choose another --out.")
         differences = list_differences(read_json(config_path), json.loads(json.dumps(config)))
         if differences:
             raise ConfigError(
@@ -298,13 +298,13 @@ def _show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def _is_ours_from_the_start(path: Path) -> bool:
-    return path.name in (".lock", "versions.json") or path.name.endswith(".tmp")
+def _is_there_from_the_start(path: Path) -> bool:
+    return path.name in (".lock", "config.json", "versions.json") or path.name.endswith(".tmp")
 
 
 def _lock(folder: Path) -> IO[bytes]:
     try:
-        lock = open(folder / ".lock", "ab")  # noqa: SIM115 (held as long as the run is)
+        lock = (folder / ".lock").open("ab")
     except PermissionError:
         raise ConfigError(f"--out {folder}: no permission to write there. Choose another --out.") from None
     try:

@@ -29,14 +29,14 @@ from sparring.envs.pool import EnvPool
 from sparring.errors import TrainingError
 from sparring.pairs import count_kinds, subsample
 from sparring.policies.base import Policy
-from sparring.rollout import EpisodeSpec, rollout
+from sparring.rollout import EpisodeSpec, cut_waves, rollout
 from sparring.run import Phase, Run, pair_to_json, read_trajectories, trajectory_to_json
 from sparring.types import PreferencePair, Task, Trajectory
 
 if TYPE_CHECKING:
     from sparring.config import Config
-    from sparring.progress import Progress
     from sparring.objectives import LossConfig, Objective
+    from sparring.progress import Progress
     from sparring.trainer import TrainConfig
 
 
@@ -205,9 +205,7 @@ class Session:
 
     # ── Playing ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _play(
-        self, agent: Agent, name: str, specs: Sequence[EpisodeSpec], *, temperature: float
-    ) -> list[Trajectory]:
+    def _play(self, agent: Agent, name: str, specs: Sequence[EpisodeSpec], *, temperature: float) -> list[Trajectory]:
         config = self.config
         settings = (agent.lineage, config.chat, config.rollout, config.env.num_envs, temperature, specs)
         phase = self._phase(name, shared_key=digest(*settings) if agent.is_start else None)
@@ -243,6 +241,7 @@ class Session:
             self.world.pool,
             self.world.benchmark,
             rest,
+            num_slots=self.config.env.num_envs,
             wave_size=wave_size,
             finished=finished,
             on_episode=lambda _: advance(1),
@@ -257,7 +256,7 @@ class Session:
             self._chat(tokenizer),
             temperature=temperature,
             max_new_tokens=self.config.rollout.max_new_tokens,
-            num_slots_per_lane=self.world.pool.num_envs // 2,
+            num_slots_per_lane=max(1, self.config.env.num_envs // 2),
         )
 
     # ── Training ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -295,7 +294,7 @@ class Session:
 
         if pairs:
             phase.journal("pairs.jsonl").replace(pair_to_json(pair) for pair in pairs)
-        model, tokenizer = load_model(self._model_config(agent), dtype="float32")
+        model, tokenizer = load_model(dataclasses.replace(self._model_config(agent), dtype="float32"))
         encode, overflows = _counting_encoder(self._chat(tokenizer))
         groups = make_groups(encode)
         if overflows:
@@ -351,7 +350,6 @@ class Session:
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         wall, cpu = time.perf_counter(), time.process_time()
-        env_cpu = self.world.pool.cpu_seconds()
         yield
         self.run.add_timing(
             seed=self.seed,
@@ -359,7 +357,6 @@ class Session:
             phase=name,
             wall_s=round(time.perf_counter() - wall, 3),
             cpu_s=round(time.process_time() - cpu, 3),
-            env_cpu_s=round(self.world.pool.cpu_seconds() - env_cpu, 3),
         )
 
 
@@ -387,8 +384,7 @@ def _unfinished_waves(
     by_id = {record["id"]: record for record in records}
     rest: list[EpisodeSpec] = []
     kept: list[dict[str, Any]] = []
-    for start in range(0, len(specs), wave_size):
-        wave = specs[start : start + wave_size]
+    for wave in cut_waves(specs, wave_size):
         if all(spec.id in by_id for spec in wave):
             kept += [by_id[spec.id] for spec in wave]
         else:

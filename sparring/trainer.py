@@ -1,7 +1,7 @@
 """Task groups, an objective and a model come in; the model's weights change, and a log of every step goes out.
 
-The trainer knows no method and no environment. A run that is killed at any moment and started again with the same arguments
-ends with the same weights and the same log, bit for bit on a CPU (a GPU's attention kernels add in varying order).
+The trainer knows no method and no environment. A run that is killed at any moment and started again with the same
+arguments ends with the same weights and the same log, bit for bit on a CPU (a GPU's kernels add in varying order).
 
 Paper: arXiv 2511.22254, sections 3 and 4: behavioural cloning (Eq. 5), DPO (Eq. 7), the target agent's loss (Eq. 9).
 """
@@ -22,6 +22,7 @@ from sparring import checkpoint
 from sparring.batches import Group, Step, cut_to_budget, num_action_tokens, plan_steps
 from sparring.errors import ConfigError, TrainingError
 from sparring.forward import Forward, autocast_dtype
+from sparring.journal import read_json, write_json_atomic
 from sparring.objectives import Metrics, Objective
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 DISPLACEMENT_WINDOW = 8
 """Steps over which the displacement guard averages."""
 SAVE_SHARE = 0.1
-"""Saving takes at most this share of the time, however large the model."""
+"""Saving takes at most about this share of the time, however large the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ class TrainConfig:
     """Decoupled, on matrices alone."""
     clip_norm: float = 1.0
     """Largest global gradient norm; infinity for none."""
-    max_tokens_per_batch: int = 16384
+    max_tokens_per_batch: int = 8192
     """Tokens whose activations are kept at once; a group of more is forwarded alone. Changes memory, not the result."""
     shuffle: bool = True
     """Order groups anew each epoch."""
@@ -61,7 +62,7 @@ class TrainConfig:
     recompute: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     save_every_s: float = 30.0
-    """Least seconds between two saved states."""
+    """Least seconds between two saved states, more where saving is slow; 0: after every step."""
     displacement_warning: float = 3.0
     """Warn once when log π(chosen) of expert pairs has fallen by this many nats against the reference."""
     stop_on_displacement: float | None = None
@@ -317,7 +318,8 @@ class _Fit:
         started = time.monotonic()
         checkpoint.save_state(self.state_dir, self.progress.step, self.model, self.optimizer, asdict(self.progress))
         self.saved_at = time.monotonic()
-        self.save_interval = max(self.config.save_every_s, (self.saved_at - started) / SAVE_SHARE)
+        if self.save_interval > 0:
+            self.save_interval = max(self.config.save_every_s, (self.saved_at - started) / SAVE_SHARE)
 
 
 def prepare(model: Any, *, recompute: bool = False) -> None:
@@ -333,8 +335,9 @@ def prepare(model: Any, *, recompute: bool = False) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010 (a float, where nn.Module declares tensors)
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
     model.train()
 
 
@@ -366,9 +369,9 @@ def _claim(state_dir: Path, fingerprint: dict[str, str]) -> None:
     path = state_dir / "fit.json"
     if not path.exists():
         state_dir.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_json(path, fingerprint)
+        write_json_atomic(path, fingerprint)
         return
-    held = checkpoint.read_json(path)
+    held = read_json(path)
     changed = [key for key, value in fingerprint.items() if held.get(key) != value]
     if changed:
         raise ConfigError(f"{state_dir}: holds the state of a training with other {', '.join(changed)}. Delete it.")

@@ -18,7 +18,7 @@ def test_success_allows_for_rounding_alone():
 
 
 def test_table_is_seeds_by_tasks_with_gaps_where_an_episode_broke():
-    table = to_table({0: {"a": 0.1, "b": 0.2}, 1: {"b": 0.3, "c": 0.4}})
+    table = to_table({1: {"c": 0.4, "b": 0.3}, 0: {"b": 0.2, "a": 0.1}})
     np.testing.assert_array_equal(table, [[0.1, 0.2, np.nan], [np.nan, 0.3, 0.4]])
 
 

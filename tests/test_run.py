@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -156,7 +155,7 @@ def test_full_disk_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.Monk
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "results.json"]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_really_full_device_is_named() -> None:
     full = Path("/dev/full")
     with pytest.raises(SparringError, match="no space left on the disk"), disk_errors(full), full.open("wb", 0) as file:
@@ -178,8 +177,19 @@ def test_phase_is_done_once_finished(tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "run" / "timings.jsonl") == [{"phase": "train-target", "wall_s": 0.5}]
 
 
-def test_other_config_is_refused_with_what_differs(tmp_path: Path) -> None:
+def start_run(folder: Path) -> None:
+    with Run.open(folder, CONFIG, VERSIONS) as run:
+        run.phase("experts").finish()
+
+
+def test_a_folder_in_which_nothing_was_made_takes_another_config(tmp_path: Path) -> None:
     Run.open(tmp_path, CONFIG, VERSIONS).close()
+    Run.open(tmp_path, {"seeds": [5]}, VERSIONS).close()
+    assert read_json(tmp_path / "config.json") == {"seeds": [5]}
+
+
+def test_other_config_is_refused_with_what_differs(tmp_path: Path) -> None:
+    start_run(tmp_path)
     other = {"name": "trial", "seeds": [0, 1], "arms": {"eto": {"dpo": {"lr": 2e-6, "beta": 0.1, "epochs": 3}}}}
     with pytest.raises(ConfigError) as caught:
         Run.open(tmp_path, other, VERSIONS)
@@ -192,7 +202,8 @@ def test_other_config_is_refused_with_what_differs(tmp_path: Path) -> None:
 
 
 def test_tuples_and_lists_are_one_in_a_config(tmp_path: Path) -> None:
-    Run.open(tmp_path, {"seeds": (0, 1)}, VERSIONS).close()
+    with Run.open(tmp_path, {"seeds": (0, 1)}, VERSIONS) as run:
+        run.phase("experts").finish()
     Run.open(tmp_path, {"seeds": [0, 1]}, VERSIONS).close()
 
 
@@ -201,7 +212,7 @@ def test_true_is_not_one() -> None:
 
 
 def test_unreadable_config_is_named(tmp_path: Path) -> None:
-    Run.open(tmp_path, CONFIG, VERSIONS).close()
+    start_run(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(DataError, match=r"config\.json:1: not JSON"):
         Run.open(tmp_path, CONFIG, VERSIONS)
@@ -209,8 +220,14 @@ def test_unreadable_config_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(ConfigError, match=r"holds 'thesis\.tex' but no config\.json"):
+    with pytest.raises(ConfigError, match=r"is not a run's folder, but holds 'thesis\.tex'"):
         Run.open(tmp_path, CONFIG, VERSIONS)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"my": "own"}')
+    with pytest.raises(ConfigError, match=r"is not a run's folder, but holds 'config\.json'"):
+        Run.open(other, CONFIG, VERSIONS)
+    assert (other / "config.json").read_text() == '{"my": "own"}'
     with pytest.raises(ConfigError, match="is a file"):
         Run.open(tmp_path / "thesis.tex", CONFIG, VERSIONS)
 
@@ -242,7 +259,7 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
 
 
 def test_other_versions_are_noted_and_do_not_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    Run.open(tmp_path, CONFIG, VERSIONS).close()
+    start_run(tmp_path)
     for _ in range(2):
         Run.open(tmp_path, CONFIG, {**VERSIONS, "torch": "3"}).close()
     assert caplog.text.count('torch: "2" → "3"') == 1

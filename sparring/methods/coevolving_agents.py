@@ -50,9 +50,7 @@ def start_partner(session: Session, target: Agent) -> Agent:
     return session.imitate("partner")
 
 
-def partner_pairs(
-    session: Session, f_tgt: Sequence[Trajectory], f_fail: Sequence[Trajectory]
-) -> list[PreferencePair]:
+def partner_pairs(session: Session, f_tgt: Sequence[Trajectory], f_fail: Sequence[Trajectory]) -> list[PreferencePair]:
     """Return what the partner learns from: its kind is the ablation.
 
     `failure`: failure-failure pairs of both agents, D_fail (Eq. 6). `positive`: expert over own trajectory, like ETO's

@@ -83,7 +83,7 @@ class FailConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EtoConfig:
-    """ETO's loss on expert pairs, in place of Eq. 9's weights; also that of the `positive` partner, trained like ETO."""
+    """ETO's loss on expert pairs, in place of Eq. 9's weights; the `positive` partner is trained by it too."""
 
     dpo_weight: float = 1.0
     """λ_DPO (ETO: pure DPO)."""

@@ -1,7 +1,7 @@
 """Keys and values of many open episodes, each in a row of its own that is filled at its own position.
 
-A transformers `Cache`: the model calls `update` once per layer, and what it writes and what it sees is set beforehand by
-`aim`. Memory grows by doubling, with the longest episode and with the number of rows, and is never given back.
+A transformers `Cache`: the model calls `update` once per layer, and what it writes and what it sees is set beforehand
+by `aim`. Memory grows by doubling, with the longest episode and with the number of rows, and is never given back.
 
 Shapes: B rows in this forward, T new tokens, R rows, L positions, H key-value heads, D head width.
 """
@@ -76,7 +76,7 @@ class SlotCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values, each at its row and position, and return the attending rows up to the window."""
+        """Write new keys and values, each at its row and position, and return the attending rows up to the window."""
         if layer_idx == len(self._stores):
             self._stores.append([self._allocate(key_states), self._allocate(value_states)])
         store = self._stores[layer_idx]

@@ -20,8 +20,10 @@ from transformers import PreTrainedModel
 from sparring.errors import ModelError
 from sparring.policies.cache import SlotCache, round_up
 
-FORWARD_COST = 128
-"""What one more forward costs, in tokens: rows are split into groups where that saves more padding than this."""
+CPU_FORWARD_COST = 32
+"""What one more prefill forward costs, in tokens: rows are split into groups where that saves more padding."""
+GPU_FORWARD_COST = 256
+"""The same on a GPU, where a forward of a few tokens takes as long as one of many."""
 MAX_FORWARD_TOKENS = 4096
 """Most tokens in one prefill forward, padding included; more are fed in chunks."""
 
@@ -39,8 +41,9 @@ class SlotDecoder:
         self._model = model
         self._device = model.device
         self._num_tokens = num_tokens
+        self._end_ids = frozenset(end_ids)
         self._is_end_V = torch.zeros(num_tokens, dtype=torch.bool, device=self._device)
-        self._is_end_V[list(end_ids)] = True
+        self._is_end_V[sorted(self._end_ids)] = True
         self._floor = torch.finfo(model.dtype).min
         accepts_slice = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if accepts_slice else {}
@@ -59,7 +62,8 @@ class SlotDecoder:
         ends = [start + len(piece) for start, piece in zip(starts, pieces, strict=True)]
         self.cache.reserve(max(rows) + 1, max(ends))
         logits: list[Tensor | None] = [None] * len(rows)
-        for group in group_by_length([len(piece) for piece in pieces]):
+        forward_cost = CPU_FORWARD_COST if self._device.type == "cpu" else GPU_FORWARD_COST
+        for group in group_by_length([len(piece) for piece in pieces], forward_cost):
             group_logits_BV = self._prefill_group(
                 [rows[i] for i in group], [ends[i] for i in group], [pieces[i] for i in group]
             )
@@ -96,7 +100,12 @@ class SlotDecoder:
         return logits_BV
 
     def decode(
-        self, logits_BV: Tensor, lengths: Sequence[int], max_new_tokens: int, temperature: float, uniform_BT: Tensor | None
+        self,
+        logits_BV: Tensor,
+        lengths: Sequence[int],
+        max_new_tokens: int,
+        temperature: float,
+        uniform_BT: Tensor | None,
     ) -> list[list[int]]:
         """Sample an action for each of the first B rows.
 
@@ -140,7 +149,7 @@ class SlotDecoder:
 
     def _until_end(self, tokens: list[int]) -> list[int]:
         for i, token in enumerate(tokens):
-            if self._is_end_V[token]:
+            if token in self._end_ids:
                 return tokens[: i + 1]
         return tokens
 
@@ -177,7 +186,7 @@ def pick(logits_BV: Tensor, temperature: float, uniform_B: Tensor | None) -> tup
     return token_B1[:, 0].clamp_max(logits_BV.shape[1] - 1), total_B
 
 
-def group_by_length(lengths: Sequence[int], forward_cost: int = FORWARD_COST) -> list[list[int]]:
+def group_by_length(lengths: Sequence[int], forward_cost: int) -> list[list[int]]:
     """Split rows into groups that are padded to their longest, for the least tokens in all.
 
     Args:
@@ -191,9 +200,7 @@ def group_by_length(lengths: Sequence[int], forward_cost: int = FORWARD_COST) ->
     best: list[tuple[int, int]] = [(0, 0)]  # per prefix of `order`: its cost, and where its last group starts
     for end in range(1, len(order) + 1):
         longest = lengths[order[end - 1]]
-        best.append(
-            min((best[start][0] + (end - start) * longest + forward_cost, start) for start in range(end))
-        )
+        best.append(min((best[start][0] + (end - start) * longest + forward_cost, start) for start in range(end)))
     groups: list[list[int]] = []
     end = len(order)
     while end:

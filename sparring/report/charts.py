@@ -1,6 +1,6 @@
 """Numbers come in, the report's drawings go out.
 
-Colour always says which agent (or which kind of pair), never which method: methods stand in panels and rows of their own.
+Colour always says which agent (or which kind of pair), never which method: methods have panels and rows of their own.
 Solid ink is what matters in a drawing, a tint of it what is there for comparison.
 """
 
@@ -20,8 +20,8 @@ from sparring.report.text import between, percent, reward
 FOREST_WIDTH, FOREST_HEIGHT = 230.0, 26.0
 PANEL_WIDTH, PANEL_HEIGHT = 350.0, 230.0
 SMALL_WIDTH, SMALL_HEIGHT = 350.0, 138.0
-MAX_POINTS = 160
-"""Points of a training curve that are drawn."""
+MAX_POINTS = 30
+"""Points of a training curve that are drawn in each round, about."""
 
 
 # ── Intervals in a table ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -34,7 +34,7 @@ def forest(
     x, middle = Scale(*domain, 8, FOREST_WIDTH - 8), FOREST_HEIGHT / 2
     if interval.num == 0:
         return Markup("")
-    grid = [svg.line(x(tick), 0, x(tick), FOREST_HEIGHT, "grid") for tick in x.ticks()]
+    grid = [svg.line(x(tick), 0, x(tick), FOREST_HEIGHT, "gridline") for tick in x.ticks()]
     if zero:
         grid.append(svg.line(x(0.0), 0, x(0.0), FOREST_HEIGHT, "zero"))
     marks = [svg.line(x(mean), middle - 7, x(mean), middle + 7, f"seed {class_}") for mean in seeds]
@@ -73,7 +73,7 @@ def rounds_panel(
 ) -> Markup:
     """Draw an arm's agents over rounds, with bands, on top of the other arms' targets in grey."""
     panel = Panel.within(PANEL_WIDTH, PANEL_HEIGHT, (0, max(1, last_round)), y_domain, right=52, top=12)
-    parts = [panel.y_axis(), panel.x_axis([(i, "start" if i == 0 else f"round {i}") for i in range(last_round + 1)])]
+    parts = [panel.y_axis(5), panel.x_axis(_round_ticks(last_round))]
     if baseline is not None:
         y = panel.y(baseline)
         parts.append(svg.line(panel.x.start, y, panel.x.end, y, "baseline"))
@@ -100,6 +100,32 @@ def rounds_panel(
     return svg.drawing(PANEL_WIDTH, PANEL_HEIGHT, *parts, label=f"{label}: held-out reward by round")
 
 
+def overview_panel(lines: Sequence[RoundLine], featured: str, y_domain: tuple[float, float], last_round: int) -> Markup:
+    """Draw all arms' targets in one panel, each named at its end; the featured one in colour."""
+    panel = Panel.within(PANEL_WIDTH, PANEL_HEIGHT, (0, max(1, last_round)), y_domain, right=112, top=12)
+    parts = [panel.y_axis(5), panel.x_axis(_round_ticks(last_round))]
+    ends = []
+    for one in sorted(lines, key=lambda one: one.name == featured):
+        class_ = "target" if one.name == featured else "muted"
+        middle = panel.points((number, interval.mean) for number, interval in one.points)
+        tip = svg.title(f"{one.name}: {reward(one.points[-1][1].mean)}")
+        parts.append(svg.group(svg.polyline(middle, class_), tip))
+        ends.append((*middle[-1], one.name, class_))
+    places = svg.spread([y for _, y, _, _ in ends], 13, panel.y.end, panel.y.start)
+    for place, (x, y, name, class_) in zip(places, ends, strict=True):
+        parts.append(svg.tag("circle", cx=x, cy=y, r=3.0, class_=f"dot {class_}"))
+        if x < panel.x.end - 1:
+            parts.append(svg.line(x + 5, y, panel.x.end + 4, place, "leader"))
+        shown = name if len(name) <= 19 else name[:18] + "…"
+        parts.append(svg.text(panel.x.end + 7, place + 4, shown, f"value {class_}"))
+    return svg.drawing(PANEL_WIDTH, PANEL_HEIGHT, *parts, label="all methods: held-out reward by round")
+
+
+def _round_ticks(last_round: int) -> list[tuple[float, str]]:
+    names = ["start", *(f"round {i}" if last_round <= 4 else str(i) for i in range(1, last_round + 1))]
+    return [(float(i), name) for i, name in enumerate(names)]
+
+
 def _marker(x: float, y: float, agent: str, tip: str) -> Markup:
     """A circle for the target, a square for the partner: the two differ in shape as well as in colour."""
     if agent == "partner":
@@ -119,7 +145,7 @@ def histogram_panel(
     edge = panel.x(threshold)
     parts = [
         svg.rect(edge, panel.y.end, panel.x.end - edge, panel.y.start - panel.y.end, "zone"),
-        panel.y_axis(2),
+        panel.y_axis(3),
     ]
     for i, count in enumerate(counts):
         low = i / len(counts)
@@ -135,6 +161,26 @@ def histogram_panel(
         mark = svg.tag("path", d=f"M{x - 5:.1f},{base - 9:.1f}h10l-5,8z", class_=f"mark {agent}")
         parts.append(svg.group(mark, svg.title(f"mean reward of the failures: {reward(mean)}")))
     parts.append(panel.x_axis([(tick, svg.tick_label(tick)) for tick in (0, 0.2, 0.4, threshold, 0.8, 1)]))
+    return svg.drawing(SMALL_WIDTH, SMALL_HEIGHT, *parts, label=label)
+
+
+def trend_panel(shares: Mapping[float, Sequence[tuple[int, float]]], agent: str, *, label: str) -> Markup:
+    """Draw the share of hard negatives among the failures by round, a line per threshold."""
+    numbers = sorted({number for points in shares.values() for number, _ in points})
+    panel = Panel.within(SMALL_WIDTH, SMALL_HEIGHT, (numbers[0], numbers[-1]), (0, 1), top=14, right=44, left=44)
+    parts = [
+        svg.line(panel.x.start, panel.y(tick), panel.x.end, panel.y(tick), "gridline")
+        + svg.text(panel.x.start - 8, panel.y(tick) + 3.5, percent(tick), "tick", "end")
+        for tick in (0.0, 0.5, 1.0)
+    ]
+    drawn = [(threshold, panel.points(points)) for threshold, points in shares.items() if points]
+    places = svg.spread([points[-1][1] for _, points in drawn], 12, panel.y.end, panel.y.start)
+    for i, ((threshold, points), place) in enumerate(zip(drawn, places, strict=True)):
+        weight = ("full", "half", "pale")[min(i, 2)]
+        parts.append(svg.polyline(points, f"{agent} solid trend {weight}"))
+        parts += [svg.tag("circle", cx=x, cy=y, r=3.0, class_=f"dot {agent}") for x, y in points]
+        parts.append(svg.text(panel.x.end + 8, place + 4, f"≥ {threshold:g}", f"value {agent}"))
+    parts.append(panel.x_axis([(float(number), f"round {number}") for number in numbers]))
     return svg.drawing(SMALL_WIDTH, SMALL_HEIGHT, *parts, label=label)
 
 
@@ -209,7 +255,7 @@ def training_panel(
     reference: float | None,
     limits: tuple[float, float] | None = None,
 ) -> Markup:
-    """Draw curves over steps; `starts` are the first step and number of each round, `reference` a line to compare with."""
+    """Draw curves over steps; `starts`: first step and number of each round; `reference`: a line to compare with."""
     include = [] if reference is None else [reference]
     y_domain = limits or svg.domain((y for curve in curves for _, y in curve.points), include=include)
     panel = Panel.within(PANEL_WIDTH, 180, (0, max(1.0, last)), y_domain, left=38, top=12)
@@ -233,11 +279,11 @@ def training_panel(
 
 
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Average runs of neighbouring steps, so that no more than `MAX_POINTS` are left and noise is less than signal.
+    """Average runs of neighbouring steps, so that about `MAX_POINTS` are left and noise is less than signal.
 
-    Up to 24 points are left alone; from there on each drawn point is the mean of a run, of 2 steps at 25 and more later.
+    Up to 24 points are left alone; of 25 each two make one, of 120 each four.
     """
-    run = 1 if len(points) <= 24 else max(2, len(points) // 30, -(-len(points) // MAX_POINTS))
+    run = 1 if len(points) <= MAX_POINTS * 4 // 5 else max(2, len(points) // MAX_POINTS)
     chunks = [points[i : i + run] for i in range(0, len(points), run)]
     return [(sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks]
 
@@ -263,6 +309,6 @@ def staircase(rewards: Sequence[float], agent: str, num_turns: int) -> Markup:
     area = [*panel.points(points), (panel.x(len(rewards)), panel.y.start), (panel.x.start, panel.y.start)]
     outline = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in area) + "Z"
     parts.append(svg.tag("path", d=outline, class_=f"band {agent}"))
-    parts.append(svg.polyline(panel.points(points), agent))
+    parts.append(svg.polyline(panel.points(points), f"{agent} solid"))
     parts.append(svg.text(panel.x(len(rewards)) + 5, panel.y(last) + 4, f"{last:.2f}", f"value {agent}"))
     return svg.drawing(350, 64, *parts, label="best reward so far by turn: " + ", ".join(f"{r:.2f}" for r in rewards))

@@ -14,7 +14,9 @@ from typing import Any
 
 from sparring.journal import read_jsonl
 
-_PHASE = re.compile(r"(?:round-(?P<round>\d+)/)?(?P<act>sft|rollout|evaluate|train)-(?P<agent>target|partner)(?P<rest>.*)")
+_PHASE = re.compile(
+    r"(?:round-(?P<round>\d+)/)?(?P<act>sft|rollout|evaluate|train)-(?P<agent>target|partner)(?P<rest>.*)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +84,14 @@ class Costs:
     by_arm: Mapping[tuple[str, str], Mapping[tuple[str, str], Cost]]
     """(seed, arm) → the same, with all that the arm needed, shared phases included."""
 
-    def of(self, arm: str, act: str = "", agent: str = "") -> Cost | None:
-        """Add up what an arm needed, on average over its seeds; None where nothing is known."""
+    def of(self, arm: str, *acts: str, agent: str = "") -> Cost | None:
+        """Add up what an arm needed, on average over its seeds; None where nothing is known.
+
+        Args:
+            arm: whose costs.
+            acts: of these acts only, for instance `train`; none given: of all.
+            agent: of this agent only.
+        """
         seeds = [phases for (_, name), phases in self.by_arm.items() if name == arm and phases]
         if not seeds:
             return None
@@ -91,7 +99,7 @@ class Costs:
             cost
             for phases in seeds
             for (its_act, its_agent), cost in phases.items()
-            if act in ("", its_act) and agent in ("", its_agent)
+            if (not acts or its_act in acts) and agent in ("", its_agent)
         ]
         total = sum(picked, Cost())
         return Cost(wall=total.wall / len(seeds), cpu=total.cpu / len(seeds), num=total.num)

@@ -19,13 +19,13 @@ def tag(name: str, /, *children: str | Markup, **attributes: object) -> Markup:
 
     `class_` stands for `class`, and `_` in other names for `-`; attributes that are None are left out.
     """
-    written = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _number(value))
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
-    inner = Markup("").join(escape(child) for child in children)
-    return Markup("<{}{}>{}</{}>").format(Markup(name), written, inner, Markup(name))
+    inner = "".join(escape(child) for child in children)
+    return Markup(f"<{name}{written}>{inner}</{name}>")
 
 
 def group(*children: str | Markup, **attributes: object) -> Markup:
@@ -97,13 +97,20 @@ class Scale:
         return [round(i * step, 10) for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def domain(values: Iterable[float], *, include: Sequence[float] = (), pad: float = 0.06) -> tuple[float, float]:
-    """Return limits that hold the values, with some air, snapped to round numbers."""
+def domain(
+    values: Iterable[float],
+    *,
+    include: Sequence[float] = (),
+    within: tuple[float, float] = (-math.inf, math.inf),
+    pad: float = 0.06,
+) -> tuple[float, float]:
+    """Return limits that hold the values, with some air, snapped to round numbers, and not beyond `within`."""
     kept = [value for value in [*values, *include] if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(kept), max(kept)
     air = (high - low or 0.1) * pad
     step = _round_step((high - low or 0.1) / 4)
-    return math.floor((low - air) / step) * step, math.ceil((high + air) / step) * step
+    snapped = math.floor((low - air) / step) * step, math.ceil((high + air) / step) * step
+    return max(within[0], snapped[0]), min(within[1], snapped[1])
 
 
 def tick_label(value: float) -> str:
@@ -136,7 +143,7 @@ class Panel:
     def y_axis(self, num: int = 4) -> Markup:
         """Draw horizontal grid lines with their values."""
         return Markup("").join(
-            line(self.x.start, self.y(tick), self.x.end, self.y(tick), "grid")
+            line(self.x.start, self.y(tick), self.x.end, self.y(tick), "gridline")
             + text(self.x.start - 6, self.y(tick) + 3.5, tick_label(tick), "tick", "end")
             for tick in self.y.ticks(num)
         )
@@ -145,8 +152,7 @@ class Panel:
         """Draw the base line and labelled ticks."""
         base = self.y.start
         marks = Markup("").join(
-            line(self.x(at), base, self.x(at), base + 4, "axis")
-            + text(self.x(at), base + 16, label, "tick", "middle")
+            line(self.x(at), base, self.x(at), base + 4, "axis") + text(self.x(at), base + 16, label, "tick", "middle")
             for at, label in ticks
         )
         return line(self.x.start, base, self.x.end, base, "axis") + marks

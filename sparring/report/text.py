@@ -1,4 +1,4 @@
-"""Results come in, what the terminal shows at the end of a run goes out: a table, and three lines on the failure agent."""
+"""Results come in, what the terminal shows after a run goes out: a table, and three lines on the failure agent."""
 
 from __future__ import annotations
 
@@ -39,44 +39,43 @@ def between(low: float, high: float, *, signed: bool = False, as_percent: bool =
 
 
 def summary_table(results: Mapping[str, Any] | Results) -> Table:
-    """Lay out the headline: mean reward and success with 95 % intervals, and paired differences to SFT and ETO.
+    """Lay out the headline: mean reward and success, and paired differences to SFT and ETO, intervals below.
 
     Args:
         results: the content of `results.json`, or its view.
     """
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     view = results if isinstance(results, Results) else results_from_json(results)
     seeds = f", {view.num_seeds} seeds" if view.num_seeds > 1 else ""
-    table = Table(title=f"{view.name}: {view.num_tasks} held-out tasks ({view.split}){seeds}, 95 % intervals")
-    table.add_column("method")
-    table.add_column("mean reward", justify="right")
-    table.add_column("success", justify="right")
-    for other in view.references:
-        table.add_column(f"− {other.label} (paired)", justify="right")
+    title = f"{view.name}: {view.num_tasks} held-out tasks ({view.split}){seeds}; 95 % intervals"
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in ("method", "mean reward", "success", *(f"− {other.label}" for other in view.references)):
+        table.add_column(Text(name), justify="left" if name == "method" else "right")
     for arm in view.arms.values():
-        final = arm.final()
-        summary = summarise(final, view.success_eps)
-        cells = [
-            f"{reward(summary.mean)} {between(summary.ci_low, summary.ci_high)}".strip(),
-            f"{percent(summary.success)} "
-            f"{between(summary.success_ci_low, summary.success_ci_high, as_percent=True)}".strip(),
-        ]
-        for other in view.references:
-            gap = paired_difference(final, other.final())
-            is_shown = gap.num and other is not arm and view.references.index(other) <= _rank(view, arm)
-            interval = between(gap.low, gap.high, signed=True)
-            cells.append(f"{reward(gap.mean, signed=True)} {interval}" if is_shown else NOTHING)
-        style = "bold" if arm is view.featured and arm.partner else ""
         # Text, not markup: rich would read [0.58, 0.69] as a style.
-        table.add_row(*(Text(cell, style=style) for cell in [arm.label, *cells]))
+        cells = [Text.assemble(number, "\n", (interval, "dim")) for number, interval in _cells(view, arm)]
+        table.add_row(Text(arm.label), *cells, style="bold" if arm is view.featured and arm.partner else "")
     return table
 
 
-def _rank(view: Results, arm: ArmResults) -> int:
-    """Return how many references come before an arm; SFT is not compared with ETO, but ETO is with SFT."""
-    return view.references.index(arm) if arm in view.references else len(view.references)
+def _cells(view: Results, arm: ArmResults) -> list[tuple[str, str]]:
+    """Return a method's numbers and their intervals."""
+    final = arm.final()
+    summary = summarise(final, view.success_eps, num_resamples=view.num_resamples)
+    cells = [
+        (reward(summary.mean), between(summary.ci_low, summary.ci_high)),
+        (percent(summary.success), between(summary.success_ci_low, summary.success_ci_high, as_percent=True)),
+    ]
+    for other in view.references:
+        gap = paired_difference(final, other.final(), num_resamples=view.num_resamples)
+        if gap.num and view.compares(arm, other):
+            cells.append((reward(gap.mean, signed=True), between(gap.low, gap.high, signed=True)))
+        else:
+            cells.append((NOTHING, ""))
+    return cells
 
 
 def contribution_lines(results: Mapping[str, Any] | Results) -> list[str]:

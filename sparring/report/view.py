@@ -116,6 +116,10 @@ class Results:
     name: str
     split: str
     success_eps: float
+    num_train_tasks: int | None = None
+    """Training tasks with an expert trajectory."""
+    num_resamples: int = 2000
+    """Bootstrap resamples behind each interval."""
     arms: Mapping[str, ArmResults]
 
     def first(self, method: str) -> ArmResults | None:
@@ -134,6 +138,13 @@ class Results:
         """The arms that the others are compared with: the first SFT, and each ETO."""
         sft = self.first("sft")
         return ([sft] if sft else []) + [arm for arm in self.arms.values() if arm.method == "eto"]
+
+    def compares(self, arm: ArmResults, reference: ArmResults) -> bool:
+        """Say whether an arm is set beside a reference: SFT is with none, ETO with those before it, others with all."""
+        if arm is reference or arm.method == "sft":
+            return False
+        order = list(self.arms)
+        return arm.method != "eto" or order.index(reference.name) < order.index(arm.name)
 
     @property
     def num_seeds(self) -> int:
@@ -168,7 +179,14 @@ def results_from_json(record: Mapping[str, Any], config: Mapping[str, Any] | Non
             )
             for name, arm in record["arms"].items()
         }
-        results = Results(name=record["name"], split=record["split"], success_eps=record["success_eps"], arms=arms)
+        results = Results(
+            name=record["name"],
+            split=record["split"],
+            success_eps=record["success_eps"],
+            num_train_tasks=record.get("num_train_tasks"),
+            num_resamples=_num_resamples(record),
+            arms=arms,
+        )
     except KeyError as error:
         raise DataError(f"results: no field {error}.") from None
     if not arms:
@@ -205,6 +223,12 @@ def _seed(content: Mapping[str, Any]) -> SeedResults:
     )
 
 
+def _num_resamples(record: Mapping[str, Any]) -> int:
+    configs = (arm.get("config", {}).get("eval", {}) for arm in record["arms"].values())
+    own = record.get("num_resamples") or next(configs, {}).get("num_resamples")
+    return own or Results.__dataclass_fields__["num_resamples"].default
+
+
 def _partner(name: str, arm: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     sections = ("evaluations", "rollouts", "pairs")
     has_one = any(
@@ -215,4 +239,5 @@ def _partner(name: str, arm: Mapping[str, Any], config: Mapping[str, Any]) -> st
     )
     if not has_one:
         return ""
-    return arm.get("partner") or config.get("arms", {}).get(name, {}).get("partner", {}).get("kind") or "failure"
+    own = arm.get("config") or config.get("arms", {}).get(name, {})
+    return arm.get("partner") or own.get("partner", {}).get("kind") or "failure"

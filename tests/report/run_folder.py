@@ -69,14 +69,16 @@ class RunFolder:
     def write(self) -> Path:
         """Write the folder and return it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._json("config.json", self._config())
+        config = self._config()
+        self._json("config.json", config)
         self._json("versions.json", {"sparring": "0.1.0", "python": "3.11.7", "revision": "0123abc", "torch": "2.13.0"})
         self._jsonl("experts.jsonl", [trajectory_to_json(self._expert(task)) for task in self._tasks("train")])
         if self.has_eval_experts:
             held_out = [trajectory_to_json(self._expert(task)) for task in self._tasks("test")]
             self._jsonl("eval-experts.jsonl", held_out)
-        arms = {arm: self._arm(arm) for arm in self.arms}
-        self._json("results.json", {"name": self.name, "split": "test", "success_eps": 1e-6, "arms": arms})
+        arms = {arm: {**self._arm(arm), "config": config["arms"][arm]} for arm in self.arms}
+        about = {"name": self.name, "split": "test", "success_eps": 1e-6, "num_train_tasks": self.num_train}
+        self._json("results.json", {**about, "num_eval_tasks": self.num_test, "arms": arms})
         self._jsonl("timings.jsonl", self._timings)
         return self.folder
 
@@ -112,17 +114,9 @@ class RunFolder:
     def _evaluate(self, results: dict, arm: str, seed: int, number: int, agent: str) -> None:
         phase = f"round-{number}/evaluate-{agent}"
         played = self._play(arm, seed, number, agent, "test", phase, spread=1.4)
+        rewards = {t.task.id: t.reward for t in played if t.stop is not StopReason.ENV_FAULT}
         summary = to_json(summarise_rollouts(played))
-        results["evaluations"].append(
-            {
-                "round": number,
-                "agent": agent,
-                "rewards": {t.task.id: t.reward for t in played if t.stop is not StopReason.ENV_FAULT},
-                "faults": summary["faults"],
-                "stops": summary["stops"],
-                "hard": summary["hard_share"],
-            }
-        )
+        results["evaluations"].append({"round": number, "agent": agent, **summary, "rewards": rewards})
 
     def _play(
         self, arm: str, seed: int, number: int, agent: str, split: str, phase: str, *, spread: float
@@ -131,8 +125,10 @@ class RunFolder:
         own = f"seed-{seed}/{arm}/{phase}"
         shared = None if done else f"seed-{seed}/shared/{phase.replace('/', '-')}-4567cdef"
         is_new = shared is None or self._claim(own, shared)
-        skill = 5.6 + done * SKILL_GAIN[arm] if agent == "target" else 5.1 + (0.8 if arm[-1] == "s" else 0.0) * done
-        cap = 7 if agent == "partner" and done else 8  # A trained failure agent stops short of success.
+        is_failure_agent = agent == "partner" and ARMS[arm]["partner"] == "failure"
+        gain = SKILL_GAIN[arm] if agent == "target" else 0.8 if is_failure_agent else 0.0
+        skill = (5.6 if agent == "target" else 5.1) + done * gain
+        cap = 7 if is_failure_agent and done else 8  # A trained failure agent stops short of success.
         played = []
         for i, task in enumerate(self._tasks(split)):
             rng = random.Random(f"{arm if done else ''}/{seed}/{phase}/{task.id}")
@@ -280,7 +276,7 @@ class RunFolder:
             "loss": {"variant": "dpo", "beta": 0.1, "sft_reduction": "mean"},
             "pairs": {"min_gap": 0.01, "max_extra_turns": 5},
             "loop": {"rounds": self.num_rounds},
-            "eval": {"split": "test", "num_tasks": self.num_test},
+            "eval": {"split": "test", "num_tasks": self.num_test, "num_resamples": 500},
             "analysis": {"hard_thresholds": [0.6, 0.7, 0.8]},
         }
         arms = {

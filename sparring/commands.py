@@ -1,0 +1,349 @@
+"""What each subcommand takes and does. Options come in; the work is done elsewhere; a table or a path is printed.
+
+The options of `run`, `eval` and `rollout` include the config, as `--section.key value`. Only what was typed overrides a
+recipe: a default here never does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import os
+import sys
+import tomllib
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from sparring.config import Config, PlayConfig, find_config, load_recipe, play_config
+from sparring.convert import type_hints
+from sparring.errors import ConfigError, DataError
+from sparring.policies.local import BUNDLED
+from sparring.progress import Progress, terminal_progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PLAIN_WIDTH = 120
+"""Columns of a table that is not printed on a terminal."""
+
+Quiet = Annotated[bool, tyro.conf.arg(aliases=["-q"])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Run a recipe: every arm with every seed, then results.json and report.html.
+
+    A run that was stopped goes on with the same command, and ends with the same numbers as one that was not.
+    """
+
+    recipe: tyro.conf.Positional[Path]
+    """The recipe, a TOML file."""
+    out: Path | None = None
+    """The run's folder; none: runs/ and the recipe's name."""
+    seeds: tuple[int, ...] = ()
+    """Seeds in place of the recipe's."""
+    arms: tuple[str, ...] = ()
+    """Run only these arms of the recipe."""
+    quiet: Quiet = False
+    """Show no progress."""
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(default_factory=Config)
+    """Overrides: they win over the recipe, in every arm. Defaults shown here are those without a recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """Play a split of a world with one or more models, greedily, one episode a task.
+
+    A checkpoint inside a run's folder is played with that run's settings.
+    """
+
+    models: tyro.conf.Positional[tuple[str, ...]]
+    """Model folders, Hub ids or `sparring-base`."""
+    recipe: Path | None = None
+    """A recipe or a run's folder whose settings are used; none: those of the run that the first model lies in."""
+    out: Path | None = None
+    """JSONL file to write the trajectories to; it must not exist yet."""
+    quiet: Quiet = False
+    """Show no progress."""
+    config: Annotated[PlayConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
+        default_factory=PlayConfig
+    )
+    """Overrides: they win over the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutOptions:
+    """Play a world and write the trajectories, one JSON object a line."""
+
+    out: Path
+    """JSONL file to write to; it must not exist yet."""
+    policy: Literal["model", "expert", "random"] = "model"
+    """Who plays: `model.path`; the world's own experts; or actions drawn from those that experts play."""
+    split: str = "train"
+    """Split whose tasks are played."""
+    num_tasks: int | None = None
+    """Tasks, spread evenly over the types; none: all."""
+    seed: int = 0
+    """Seed of every draw."""
+    recipe: Path | None = None
+    """A recipe or a run's folder whose settings are used."""
+    quiet: Quiet = False
+    """Show no progress."""
+    config: Annotated[PlayConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
+        default_factory=PlayConfig
+    )
+    """Overrides: they win over the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Rebuild report.html from a run's folder."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvsOptions:
+    """List the worlds: what works on this machine, and how to get what does not."""
+
+
+def run_command(name: str, words: Sequence[str]) -> None:
+    """Parse a subcommand's words and do it.
+
+    Raises:
+        SparringError: whatever the user can mend.
+        SystemExit: after `--help`, or with code 2 where a word can't be parsed.
+    """
+    options_class, do = {
+        "run": (RunOptions, run),
+        "eval": (EvalOptions, evaluate),
+        "rollout": (RolloutOptions, rollout),
+        "report": (ReportOptions, report),
+        "envs": (EnvsOptions, envs),
+    }[name]
+    if (here := str(Path.cwd())) not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # as `python -m` does, so that a world of the user's own is found where they stand
+    hints = type_hints(options_class)
+    typed = _typed_keys(words, hints["config"]()) if "config" in hints else []
+    with _value_rules():
+        options = tyro.cli(options_class, prog=f"sparring {name}", args=list(words), use_underscores=True)
+    overrides = {key: _value_at(options.config, key) for key in typed}
+    if "config" in hints:
+        do(options, overrides)
+    else:
+        do(options)
+
+
+def run(options: RunOptions, overrides: dict[str, Any]) -> None:
+    """Run a recipe and print what came out."""
+    recipe = load_recipe(options.recipe, overrides, seeds=options.seeds or None, arms=options.arms or None)
+    out = options.out or Path("runs") / recipe.name
+    _hush_loading([arm.config.model.path for arm in recipe.arms.values()])
+    with _heard(options.quiet) as progress, progress.phase(f"{recipe.name} → {out}"):
+        from sparring.engine import run_recipe
+
+        results = run_recipe(recipe, out, progress)
+    from sparring.report.text import contribution_lines, summary_table
+
+    console = _console()
+    console.print(summary_table(results))
+    for line in contribution_lines(results):
+        console.print(line, markup=False, highlight=False)
+    console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def evaluate(options: EvalOptions, overrides: dict[str, Any]) -> None:
+    """Play a split with each model and print a table."""
+    from sparring.play import evaluate_models, evaluation_table
+
+    if not options.models:
+        raise ConfigError("eval: name at least one model: a folder, a Hub id or 'sparring-base'.")
+    source = options.recipe or find_config(Path(options.models[0]))
+    config = play_config(source, overrides, arm_of=Path(options.models[0]))
+    console = _console()
+    if source and not options.recipe:
+        console.print(f"Settings: {source}", markup=False, highlight=False, soft_wrap=True)
+    _hush_loading(options.models)
+    with _heard(options.quiet) as progress:
+        played = evaluate_models(config, options.models, _new_file(options.out), progress)
+    console.print(evaluation_table(config, played))
+
+
+def rollout(options: RolloutOptions, overrides: dict[str, Any]) -> None:
+    """Play a split and write the trajectories."""
+    from sparring.play import play
+
+    config = play_config(options.recipe, overrides)
+    out = _new_file(options.out)
+    _hush_loading([config.model.path])
+    with _heard(options.quiet) as progress:
+        trajectories = play(
+            config,
+            options.policy,
+            split=options.split,
+            num_tasks=options.num_tasks,
+            seed=options.seed,
+            out=out,
+            progress=progress,
+        )
+    rewards = [trajectory.reward for trajectory in trajectories if trajectory.stop.value != "env_fault"]
+    faults = len(trajectories) - len(rewards)
+    mean = f"mean reward {sum(rewards) / len(rewards):.3f}" if rewards else "no reward"
+    broken = f", {faults} broken by infrastructure" if faults else ""
+    print(f"{len(rewards)} trajectories{broken}, {mean}: {out}")
+
+
+def report(options: ReportOptions) -> None:
+    """Rebuild a report and print its path."""
+    from sparring.report import write_report
+
+    if not (options.run / "config.json").is_file():
+        raise DataError(f"{options.run}: is no run's folder (it has no config.json).")
+    print(write_report(options.run))
+
+
+def envs(options: EnvsOptions) -> None:
+    """Print what works here."""
+    from sparring.envs.status import status_table
+
+    _console().print(status_table(), soft_wrap=True)
+
+
+# ── Words ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _typed_keys(words: Sequence[str], config: Any) -> list[str]:
+    """Return the config keys that were typed, in order: `--dpo.batch-size=3` is `dpo.batch_size`.
+
+    Raises:
+        ConfigError: there is no such key; the message suggests the right one.
+    """
+    known = [f"{name}.{key}" for name in type_hints(type(config)) for key in type_hints(type(getattr(config, name)))]
+    typed = []
+    for word in words:
+        option = word.partition("=")[0]
+        if option.startswith("--") and "." in option:
+            key = option[2:].replace("-", "_")
+            if key not in known:
+                raise ConfigError(f"command line: unknown option {option!r}. {_nearest(key, known)}")
+            typed.append(key)
+    return typed
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    """Suggest the key that was probably meant: nearest in its section, else of that name in others, else nearest."""
+    section, _, name = key.partition(".")
+    own = [other for other in known if other.startswith(f"{section}.")]
+    elsewhere = [other for other in known if own and other.endswith(f".{name}")]
+    found = difflib.get_close_matches(key, own, n=1) or elsewhere or difflib.get_close_matches(key, known, n=1)
+    return f"Did you mean --{' or --'.join(found)}?" if found else "Add --help to see all."
+
+
+def _value_at(config: Any, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
+
+
+def _value_rules() -> tyro.constructors.ConstructorRegistry:
+    """Return how words become values where tyro has no rule, or one that differs from TOML's."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def boolean(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+        if info.type is not bool:
+            return None
+        return _one_word("{true,false}", _to_bool, lambda value: isinstance(value, bool), lambda v: str(v).lower())
+
+    @registry.primitive_rule
+    def table(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+        if info.type_origin is not dict:
+            return None
+        return _one_word("TABLE", _to_table, lambda value: isinstance(value, dict), json.dumps)
+
+    return registry
+
+
+def _one_word(metavar: str, read: Any, is_mine: Any, show: Any) -> tyro.constructors.PrimitiveConstructorSpec[Any]:
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=is_mine,
+        str_from_instance=lambda value: [show(value)],
+    )
+
+
+def _to_bool(word: str) -> bool:
+    if word.lower() not in ("true", "false"):
+        raise ValueError(f"expected true or false, found {word!r}")
+    return word.lower() == "true"
+
+
+def _to_table(word: str) -> dict[str, Any]:
+    """Read `{"a": 1}` (JSON) or `{a = 1}` (TOML)."""
+    for read in (json.loads, lambda text: tomllib.loads(f"value = {text}")["value"]):
+        try:
+            value = read(word)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            return value
+    raise ValueError(f"expected a table like {{key = 1}}, found {word!r}")
+
+
+@contextmanager
+def _heard(quiet: bool) -> Iterator[Progress]:
+    """Show progress, and with it what the package has to say: its log from warnings on, and Python's warnings."""
+    with terminal_progress(quiet=quiet) as progress:
+        handler = _NoteHandler(progress)
+        logger, show = logging.getLogger("sparring"), warnings.showwarning
+        ours = str(Path(__file__).parent)
+
+        def show_warning(message: Any, category: Any, filename: str, *rest: Any) -> None:
+            if filename.startswith(ours):
+                progress.note(str(message))
+            else:
+                show(message, category, filename, *rest)
+
+        logger.addHandler(handler)
+        warnings.showwarning = show_warning
+        try:
+            yield progress
+        finally:
+            logger.removeHandler(handler)
+            warnings.showwarning = show
+
+
+class _NoteHandler(logging.Handler):
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.WARNING)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.note(record.getMessage())
+
+
+def _hush_loading(models: Sequence[str]) -> None:
+    """Keep transformers from drawing a bar for each model it loads; a download from the Hub keeps its bar."""
+    if all(model in BUNDLED or Path(model).expanduser().is_dir() for model in models):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _new_file(path: Path | None) -> Path | None:
+    if path is not None and path.exists():
+        raise ConfigError(f"--out {path}: exists already. Choose another file, or delete it.")
+    return path
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)

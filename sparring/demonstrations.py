@@ -1,0 +1,136 @@
+"""A JSONL file of demonstrations comes in, expert trajectories go out: the experts of a world that has none of its own.
+
+One JSON object a line, a finished episode each (docs/your-environment.md has the schema):
+
+    {"task_id": "walk/7", "reward": 1.0, "turns": [{"observation": "…", "thought": "…", "action": "…"}, …],
+     "final_observation": "…"}
+
+Every line is checked before anything is trained. A thought that is not there is never invented.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from sparring.chat import ActionFormat
+from sparring.convert import suggest
+from sparring.errors import DataError
+from sparring.journal import read_jsonl
+from sparring.types import StopReason, Task, Trajectory, Turn
+
+RECORD_FIELDS = {"task_id": True, "reward": True, "turns": True, "final_observation": False}
+"""Fields of a demonstration → whether they are needed."""
+TURN_FIELDS = {"observation": True, "action": True, "thought": False, "reward": False}
+"""Fields of a turn → whether they are needed. `reward` is the best reward so far."""
+
+
+def read_demonstrations(
+    path: Path,
+    tasks: Sequence[Task],
+    format: Literal["react", "action"],
+    *,
+    known: Sequence[Task] | None = None,
+) -> list[Trajectory]:
+    """Read the demonstrations of `tasks`, in the order of `tasks`.
+
+    Args:
+        path: the JSONL file.
+        tasks: those whose demonstrations are wanted; a task without one is left out.
+        format: how the agent will write. `react` needs a thought in every turn; `action` leaves thoughts out.
+        known: all tasks that the file may speak of, for instance the whole training split; none: `tasks`.
+
+    Raises:
+        DataError: the file is missing or empty, or a line is malformed, speaks of another task, demonstrates a task
+            twice, or lacks what the format needs. The message names path, line and field.
+    """
+    known_by_id = {task.id: task for task in (*tasks, *(known or ()))}
+    found: dict[str, Trajectory] = {}
+    lines: dict[str, int] = {}
+    for number, record in enumerate(read_jsonl(path), start=1):
+        where = f"{path}:{number}"
+        trajectory = _trajectory(record, known_by_id, ActionFormat(name=format), where)
+        task_id = trajectory.task.id
+        if task_id in found:
+            raise DataError(
+                f"{where}: task_id: a second demonstration of {task_id!r}; the first is in line {lines[task_id]}."
+            )
+        found[task_id], lines[task_id] = trajectory, number
+    if not found:
+        raise DataError(f"{path}: holds no demonstration.")
+    return [found[task.id] for task in tasks if task.id in found]
+
+
+def _trajectory(record: Mapping[str, Any], tasks: Mapping[str, Task], format: ActionFormat, where: str) -> Trajectory:
+    _check_fields(record, RECORD_FIELDS, where)
+    task_id = _text(record["task_id"], f"{where}: task_id")
+    if task_id not in tasks:
+        raise DataError(f"{where}: task_id: no training task is called {task_id!r}. {suggest(task_id, tasks)}")
+    reward = _reward(record["reward"], f"{where}: reward")
+    raw_turns = record["turns"]
+    if not isinstance(raw_turns, list) or not raw_turns:
+        raise DataError(f"{where}: turns: expected a list of at least one turn.")
+    turns, best = [], 0.0
+    for i, raw in enumerate(raw_turns):
+        is_last = i == len(raw_turns) - 1
+        turn = _turn(raw, format, best, f"{where}: turns[{i}]", reward if is_last else None)
+        best = turn.reward
+        turns.append(turn)
+    if best != reward:
+        raise DataError(f"{where}: reward: is {reward}, but the turns reach {best}; it must be their highest.")
+    return Trajectory(
+        id=f"expert/{task_id}",
+        task=tasks[task_id],
+        agent="expert",
+        turns=tuple(turns),
+        final_observation=_text(record.get("final_observation", ""), f"{where}: final_observation"),
+        reward=reward,
+        stop=StopReason.DONE,
+    )
+
+
+def _turn(raw: Any, format: ActionFormat, best: float, where: str, final_reward: float | None) -> Turn:
+    """Read a turn; `best` is the reward before it, `final_reward` the episode's where this is the last turn."""
+    if not isinstance(raw, Mapping):
+        raise DataError(f"{where}: expected an object, found {raw!r}.")
+    _check_fields(raw, TURN_FIELDS, where)
+    observation = _text(raw["observation"], f"{where}.observation")
+    action = _text(raw["action"], f"{where}.action").strip()
+    if not action or "\n" in action:
+        raise DataError(f"{where}.action: must be one line that is not empty, not {action!r}.")
+    thought = _text(raw.get("thought") or "", f"{where}.thought").strip()
+    if format.name == "react" and not thought:
+        raise DataError(
+            f"{where}.thought: missing. The ReAct format needs a thought in every turn, and none are invented: add "
+            'them, or set chat.format = "action".'
+        )
+    text = format.render(thought, action)
+    if format.parse(text) != action:
+        raise DataError(f"{where}: would be read back as {format.parse(text)!r}. Take `Action:` out of the thought.")
+    given = raw.get("reward", final_reward)
+    reward = best if given is None else _reward(given, f"{where}.reward")
+    return Turn(observation=observation, text=text, action=action, reward=max(best, reward))
+
+
+def _check_fields(record: Mapping[str, Any], fields: Mapping[str, bool], where: str) -> None:
+    for field in record:
+        if field not in fields:
+            raise DataError(f"{where}: unknown field {field!r}. {suggest(field, fields)}")
+    for field, is_needed in fields.items():
+        if is_needed and field not in record:
+            raise DataError(f"{where}: no field {field!r}.")
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: expected text, found {value!r}.")
+    return value
+
+
+def _reward(value: Any, where: str) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not 0 <= value <= 1:
+        raise DataError(f"{where}: expected a number from 0 to 1, found {value!r}.")
+    return float(value)

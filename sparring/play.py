@@ -1,0 +1,230 @@
+"""A config comes in, a model, the experts or chance plays its tasks, trajectories and a table go out. No training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sparring.envs.base import Benchmark, load_benchmark, select_tasks
+from sparring.envs.pool import EnvPool
+from sparring.errors import ConfigError, DataError
+from sparring.evaluate import paired_difference, summarise
+from sparring.policies.base import Policy
+from sparring.policies.scripted import RandomPolicy, ReplayPolicy
+from sparring.rollout import episode_specs
+from sparring.rollout import rollout as play_specs
+from sparring.run import Journal, trajectory_to_json
+from sparring.types import StopReason, Task, Trajectory
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sparring.config import PlayConfig
+    from sparring.progress import Progress
+
+NUM_TASKS_FOR_ACTIONS = 50
+"""Training tasks whose experts' actions chance draws from."""
+
+Player = Literal["model", "expert", "random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What every player plays in."""
+
+    config: PlayConfig
+    benchmark: Benchmark
+    pool: EnvPool
+
+    def tasks(self, split: str, num: int | None) -> list[Task]:
+        """Choose tasks of a split."""
+        return select_tasks(self.benchmark.tasks(split), kinds=self.config.env.kinds, num=num)
+
+    def experts(self, tasks: Sequence[Task]) -> list[Trajectory]:
+        """Return the experts' trajectories, from `expert.path` or the world.
+
+        Raises:
+            DataError: there are none.
+        """
+        path = self.config.expert.path
+        if path is None:
+            found = self.benchmark.experts(tasks)
+        else:
+            from sparring.demonstrations import read_demonstrations
+
+            known = self.benchmark.tasks("train")
+            found = read_demonstrations(Path(path), tasks, self.config.chat.format, known=known)
+        if not found:
+            raise DataError(f"{self.config.env.id}: no expert trajectories. Name demonstrations with expert.path.")
+        return found
+
+
+def play(
+    config: PlayConfig,
+    player: Player,
+    *,
+    split: str,
+    num_tasks: int | None,
+    seed: int,
+    progress: Progress,
+    out: Path | None = None,
+) -> list[Trajectory]:
+    """Play `rollout.num_per_task` episodes of each task; `out` gets them wave by wave.
+
+    Raises:
+        SparringError: whatever the user can mend.
+    """
+    with _pool(config) as pool:
+        world = World(config=config, benchmark=load_benchmark(config.env.id, config.env.options), pool=pool)
+        tasks = world.tasks(split, num_tasks)
+        policy = _policy(world, player, tasks, seed, progress)
+        return _play(world, policy, tasks, name=player, seed=seed, progress=progress, out=out)
+
+
+def evaluate_models(
+    config: PlayConfig, models: Sequence[str], out: Path | None, progress: Progress
+) -> dict[str, list[Trajectory]]:
+    """Let each model play the held-out tasks greedily, one episode each; return model → trajectories.
+
+    Raises:
+        SparringError: whatever the user can mend.
+    """
+    if len(set(models)) < len(models):
+        raise ConfigError("eval: a model is named twice.")
+    greedy = replace(config.rollout, temperature=0.0, num_per_task=1)
+    with _pool(config) as pool:
+        benchmark = load_benchmark(config.env.id, config.env.options)
+        played = {}
+        for model in models:
+            own = replace(config, rollout=greedy, model=replace(config.model, path=model))
+            world = World(config=own, benchmark=benchmark, pool=pool)
+            tasks = world.tasks(config.eval.split, config.eval.num_tasks)
+            policy = _policy(world, "model", tasks, 0, progress)
+            played[model] = _play(world, policy, tasks, name=model, seed=0, progress=progress, out=out)
+    return played
+
+
+def evaluation_table(config: PlayConfig, played: Mapping[str, Sequence[Trajectory]]) -> Table:
+    """Lay out mean reward and success with 95 % intervals, and paired differences to the first model."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from sparring.report.text import between, percent, reward
+
+    resamples = config.eval.num_resamples
+    rewards = {
+        model: {0: {t.task.id: t.reward for t in trajectories if t.stop is not StopReason.ENV_FAULT}}
+        for model, trajectories in played.items()
+    }
+    table = Table(title=f"{config.env.id}: {config.eval.split}, 95 % intervals over tasks")
+    for column in ("model", "mean reward", "success", "tasks", "broken"):
+        table.add_column(column, justify="left" if column == "model" else "right", overflow="fold")
+    first = next(iter(rewards.values()))
+    if len(rewards) > 1:
+        table.add_column("− first (paired)", justify="right")
+    for model, trajectories in played.items():
+        found = summarise(rewards[model], num_resamples=resamples)
+        cells = [
+            model,
+            f"{reward(found.mean)} {between(found.ci_low, found.ci_high)}",
+            f"{percent(found.success)} {between(found.success_ci_low, found.success_ci_high, as_percent=True)}",
+            str(found.num),
+            str(len(trajectories) - found.num),
+        ]
+        if len(rewards) > 1:
+            gap = paired_difference(rewards[model], first, num_resamples=resamples)
+            interval = between(gap.low, gap.high, signed=True)
+            cells.append("–" if rewards[model] is first else f"{reward(gap.mean, signed=True)} {interval}")
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _play(
+    world: World,
+    policy: Policy,
+    tasks: Sequence[Task],
+    *,
+    name: str,
+    seed: int,
+    progress: Progress,
+    out: Path | None,
+) -> list[Trajectory]:
+    config = world.config
+    specs = episode_specs(name, tasks, agent="target", seed=seed, num_per_task=config.rollout.num_per_task)
+    journal = Journal(out) if out else None
+
+    def finished(wave: Sequence[Trajectory]) -> None:
+        if journal:
+            journal.append(trajectory_to_json(trajectory) for trajectory in wave)
+
+    with progress.phase(f"{name} plays", total=len(specs)) as bar:
+        return play_specs(
+            policy,
+            world.pool,
+            world.benchmark,
+            specs,
+            num_slots=config.env.num_envs,
+            wave_size=config.rollout.wave_size,
+            finished=finished,
+            on_episode=lambda _: bar.advance(1),
+        )
+
+
+def _policy(world: World, player: Player, tasks: Sequence[Task], seed: int, progress: Progress) -> Policy:
+    if player == "model":
+        with progress.phase(f"loading {world.config.model.path}"):
+            return _model(world)
+    if player == "expert":
+        with progress.phase("asking the experts"):
+            experts = world.experts(tasks)
+        missing = [task.id for task in tasks if task.id not in {expert.task.id for expert in experts}]
+        if missing:
+            progress.note(
+                f"{len(missing)} of {len(tasks)} tasks have no expert, {missing[0]} for one; their answer is empty."
+            )
+        actions = {task_id: [] for task_id in missing}
+        return ReplayPolicy(actions | {e.task.id: [turn.action for turn in e.turns] for e in experts})
+    with progress.phase("gathering actions"):
+        experts = world.experts(world.tasks("train", NUM_TASKS_FOR_ACTIONS))
+    return RandomPolicy(seed, sorted({turn.action for expert in experts for turn in expert.turns}))
+
+
+def _model(world: World) -> Policy:
+    from sparring.chat import Chat
+    from sparring.policies.local import LocalPolicy, load_model
+
+    config = world.config
+    model, tokenizer = load_model(config.model)
+    chat = Chat(tokenizer, config.chat, instruction=world.benchmark.instruction, examples=_examples(world))
+    return LocalPolicy(
+        model,
+        chat,
+        temperature=config.rollout.temperature,
+        max_new_tokens=config.rollout.max_new_tokens,
+        num_slots_per_lane=max(1, config.env.num_envs // 2),
+    )
+
+
+def _examples(world: World) -> list[Trajectory]:
+    """Return the worked examples that a run of this config shows: the first of its experts."""
+    num = world.config.chat.num_examples
+    if not num:
+        return []
+    tasks = world.tasks("train", world.config.env.num_train)
+    if world.config.expert.path is None:
+        tasks = select_tasks(tasks, num=world.config.expert.num_tasks)
+    return world.experts(tasks)[:num]
+
+
+def _pool(config: PlayConfig) -> EnvPool:
+    env = config.env
+    return EnvPool(
+        env.id,
+        env.options,
+        num_envs=env.num_envs,
+        reset_deadline_s=env.reset_deadline_s,
+        step_deadline_s=env.step_deadline_s,
+        max_retries=env.max_retries,
+    )

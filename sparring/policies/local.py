@@ -1,0 +1,356 @@
+"""A transformers model in this process: open episodes in, sampled actions out; and how a model is loaded and saved.
+
+Every open episode keeps its row of a key-value cache across turns, so a turn costs its new tokens only. What is in the
+cache is always a prefix of what `Chat.encode` gives for the finished trajectory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from sparring.chat import Chat
+from sparring.errors import ConfigError, ModelError
+from sparring.policies.base import Episode, Reply
+from sparring.types import StopReason
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sparring.policies.decoding import SlotDecoder
+
+BUNDLED = {"sparring-base": Path(__file__).parent.parent / "models" / "base"}
+"""Models that ship with the package: name → folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model both agents start from."""
+
+    path: str = "sparring-base"
+    """The bundled model's name, a folder, or a Hugging Face Hub id."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Weights in memory. `auto`: bfloat16 on a GPU or a CPU that computes in it natively, float32 elsewhere."""
+    device: str = "auto"
+    """`auto`: the first GPU where there is one, else the CPU; or a torch device, for instance `cuda:1`."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Leave it off unless you have read that code."""
+
+
+def resolve_model(path: str) -> str:
+    """Return the folder or Hub id that `model.path` names, after looking into the folder.
+
+    Raises:
+        ModelError: a folder that is missing, or that lacks a config, safetensors weights or a tokenizer.
+    """
+    if path in BUNDLED:
+        folder = BUNDLED[path]
+    elif Path(path).expanduser().exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
+        folder = Path(path).expanduser()
+    else:
+        return path
+    if not folder.is_dir():
+        raise ModelError(f"model.path: there is no folder {str(folder)!r}. Give a folder, a Hub id or 'sparring-base'.")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model.path: {str(folder)!r} has no config.json, so it is no Hugging Face model folder.")
+    if not any(folder.glob("*.safetensors")):
+        pickled = any(folder.glob("*.bin"))
+        remedy = "Its .bin files are pickles and are not opened: convert them." if pickled else "Was it saved in full?"
+        raise ModelError(f"model.path: {str(folder)!r} has no weights (*.safetensors). {remedy}")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(f"model.path: {str(folder)!r} has no tokenizer (tokenizer.json).")
+    return str(folder)
+
+
+def load_model(model: ModelConfig | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model (in eval mode) and its tokenizer. Weights come from safetensors alone.
+
+    Raises:
+        ModelError: it is not there, incomplete, needs code that was not allowed, or has no chat template.
+        ConfigError: a device that torch does not know.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = model if isinstance(model, ModelConfig) else ModelConfig(path=model)
+    path = resolve_model(config.path)
+    device = _device(config.device)
+    wants_bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and _computes_bf16(device))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+        loaded, report = cast(
+            "tuple[PreTrainedModel, dict[str, Any]]",
+            AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=torch.bfloat16 if wants_bf16 else torch.float32,
+                trust_remote_code=config.trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+            ),
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise ModelError(f"model.path: can't load {config.path!r}: {first_line}") from error
+    if report["missing_keys"]:
+        names = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelError(f"model.path: {config.path!r} lacks {len(report['missing_keys'])} weights: {names}, …")
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            f"model.path: the tokenizer of {config.path!r} has no chat template. Use a chat model, or put a "
+            "chat_template.jinja beside its tokenizer.json."
+        )
+    num_embeddings = cast(Any, loaded.get_input_embeddings()).num_embeddings
+    if len(tokenizer) > num_embeddings:
+        raise ModelError(f"model.path: the tokenizer has {len(tokenizer)} tokens, the model only {num_embeddings}.")
+    return cast("PreTrainedModel", torch.nn.Module.to(loaded, device)).eval(), tokenizer
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike[str]) -> None:
+    """Save an ordinary Hugging Face folder (safetensors), whole or not at all; one that is there is replaced."""
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    model.save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh)
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What a row of the cache holds."""
+
+    episode_id: str
+    held: list[int] = field(default_factory=list)
+    """The tokens whose keys and values are in the row."""
+    num_turns: int = 0
+    """Turns the episode will have once the world has answered our last action."""
+    last_action: tuple[int, ...] = ()
+
+
+class _Lane:
+    """Which episode has which row. The first rows are always those of the current batch."""
+
+    def __init__(self, decoder: SlotDecoder) -> None:
+        self.decoder = decoder
+        self.rows: list[_Slot | None] = []
+
+    def find(self, episode_id: str) -> _Slot | None:
+        return next((slot for slot in self.rows if slot and slot.episode_id == episode_id), None)
+
+    def close(self, episode_id: str) -> None:
+        for row, slot in enumerate(self.rows):
+            if slot and slot.episode_id == episode_id:
+                self.rows[row] = None
+
+    def arrange(self, episode_ids: Sequence[str]) -> list[_Slot]:
+        """Bring the batch into rows 0…n−1, in whatever order moves least, and return their slots."""
+        num, wanted = len(episode_ids), set(episode_ids)
+        present = {slot.episode_id for slot in self.rows if slot}
+        fresh = [episode_id for episode_id in episode_ids if episode_id not in present]
+        self.rows += [None] * (num - len(self.rows))
+        strays = [row for row in range(num, len(self.rows)) if (slot := self.rows[row]) and slot.episode_id in wanted]
+        for row in range(num):
+            slot = self.rows[row]
+            if slot and slot.episode_id in wanted:
+                continue
+            if strays:
+                self._exchange(row, strays.pop())
+                continue
+            if slot:
+                if None not in self.rows[num:]:
+                    self.rows.append(None)
+                self._exchange(row, self.rows.index(None, num))
+            self.rows[row] = _Slot(fresh.pop(0))
+        while self.rows and self.rows[-1] is None:
+            self.rows.pop()
+        return [slot for slot in self.rows[:num] if slot]
+
+    def _exchange(self, row: int, other: int) -> None:
+        cache, one, two = self.decoder.cache, self.rows[row], self.rows[other]
+        cache.reserve(other + 1, 1)
+        if one and two:
+            cache.swap(row, other, max(len(one.held), len(two.held)))
+        elif one:
+            cache.move(row, other, len(one.held))
+        elif two:
+            cache.move(other, row, len(two.held))
+        self.rows[row], self.rows[other] = two, one
+
+
+class LocalPolicy:
+    """Samples actions from a model in this process."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        chat: Chat,
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        num_slots_per_lane: int,
+    ) -> None:
+        """Args:
+        model: its attention layers must all see the whole past.
+        chat: how episodes become tokens.
+        temperature: 0 is greedy.
+        max_new_tokens: where an action without an end of turn is cut.
+        num_slots_per_lane: most episodes open at once in a lane (memory is taken as it is needed).
+
+        Raises:
+            ConfigError: `chat.max_context` exceeds what the model was made for.
+            ModelError: attention layers with a window smaller than `chat.max_context`, or that are none.
+        """
+        check_context(model, chat.config.max_context)
+        if temperature < 0 or max_new_tokens < 1:
+            raise ConfigError("rollout: temperature must be at least 0, and max_new_tokens at least 1.")
+        self._model = model
+        self._chat = chat
+        self._temperature = temperature
+        self._max_new_tokens = max_new_tokens
+        self._num_slots = num_slots_per_lane
+        self._lanes: dict[int, _Lane] = {}
+
+    def act(self, episodes: Sequence[Episode], *, lane: int = 0) -> list[Reply]:
+        """Answer the current observation of each episode, in order.
+
+        An episode whose next action might not fit `chat.max_context` gets `CONTEXT_LIMIT`.
+
+        Raises:
+            ModelError: the model's outputs are not finite.
+        """
+        import torch
+
+        here = self._lane(lane)
+        histories = {episode.id: self._pending(here.find(episode.id), episode) for episode in episodes}
+        room = self._chat.config.max_context - self._max_new_tokens
+        batch = {episode.id: episode for episode in episodes if sum_length(histories[episode.id]) <= room}
+        for episode in episodes:
+            if episode.id not in batch:
+                here.close(episode.id)
+        replies: dict[str, Reply] = {}
+        if batch:
+            self._model.eval()
+            with torch.inference_mode():
+                slots = here.arrange(list(batch))
+                assert len(here.rows) <= self._num_slots, "more episodes are open in a lane than it has slots"
+                order = [slot.episode_id for slot in slots]
+                actions = self._decode(here, [histories[id] for id in order], [batch[id] for id in order])
+            for slot, action in zip(slots, actions, strict=True):
+                start, pending = histories[slot.episode_id]
+                slot.held[start:] = [*pending, *action[:-1]]
+                slot.num_turns = len(batch[slot.episode_id].turns) + 1
+                slot.last_action = tuple(action)
+                text, parsed = self._chat.parse(action)
+                replies[slot.episode_id] = Reply(text=text, action=parsed, token_ids=slot.last_action)
+        cut = Reply(text="", action="", stop=StopReason.CONTEXT_LIMIT)
+        return [replies.get(episode.id, cut) for episode in episodes]
+
+    def close(self, episode_id: str) -> None:
+        """Forget an episode that ended; its row is free for another. Unknown ids are ignored."""
+        for lane in self._lanes.values():
+            lane.close(episode_id)
+
+    def held_ids(self, episode_id: str) -> list[int]:
+        """Return the tokens whose keys and values the cache holds for an open episode (none for an unknown one)."""
+        slots = (lane.find(episode_id) for lane in self._lanes.values())
+        return next((list(slot.held) for slot in slots if slot), [])
+
+    def _lane(self, lane: int) -> _Lane:
+        if lane not in self._lanes:
+            from sparring.policies.decoding import SlotDecoder
+
+            decoder = SlotDecoder(self._model, num_tokens=self._chat.num_tokens, end_ids=self._chat.end_ids)
+            self._lanes[lane] = _Lane(decoder)
+        return self._lanes[lane]
+
+    def _pending(self, slot: _Slot | None, episode: Episode) -> tuple[int, list[int]]:
+        """Return how many of the held tokens stay, and the tokens to feed after them."""
+        turns = episode.turns
+        if slot and turns and slot.num_turns == len(turns) and slot.last_action == turns[-1].token_ids:
+            return len(slot.held), [slot.last_action[-1], *self._chat.next(slot.last_action, episode.observation)]
+        ids = self._chat.history(turns, episode.observation)
+        held = slot.held if slot else []
+        same = next((i for i, (a, b) in enumerate(zip(held, ids, strict=False)) if a != b), min(len(held), len(ids)))
+        same = min(same, len(ids) - 1)
+        return same, ids[same:]
+
+    def _decode(
+        self, lane: _Lane, histories: Sequence[tuple[int, list[int]]], episodes: Sequence[Episode]
+    ) -> list[list[int]]:
+        starts, pieces = [start for start, _ in histories], [piece for _, piece in histories]
+        logits_BV = lane.decoder.prefill(range(len(pieces)), starts, pieces)
+        lengths = [sum_length(history) for history in histories]
+        uniform_BT = self._uniforms(episodes).to(logits_BV.device) if self._temperature else None
+        return lane.decoder.decode(logits_BV, lengths, self._max_new_tokens, self._temperature, uniform_BT)
+
+    def _uniforms(self, episodes: Sequence[Episode]) -> torch.Tensor:
+        import numpy as np
+        import torch
+
+        return torch.from_numpy(np.stack([uniforms(episode, self._max_new_tokens) for episode in episodes]))
+
+
+def sum_length(history: tuple[int, list[int]]) -> int:
+    """Return how many tokens a history has: those held, and those to feed."""
+    return history[0] + len(history[1])
+
+
+def uniforms(episode: Episode, num: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the numbers in [0, 1) that the next action is sampled from.
+
+    They depend on the episode's id and seed, the number of turns played and the token's place: on nothing else.
+    """
+    import numpy as np
+
+    digest = hashlib.blake2b(f"{episode.id}\0{episode.seed}".encode(), digest_size=16).digest()
+    generator = np.random.Philox(key=int.from_bytes(digest, "little"), counter=len(episode.turns) << 128)
+    # 24 bits each: exact in float32, and never rounded up to 1.
+    return ((generator.random_raw(num) >> np.uint64(40)).astype(np.float64) / 2**24).astype(np.float32)
+
+
+def check_context(model: PreTrainedModel, max_context: int) -> None:
+    """Refuse a model that can't see `max_context` tokens of past from every layer.
+
+    Raises:
+        ConfigError: `chat.max_context` exceeds the model's positions or a layer's window.
+        ModelError: layers that are no attention (they keep a state that has no positions).
+    """
+    config = model.config.get_text_config()
+    limits = {"positions": getattr(config, "max_position_embeddings", None)}
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if other := kinds - {"full_attention", "sliding_attention"}:
+        raise ModelError(f"model.path: layers of type {', '.join(sorted(other))} are not supported, only attention.")
+    if "sliding_attention" in kinds or not kinds:
+        limits["tokens in its attention window"] = getattr(config, "sliding_window", None)
+    for what, limit in limits.items():
+        if limit and max_context > limit:
+            raise ConfigError(f"chat.max_context is {max_context}, but the model has {limit} {what}. Lower it to that.")
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"model.device: torch knows no {name!r}: {str(error).partition(chr(10))[0]}") from None
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    import torch
+
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()

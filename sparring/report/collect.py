@@ -1,0 +1,113 @@
+"""A run's phases come in; rewards, candidates for the side-by-side view and a sample to browse go out, in one pass.
+
+Trajectory files are read one after the other and only what is shown is kept, so a study of many seeds fits in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sparring.analysis import counted
+from sparring.report.folder import PhaseFolder
+from sparring.run import read_trajectories
+from sparring.types import Trajectory
+
+SetKey = tuple[str, str, str, int]
+"""(arm, act, agent, round); act is `rollout` or `evaluate`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledEpisode:
+    """An episode in the list of trajectories, and where it comes from."""
+
+    trajectory: Trajectory
+    arms: tuple[str, ...]
+    """All arms that share it."""
+    seed: str
+    act: str
+    agent: str
+    round: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Episodes:
+    """What is kept of a run's episodes."""
+
+    rewards: dict[SetKey, dict[tuple[str, str], list[float]]] = field(default_factory=dict)
+    """Set → (seed, task) → rewards, broken episodes left out."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Task id → task type."""
+    sample: list[SampledEpisode] = field(default_factory=list)
+    num_total: int = 0
+    """Episodes in the run's files, of which `sample` is a part."""
+    watched: dict[SetKey, list[Trajectory]] = field(default_factory=dict)
+    """All usable episodes of the sets that the caller asked for, of the first seed."""
+
+    def pooled(self, key: SetKey) -> list[float]:
+        """Return all rewards of a set."""
+        return [reward for rewards in self.rewards.get(key, {}).values() for reward in rewards]
+
+
+def collect(phases: Sequence[PhaseFolder], *, max_bytes: int, watch: Sequence[str] = ()) -> Episodes:
+    """Read every trajectory file once.
+
+    Args:
+        phases: of the run; those that play are read.
+        max_bytes: size on disk of the sample, about; spread evenly over the files, and evenly inside each.
+        watch: arms whose rollouts with the first seed are kept whole.
+    """
+    episodes = Episodes()
+    by_path: dict[Path, list[PhaseFolder]] = {}
+    for phase in phases:
+        if phase.act in ("rollout", "evaluate") and (phase.path / "trajectories.jsonl").exists():
+            by_path.setdefault(phase.path, []).append(phase)
+    sizes = {path: (path / "trajectories.jsonl").stat().st_size for path in by_path}
+    shares = allot(sizes, max_bytes)
+    first_seed = phases[0].seed if phases else ""
+    for path, sharing in by_path.items():
+        trajectories = read_trajectories(path / "trajectories.jsonl")
+        episodes.num_total += len(trajectories)
+        episodes.kinds |= {t.task.id: t.task.kind for t in trajectories}
+        usable = counted(trajectories)
+        for phase in sharing:
+            key = (phase.arm, phase.act, phase.agent, phase.round)
+            # A rollout repeated after the partner's update comes later by name, and takes the first one's place.
+            rewards = episodes.rewards.setdefault(key, {})
+            rewards |= {(phase.seed, task): values for task, values in _by_task(usable).items()}
+            if phase.arm in watch and phase.act == "rollout" and phase.seed == first_seed:
+                episodes.watched[key] = usable
+        arms = tuple(dict.fromkeys(phase.arm for phase in sharing))
+        one = sharing[0]
+        episodes.sample += [
+            SampledEpisode(trajectory=t, arms=arms, seed=one.seed, act=one.act, agent=one.agent, round=one.round)
+            for t in evenly(trajectories, shares[path] / max(1, sizes[path]))
+        ]
+    return episodes
+
+
+def allot(sizes: Mapping[Path, int], total: int) -> dict[Path, float]:
+    """Share `total` out as evenly as the sizes allow: no file gets more than its size, and what it leaves goes on.
+
+    Sizes 10, 100 and 200 with a total of 150 get 10, 70 and 70.
+    """
+    shares: dict[Path, float] = {}
+    left, waiting = float(total), sorted(sizes, key=lambda path: sizes[path])
+    for i, path in enumerate(waiting):
+        shares[path] = min(float(sizes[path]), left / (len(waiting) - i))
+        left -= shares[path]
+    return shares
+
+
+def evenly(trajectories: Sequence[Trajectory], share: float) -> Iterator[Trajectory]:
+    """Yield a share of the trajectories, evenly spaced, and at least one."""
+    num = min(len(trajectories), max(1, int(share * len(trajectories) + 1e-6)))
+    return (trajectories[i * len(trajectories) // num] for i in range(num))
+
+
+def _by_task(trajectories: Sequence[Trajectory]) -> dict[str, list[float]]:
+    rewards: dict[str, list[float]] = {}
+    for trajectory in trajectories:
+        rewards.setdefault(trajectory.task.id, []).append(trajectory.reward)
+    return rewards

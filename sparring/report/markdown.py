@@ -1,0 +1,235 @@
+"""A compact result file comes in, its section of `docs/results.md` goes out: tables that read well as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from sparring.analysis import compare_failures
+from sparring.evaluate import Interval, SeedRewards, bootstrap_mean, is_success, paired_difference, summarise, to_table
+from sparring.report.text import NOTHING, between, percent, reward
+from sparring.report.view import ArmResults, Results, results_from_json
+
+Seed = Mapping[str, Any]
+
+
+def unfold(record: Mapping[str, Any]) -> Results:
+    """Return the view of a compact record, its lists of rewards as tables by task again."""
+    tasks = record["tasks"]
+
+    def evaluation(entry: Mapping[str, Any]) -> dict[str, Any]:
+        rewards = {task: value for task, value in zip(tasks, entry["rewards"], strict=True) if value is not None}
+        return {**entry, "rewards": rewards}
+
+    arms = {
+        name: {
+            **arm,
+            "seeds": {
+                seed: {**content, "evaluations": [evaluation(entry) for entry in content["evaluations"]]}
+                for seed, content in arm["seeds"].items()
+            },
+        }
+        for name, arm in record["arms"].items()
+    }
+    return results_from_json({**record, "arms": arms})
+
+
+def render_study(record: Mapping[str, Any], words: str = "") -> str:
+    """Return one run's section.
+
+    Args:
+        record: in the compact format.
+        words: what a person has to say about it, in markdown.
+    """
+    results = unfold(record)
+    parts = [f"## {results.name}", _about(record, results)]
+    parts += [words] if words else []
+    parts.append(_headline(record, results))
+    if results.num_seeds > 1:
+        parts += ["**Mean reward by seed**", _per_seed(results)]
+    if any(len(arm.rounds()) > 1 for arm in results.arms.values()):
+        parts += ["**Held-out reward by round** (Figure 3 of the paper)", _rounds(results)]
+    if any(arm.record_rounds("rollouts", "target") for arm in results.arms.values()):
+        parts += ["**Rollouts on training tasks**: failures, and the hard negatives among them", _rollouts(results)]
+    figure = _figure_two(results)
+    if figure:
+        parts += [
+            "**Failures compared** (Figure 2 of the paper): held-out tasks that SFT does not solve; mean reward of the "
+            "failures on those that both fail",
+            figure,
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _about(record: Mapping[str, Any], results: Results) -> str:
+    seeds = list(dict.fromkeys(seed for arm in results.arms.values() for seed in arm.seeds))
+    parts = [
+        f"world {record['world']}",
+        f"base model `{record['model']}`",
+        f"{record['num_train_tasks']} training tasks" if record.get("num_train_tasks") else "",
+        f"{results.num_tasks} held-out tasks (split `{results.split}`)",
+        f"seeds {', '.join(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}",
+        *(f"NLL term of Eq. 9: {name} over action tokens" for name in _reductions(record)),
+        f"config `{record['config_hash']}`",
+        f"revision `{record['revision']}`" if record.get("revision") else "",
+    ]
+    text = "; ".join(part for part in parts if part) + "."
+    return text[0].upper() + text[1:]
+
+
+def _reductions(record: Mapping[str, Any]) -> list[str]:
+    found = [arm.get("sft_reduction") for arm in record["arms"].values()]
+    return list(dict.fromkeys(name for name in found if name))
+
+
+def _headline(record: Mapping[str, Any], results: Results) -> str:
+    head = ["method", "mean reward", "success", *(f"− {other.label}" for other in results.references)]
+    cpu = {name: _cpu(record["arms"][name]["seeds"]) for name in results.arms}
+    has_cpu = any(total is not None for total, _ in cpu.values())
+    has_partner = any(partner is not None for _, partner in cpu.values())
+    head += ["CPU-seconds"] if has_cpu else []
+    head += ["of which training the failure agent"] if has_partner else []
+    rows = []
+    for name, arm in results.arms.items():
+        summary = summarise(arm.final(), results.success_eps, num_resamples=results.num_resamples)
+        row = [
+            arm.label,
+            f"{reward(summary.mean)} {between(summary.ci_low, summary.ci_high)}",
+            f"{percent(summary.success)} {between(summary.success_ci_low, summary.success_ci_high, as_percent=True)}",
+        ]
+        row += [_gap(results, arm, other) for other in results.references]
+        row += [_seconds(cpu[name][0])] if has_cpu else []
+        row += [_seconds(cpu[name][1])] if has_partner else []
+        rows.append(row)
+    return table(head, rows)
+
+
+def _gap(results: Results, arm: ArmResults, other: ArmResults) -> str:
+    if not results.compares(arm, other):
+        return NOTHING
+    gap = paired_difference(arm.final(), other.final(), num_resamples=results.num_resamples)
+    return _shown(gap, signed=True)
+
+
+def _shown(interval: Interval, *, signed: bool = False) -> str:
+    if not interval.num:
+        return NOTHING
+    return f"{reward(interval.mean, signed=signed)} {between(interval.low, interval.high, signed=signed)}"
+
+
+def _cpu(seeds: Mapping[str, Seed]) -> tuple[float | None, float | None]:
+    """Return the mean CPU-seconds per seed, in all and of training the partner; None where nothing is known."""
+    known = [seed["cpu_s"] for seed in seeds.values() if seed.get("cpu_s")]
+    if not known:
+        return None, None
+    partner = [[cost for key, cost in cpu.items() if key in ("sft-partner", "train-partner")] for cpu in known]
+    return fmean(sum(cpu.values()) for cpu in known), (fmean(sum(p) for p in partner) if any(partner) else None)
+
+
+def _seconds(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.0f}"
+
+
+def _per_seed(results: Results) -> str:
+    seeds = list(dict.fromkeys(seed for arm in results.arms.values() for seed in arm.seeds))
+    rows = []
+    for arm in results.arms.values():
+        final = arm.final()
+        means = [fmean(final[seed].values()) if final.get(seed) else None for seed in seeds]
+        rows.append([arm.label, *(reward(mean) for mean in means)])
+    return table(["method", *(f"seed {seed}" for seed in seeds)], rows)
+
+
+def _rounds(results: Results) -> str:
+    last = max(number for arm in results.arms.values() for number in arm.rounds())
+    rows = []
+    for arm in results.arms.values():
+        for agent in arm.agents:
+            cells = [_shown(_mean(results, arm.rewards(agent, number))) for number in range(last + 1)]
+            rows.append([arm.label, arm.agent_name(agent), *cells])
+    return table(["method", "agent", "start", *(f"round {i}" for i in range(1, last + 1))], rows, text_columns=2)
+
+
+def _mean(results: Results, rewards: SeedRewards) -> Interval:
+    return bootstrap_mean(to_table(rewards), num_resamples=results.num_resamples)
+
+
+def _rollouts(results: Results) -> str:
+    arms = list(results.arms.values())
+    records = [
+        r
+        for arm in arms
+        for a in arm.agents
+        for n in arm.record_rounds("rollouts", a)
+        for r in arm.records("rollouts", a, n)
+    ]
+    thresholds = list(dict.fromkeys(at for record in records for at in record.get("hard_share", {})))
+    head = ["method", "agent", "round", "success", "failures", "their mean reward", *(f"≥ {at}" for at in thresholds)]
+    rows = []
+    for arm in arms:
+        for agent in arm.agents:
+            for number in arm.record_rounds("rollouts", agent):
+                pick = _picker(arm, agent, number)
+                failures = pick("failures")
+                rows.append(
+                    [
+                        arm.label,
+                        arm.agent_name(agent),
+                        str(number),
+                        percent(pick("success")),
+                        NOTHING if failures is None else f"{failures:.0f}",
+                        reward(pick("failure_mean")),
+                        *(percent(pick("hard_share", at)) for at in thresholds),
+                    ]
+                )
+    return table(head, rows, text_columns=2)
+
+
+def _picker(arm: ArmResults, agent: str, number: int) -> Callable[..., float | None]:
+    return lambda *path: arm.mean_of("rollouts", agent, number, *path)
+
+
+def _figure_two(results: Results) -> str:
+    eto, sft = results.first("eto"), results.first("sft")
+    if eto is None or sft is None:
+        return ""
+    solved = {key for key, values in _keyed(sft.final()).items() if is_success(values[0], results.success_eps)}
+    rows = []
+    for arm in results.arms.values():
+        if not arm.partner:
+            continue
+        methods = {"a": _keyed(eto.final()), "b": _keyed(arm.final())}
+        compared = compare_failures(methods, solved, results.success_eps)
+        a, b = compared.methods["a"], compared.methods["b"]
+        for label, one in ((eto.label, a), (arm.label, b)):
+            rows.append(
+                [
+                    f"{eto.label} and {arm.label}",
+                    label,
+                    str(compared.num_tasks),
+                    str(one.num_failures),
+                    str(compared.num_shared),
+                    reward(one.shared_mean),
+                ]
+            )
+    head = ["compared", "method", "episodes left", "failures", "both fail", "their mean reward there"]
+    return table(head, rows, text_columns=2) if rows else ""
+
+
+def _keyed(rewards: SeedRewards) -> dict[tuple[str, str], list[float]]:
+    return {(seed, task): [value] for seed, by_task in rewards.items() for task, value in by_task.items()}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> str:
+    """Lay a markdown table out; the first `text_columns` columns are aligned left, the others right."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        pairs = enumerate(zip(row, widths, strict=True))
+        padded = [cell.ljust(width) if i < text_columns else cell.rjust(width) for i, (cell, width) in pairs]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * w if i < text_columns else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join(line(row) for row in (cells[0], rule, *cells[1:]))

@@ -1,0 +1,114 @@
+"""A run's folder comes in, `report.html` goes out: one file, no network, light and dark.
+
+Everything that a world or a model wrote is escaped: the template escapes by default, drawings escape in `svg`, the
+trajectory list is JSON that no tag can break out of and is shown as text alone. A content security policy lets only the
+page's own script run, should anything slip through.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from sparring.analysis import AnalysisConfig
+from sparring.journal import disk_errors, read_json
+from sparring.report import about, browser, examples, learning, sections
+from sparring.report.charts import staircase
+from sparring.report.collect import collect
+from sparring.report.folder import list_phases, read_costs
+from sparring.report.text import between, contribution_lines, percent, reward
+from sparring.report.view import read_results
+
+HERE = Path(__file__).parent
+SAMPLE_BYTES = 24_000_000
+"""Trajectories read for the page's list, as they lie on the disk; on the page they take less than half of that."""
+
+
+def write_page(run_dir: Path) -> Path:
+    """Write the page; see `sparring.report.write_report`."""
+    content = render(run_dir).encode("utf-8", "replace")  # A lone surrogate has no UTF-8.
+    path = run_dir / "report.html"
+    temporary = path.with_name("report.html.tmp")
+    with disk_errors(path):
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    return path
+
+
+def render(run_dir: Path) -> str:
+    """Return the page's HTML."""
+    results = read_results(run_dir)
+    config = read_json(run_dir / "config.json")
+    versions = run_dir / "versions.json"
+    own = config.get("arms", {}).get(results.featured.name, {})
+    thresholds = own.get("analysis", {}).get("hard_thresholds") or AnalysisConfig.hard_thresholds
+    seeds = list(dict.fromkeys(seed for arm in results.arms.values() for seed in arm.seeds))
+    phases = list_phases(run_dir, seeds, list(results.arms))
+    episodes = collect(phases, max_bytes=SAMPLE_BYTES, watch=[results.featured.name])
+    source = sections.Source(
+        results=results,
+        episodes=episodes,
+        thresholds=thresholds,
+    )
+    listed, num_listed = browser.payload(episodes, results)
+    context: dict[str, Any] = {
+        "results": results,
+        "facts": about.facts(results, config),
+        "lede": sections.lede(source),
+        "contribution": contribution_lines(results),
+        "headline": sections.headline(source),
+        "rounds": sections.rounds(source),
+        "threshold": thresholds[0],
+        "landscape": sections.landscape(source),
+        "shares": sections.shares(source),
+        "behaviour": sections.behaviour(source),
+        "pairs": learning.pairs(results),
+        "curves": learning.curves(results, phases),
+        "figure_two": sections.figure_two(source),
+        "examples": examples.choose(
+            run_dir, results.featured, episodes.watched, threshold=thresholds[0], success_eps=results.success_eps
+        ),
+        "listed": listed,
+        "num_listed": num_listed,
+        "num_episodes": episodes.num_total,
+        "costs": about.costs(results, read_costs(run_dir, phases)),
+        "notes": about.notes(results, config),
+        "settings": about.settings(config, results),
+        "versions": about.versions(read_json(versions)) if versions.exists() else [],
+    }
+    return _environment().get_template("page.html.j2").render(context)
+
+
+def _environment() -> Environment:
+    script, style = (HERE / "page.js").read_text("utf-8"), (HERE / "style.css").read_text("utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "reward": reward,
+        "percent": percent,
+        "clip": browser.clip,
+        "spoken": browser.spoken,
+        "duration": duration,
+    }
+    environment.globals |= {
+        "between": between,
+        "staircase": staircase,
+        "max_turns": examples.MAX_TURNS,
+        "script": Markup(script),
+        "style": Markup(style),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    return environment
+
+
+def duration(seconds: float) -> str:
+    """Write a time: `48 s`, `12 min`, `3.4 h`."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,294 @@
+"""Env × Policy → Trajectories, batched; an episode that fails is data, not a crash.
+
+Episodes are cut into fixed waves. Two lanes share the env slots: lane 0 plays the even waves, lane 1 the odd ones. A
+lane moves in lockstep: all of its envs have answered, then the policy acts for all of its open episodes at once, then
+its envs step. The lanes take turns, so the envs of one step while the policy acts for the other. Which episodes share a
+batch depends on the specs alone, never on timing, so the same specs give the same trajectories.
+
+Source: arXiv 2511.22254, section 3 (trajectories and their rewards).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Protocol
+
+from sparring.envs.base import Benchmark, EnvStep
+from sparring.errors import ConfigError, DataError, EnvFault
+from sparring.policies.base import Episode, Policy, Reply
+from sparring.types import StopReason, Task, Trajectory, Turn
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How the agents play the training tasks."""
+
+    num_per_task: int = 1
+    """Episodes per task and agent in a round (the paper: 1)."""
+    temperature: float = 0.7
+    """Sampling temperature of both agents; 0 is greedy."""
+    max_new_tokens: int = 64
+    """Most tokens in an action; one that has not ended by then is sent as it is."""
+    wave_size: int = 32
+    """Episodes that are played, saved and resumed together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeSpec:
+    """An episode to play."""
+
+    id: str
+    """Becomes the trajectory's id, and keys its random draws."""
+    task: Task
+    agent: str
+    seed: int
+
+
+class Pool(Protocol):
+    """What rollout needs of an `EnvPool`: a future's exception is a fault of infrastructure."""
+
+    def reset(self, slot: int, task: Task, seed: int) -> Future[str]:
+        """Start a task on a slot's env."""
+        ...
+
+    def step(self, slot: int, action: str) -> Future[EnvStep]:
+        """Play an action on a slot's env."""
+        ...
+
+    def retries(self, slot: int) -> int:
+        """Return how often the slot's episode was restored after a fault."""
+        ...
+
+
+def episode_specs(prefix: str, tasks: Sequence[Task], *, agent: str, seed: int, num_per_task: int) -> list[EpisodeSpec]:
+    """List the episodes of a rollout, task by task: `prefix/task/0`, `prefix/task/1`, …"""
+    return [
+        EpisodeSpec(id=f"{prefix}/{task.id}/{k}", task=task, agent=agent, seed=seed)
+        for task in tasks
+        for k in range(num_per_task)
+    ]
+
+
+def cut_waves(specs: Sequence[EpisodeSpec], wave_size: int) -> list[Sequence[EpisodeSpec]]:
+    """Cut specs into contiguous waves; the last may be short."""
+    return [specs[start : start + wave_size] for start in range(0, len(specs), wave_size)]
+
+
+def rollout(
+    policy: Policy,
+    pool: Pool,
+    benchmark: Benchmark,
+    specs: Sequence[EpisodeSpec],
+    *,
+    num_slots: int,
+    wave_size: int = 32,
+    finished: Callable[[list[Trajectory]], None] | None = None,
+    on_episode: Callable[[Trajectory], None] | None = None,
+) -> list[Trajectory]:
+    """Play every spec's episode and return the trajectories in the order of `specs`.
+
+    Args:
+        policy: acts in this thread, for one lane at a time.
+        pool: live envs; slots 0 … num_slots−1 are used.
+        benchmark: for its turn limits.
+        specs: distinct ids.
+        num_slots: each lane plays on half of them (with one slot there is one lane).
+        wave_size: episodes per wave.
+        finished: gets a wave's trajectories, in spec order, once the wave is whole: the unit of resuming.
+        on_episode: gets each trajectory as it ends.
+
+    Returns:
+        Trajectories, those with `ENV_FAULT` included: their reward (0) means nothing and must not be used.
+
+    Raises:
+        ConfigError: no slots, or an id that occurs twice; and what an env refuses with `ConfigError` or `DataError`.
+    """
+    if num_slots < 1 or wave_size < 1:
+        raise ConfigError("env.num_envs and rollout.wave_size must be at least 1.")
+    if len({spec.id for spec in specs}) != len(specs):
+        raise ConfigError("rollout: two episodes have the same id.")
+    num_lanes, share = (2, num_slots // 2) if num_slots > 1 else (1, 1)
+    waves = cut_waves(specs, wave_size)
+    world = _World(policy, pool, benchmark, on_episode or _ignore)
+    lanes = [
+        _Lane(world, number, range(number * share, (number + 1) * share), deque(waves[number::num_lanes]))
+        for number in range(num_lanes)
+    ]
+    played: dict[str, Trajectory] = {}
+    try:
+        for lane in lanes:
+            lane.start()
+        while any(lane.is_busy for lane in lanes):
+            for lane in lanes:
+                whole = lane.advance()
+                if whole is not None:
+                    played.update((trajectory.id, trajectory) for trajectory in whole)
+                    (finished or _ignore)(whole)
+    finally:
+        for lane in lanes:
+            lane.abandon()
+    return [played[spec.id] for spec in specs]
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """What all episodes share."""
+
+    policy: Policy
+    pool: Pool
+    benchmark: Benchmark
+    on_episode: Callable[[Trajectory], None]
+
+
+@dataclass(slots=True)
+class _Play:
+    """An open episode on its slot."""
+
+    spec: EpisodeSpec
+    slot: int
+    episode: Episode
+    answer: Future[str] | Future[EnvStep]
+    reply: Reply | None = None
+    """What the env was sent and has yet to answer; None while it resets."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One of two streams of batches: a wave at a time, in lockstep."""
+
+    world: _World
+    number: int
+    slots: Sequence[int]
+    waves: deque[Sequence[EpisodeSpec]]
+    wave: Sequence[EpisodeSpec] = ()
+    waiting: deque[EpisodeSpec] = field(default_factory=deque)
+    open: list[_Play] = field(default_factory=list)
+    """In spec order."""
+    done: dict[str, Trajectory] = field(default_factory=dict)
+
+    @property
+    def is_busy(self) -> bool:
+        """Is anything left to play?"""
+        return bool(self.waves or self.open)
+
+    def start(self) -> None:
+        """Begin the next wave, if there is one."""
+        self.wave = self.waves.popleft() if self.waves else ()
+        self.waiting.extend(self.wave)
+        self._refill()
+
+    def advance(self) -> list[Trajectory] | None:
+        """Take the envs' answers, act, send the actions. Return the wave's trajectories if that ended it."""
+        for play in list(self.open):
+            self._receive(play)
+        ready = list(self.open)
+        self._refill()
+        if ready:
+            replies = self.world.policy.act([play.episode for play in ready], lane=self.number)
+            for play, reply in zip(ready, replies, strict=True):
+                self._send(play, reply)
+            self._refill()
+        if self.open or not self.wave:
+            return None
+        whole = [self.done.pop(spec.id) for spec in self.wave]
+        self.start()
+        return whole
+
+    def abandon(self) -> None:
+        """Let the policy forget what is still open."""
+        for play in self.open:
+            self.world.policy.close(play.episode.id)
+        self.open.clear()
+
+    def _refill(self) -> None:
+        """Start the wave's next episodes on the slots that are free."""
+        taken = {play.slot for play in self.open}
+        for slot in self.slots:
+            if slot in taken or not self.waiting:
+                continue
+            spec = self.waiting.popleft()
+            episode = Episode(id=spec.id, task=spec.task, seed=spec.seed, observation="")
+            self.open.append(_Play(spec, slot, episode, self.world.pool.reset(slot, spec.task, spec.seed)))
+
+    def _receive(self, play: _Play) -> None:
+        """Wait for a play's env and record what it answered; a fault ends the episode."""
+        try:
+            answer = play.answer.result()
+            if play.reply is None:
+                play.episode.observation = _checked_text(answer)
+            else:
+                self._record(play, play.reply, _checked_step(answer))
+        except (ConfigError, DataError):  # what a user can mend stops the run
+            raise
+        except Exception as error:  # the boundary: whatever failed out there ends this episode alone
+            self._finish(play, StopReason.ENV_FAULT, error=f"{type(error).__name__}: {error}")
+
+    def _record(self, play: _Play, reply: Reply, step: EnvStep) -> None:
+        episode = play.episode
+        best = max(step.reward, episode.turns[-1].reward if episode.turns else 0.0)
+        episode.turns.append(
+            Turn(
+                observation=episode.observation,
+                text=reply.text,
+                action=reply.action,
+                reward=min(max(float(best), 0.0), 1.0),
+                token_ids=reply.token_ids,
+            )
+        )
+        episode.observation = step.observation
+        if step.is_done:
+            self._finish(play, StopReason.DONE)
+        elif len(episode.turns) >= self.world.benchmark.turn_limit(play.spec.task):
+            self._finish(play, StopReason.TURN_LIMIT)
+
+    def _send(self, play: _Play, reply: Reply) -> None:
+        if reply.stop is not None:
+            self._finish(play, reply.stop)
+            return
+        play.reply = reply
+        play.answer = self.world.pool.step(play.slot, reply.action)
+
+    def _finish(self, play: _Play, stop: StopReason, *, error: str = "") -> None:
+        episode = play.episode
+        is_fault = stop is StopReason.ENV_FAULT
+        trajectory = Trajectory(
+            id=episode.id,
+            task=episode.task,
+            agent=play.spec.agent,
+            turns=tuple(episode.turns),
+            final_observation=episode.observation,
+            reward=episode.turns[-1].reward if episode.turns and not is_fault else 0.0,
+            stop=stop,
+            seed=episode.seed,
+            num_retries=self.world.pool.retries(play.slot),
+            error=error,
+        )
+        self.open = [other for other in self.open if other is not play]
+        self.world.policy.close(episode.id)
+        self.done[episode.id] = trajectory
+        self.world.on_episode(trajectory)
+
+
+def _checked_text(answer: object) -> str:
+    if not isinstance(answer, str):
+        raise EnvFault(f"reset gave {type(answer).__name__}, not text.")
+    return answer
+
+
+def _checked_step(answer: object) -> EnvStep:
+    if not isinstance(answer, EnvStep):
+        raise EnvFault(f"step gave {type(answer).__name__}, not an EnvStep.")
+    if not isinstance(answer.observation, str):
+        raise EnvFault(f"step gave an observation of type {type(answer.observation).__name__}, not text.")
+    if not isinstance(answer.reward, Real) or not math.isfinite(answer.reward):
+        raise EnvFault(f"step gave the reward {answer.reward!r}, not a finite number.")
+    return answer

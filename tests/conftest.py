@@ -1,0 +1,20 @@
+"""Fixtures for the whole suite."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # test models are tiny: threads that wait for each other only cost time
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with data that does not ship: SPARRING_DATA, or `../shared/data` beside the repository."""
+    given = os.environ.get("SPARRING_DATA")
+    folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs data files; {folder} is not there (set SPARRING_DATA)")
+    return folder

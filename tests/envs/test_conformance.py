@@ -1,0 +1,164 @@
+"""What every world must do, whatever it is: one suite, parametrised over worlds."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import psutil
+import pytest
+
+from sparring.envs.base import BENCHMARKS, Benchmark, Env, EnvStep, load_benchmark
+from sparring.errors import ConfigError
+from sparring.types import StopReason, Task
+
+ODD_ACTIONS = (
+    "",
+    "   ",
+    "x" * 10_000,
+    "open door\nopen door",
+    "\x00\x01\x07\x1b[2J\r\n",
+    "打开门",
+    "\U0001f600 \ud800",
+    "%s ${x} {} \\ ' \" [ ( *",
+    "-1",
+    "reset task",
+    "help",
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """A world under test and a few of its training tasks, short ones."""
+
+    id: str
+    task_ids: tuple[str, ...]
+    wanderings: tuple[str, ...]
+    """Actions that change something or are answered in several ways."""
+    options: dict = field(default_factory=dict)
+
+
+WORLDS = (
+    World("tests.toy_world:ToyWorld", ("short/train-0", "long/train-1"), ("look", "press red", "press blue")),
+    World(
+        "scienceworld",
+        ("lifespan-longest-lived/1", "find-animal/17", "chemistry-mix-paint-secondary-color/0"),
+        (
+            "open door",
+            "0",
+            "look around",
+            "look in hallway",
+            "go to kitchen",
+            "pick up cup",
+            "wait",
+            "teleport to outside",
+        ),
+    ),
+)
+
+
+def test_every_known_world_is_in_this_suite():
+    assert set(BENCHMARKS) <= {world.id for world in WORLDS}
+
+
+@pytest.fixture(scope="module", params=WORLDS, ids=lambda world: world.id)
+def world(request: pytest.FixtureRequest) -> World:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def benchmark(world: World) -> Benchmark:
+    return load_benchmark(world.id, world.options)
+
+
+@pytest.fixture(scope="module")
+def tasks(world: World, benchmark: Benchmark) -> list[Task]:
+    by_id = {task.id: task for task in benchmark.tasks("train")}
+    return [by_id[id] for id in world.task_ids]
+
+
+@pytest.fixture(scope="module")
+def envs(benchmark: Benchmark) -> Iterator[list[Env]]:
+    """Two live envs, and the proof that closing them leaves no process behind."""
+    envs = [benchmark.make_env(), benchmark.make_env()]
+    yield envs
+    for env in envs:
+        env.close()
+    left = psutil.Process().children(recursive=True)
+    assert not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]
+
+
+def play(env: Env, task: Task, actions: Sequence[str]) -> list[str | EnvStep]:
+    """Play actions until the world ends."""
+    answers: list[str | EnvStep] = [env.reset(task, 0)]
+    for action in actions:
+        answer = env.step(action)
+        answers.append(answer)
+        if answer.is_done:
+            break
+    return answers
+
+
+def test_splits_are_fixed_disjoint_and_plain_data(world: World, benchmark: Benchmark):
+    again = load_benchmark(world.id, world.options)
+    seen: set[str] = set()
+    for split in ("train", "dev", "test"):
+        tasks = benchmark.tasks(split)
+        assert tasks
+        assert list(tasks) == list(again.tasks(split))
+        assert all(json.loads(json.dumps(dict(task.data))) == task.data for task in tasks)
+        assert all(benchmark.turn_limit(task) >= 1 for task in tasks)
+        ids = {task.id for task in tasks}
+        assert len(ids) == len(tasks)
+        assert not ids & seen
+        seen |= ids
+    with pytest.raises(ConfigError, match="train"):
+        benchmark.tasks("no-such-split")
+    assert benchmark.instruction.strip()
+
+
+def test_the_same_actions_give_the_same_answers(world: World, envs: list[Env], tasks: list[Task]):
+    draw = random.Random(0)
+    actions = draw.choices(world.wanderings, k=25)
+    first = [play(envs[0], task, actions) for task in tasks]
+    assert [play(envs[0], task, actions) for task in tasks] == first
+    backwards = [play(envs[1], task, actions) for task in reversed(tasks)]
+    assert backwards[::-1] == first
+
+
+def test_experts_replay_to_their_reward(benchmark: Benchmark, envs: list[Env], tasks: list[Task]):
+    experts = benchmark.experts(tasks)
+    assert [expert.task for expert in experts] == tasks
+    for expert in experts:
+        answers = play(envs[0], expert.task, [turn.action for turn in expert.turns])
+        observations = [answers[0], *(answer.observation for answer in answers[1:])]
+        assert observations == [*(turn.observation for turn in expert.turns), expert.final_observation]
+        rewards = [answer.reward for answer in answers[1:]]
+        assert [turn.reward for turn in expert.turns] == [
+            min(max(0.0, *rewards[: i + 1], 0.0), 1.0) for i in range(len(rewards))
+        ]
+        assert expert.reward == expert.turns[-1].reward == 1.0
+        assert (expert.agent, expert.stop) == ("expert", StopReason.DONE)
+        assert all(turn.text and not turn.token_ids for turn in expert.turns)
+    assert len({expert.id for expert in experts}) == len(experts)
+    assert benchmark.experts([]) == []
+
+
+def test_any_text_is_a_legal_action(envs: list[Env], tasks: list[Task]):
+    task = tasks[0]
+    envs[0].reset(task, 0)
+    for action in ODD_ACTIONS:
+        answer = envs[0].step(action)
+        assert answer.observation.strip(), repr(action[:20])
+        assert -1.0 <= answer.reward <= 1.0
+        if answer.is_done:
+            envs[0].reset(task, 0)
+    assert play(envs[0], task, ()) == play(envs[1], task, ())
+
+
+def test_an_env_can_be_closed_twice(benchmark: Benchmark):
+    env = benchmark.make_env()
+    env.close()
+    env.close()

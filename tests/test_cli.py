@@ -1,0 +1,373 @@
+"""The command line, in a process of its own: what it prints, what it refuses and how, and its exit codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sparring.config import Config
+from sparring.convert import type_hints
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120", "NO_COLOR": "1"}
+RECIPE = """
+name = "toy"
+[model]
+path = "{model}"
+[env]
+id = "tests.toy_world:ToyWorld"
+num_envs = 4
+options = {{ size = 3 }}
+[chat]
+format = "action"
+instruction = ""
+max_context = 384
+[rollout]
+max_new_tokens = 6
+wave_size = 4
+[sft]
+lr = 1e-3
+epochs = 1
+batch_size = 4
+[dpo]
+lr = 1e-4
+epochs = 1
+batch_size = 4
+[loop]
+rounds = 1
+[fail]
+min_pairs = 1
+[eval]
+num_resamples = 50
+[arms.sft]
+method = "sft"
+[arms.eto]
+method = "eto"
+[arms.coevolving_agents]
+method = "coevolving_agents"
+"""
+
+
+def sparring(*words: str, cwd: Path = ROOT, prelude: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command line; `prelude` is Python that is run before it, in its process."""
+    code = f"{prelude}\nfrom sparring.cli import main\nmain()"
+    command = [sys.executable, "-c", code, *words] if prelude else [sys.executable, "-m", "sparring", *words]
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, check=False, capture_output=True, text=True, timeout=300)
+
+
+def refused(*words: str, code: int = 2, prelude: str = "") -> str:
+    """Run the command line, expect one message and the exit code, and return the message."""
+    done = sparring(*words, prelude=prelude)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    (message,) = [line for line in done.stderr.splitlines() if line.startswith("sparring: ")]
+    return message
+
+
+def called(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Call the command line in this process, which is faster: exit code, output, errors."""
+    from sparring.cli import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    out, errors = capsys.readouterr()
+    return int(stop.value.code or 0), out, errors
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model's folder."""
+    from tests.tiny_models import tiny_model, tiny_tokenizer
+
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, model: Path) -> Path:
+    path = tmp_path / "toy.toml"
+    path.write_text(RECIPE.format(model=model))
+    return path
+
+
+# ── What it prints ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_overview_and_version() -> None:
+    import sparring as package
+
+    for words in ([], ["--help"], ["help"]):
+        done = sparring(*words)
+        assert done.returncode == 0
+        for command in ("run", "eval", "rollout", "report", "envs"):
+            assert f"\n  {command} " in done.stdout
+    assert sparring("--version").stdout == f"sparring {package.__version__}\n"
+
+
+def test_help_of_run_shows_every_key_and_its_default() -> None:
+    text = sparring("run", "--help").stdout
+    for section in dataclasses.fields(Config):
+        for key in type_hints(type(getattr(Config(), section.name))):
+            assert f"--{section.name}.{key} " in text
+    assert "--dpo.lr FLOAT" in text
+    assert "(default: 1e-06)" in text
+    assert "Seconds within which an env must have answered an action. (default:" in text
+
+
+def test_options_besides_the_config_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
+    own = {
+        "run": {"out", "seeds", "arms", "quiet", "no_quiet"},
+        "eval": {"recipe", "out", "quiet", "no_quiet"},
+        "rollout": {"out", "policy", "split", "num_tasks", "seed", "recipe", "quiet", "no_quiet"},
+        "report": set(),
+        "envs": set(),
+    }
+    for command, expected in own.items():
+        _, text, _ = called([command, "--help"], capsys)
+        options = {word.strip(",│ ")[2:] for word in text.split() if word.startswith("--")}
+        assert {option for option in options if "." not in option} == {*expected, "help"}, command
+
+
+def test_help_loads_no_model_library() -> None:
+    done = sparring(
+        "run", "--help", prelude="import atexit, sys\natexit.register(lambda: print('LOADED', *sys.modules))"
+    )
+    loaded = set(done.stdout.partition("LOADED")[2].split())
+    assert "sparring.config" in loaded
+    assert not loaded & {"torch", "transformers", "tokenizers", "safetensors", "scienceworld", "py4j"}
+
+
+def test_envs_lists_the_worlds(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = called(["envs"], capsys)
+    assert code == 0
+    assert "scienceworld" in out
+
+
+# ── Words that are refused ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runn"], "unknown command 'runn'. Did you mean 'run'?"),
+        (["run", "x.toml", "--dpo.lrr", "1"], "unknown option '--dpo.lrr'. Did you mean --dpo.lr?"),
+        (["run", "x.toml", "--dop.lr=1"], "unknown option '--dop.lr'. Did you mean --dpo.lr?"),
+        (["run", "x.toml", "--dpo.beta", "1"], "unknown option '--dpo.beta'. Did you mean --loss.beta?"),
+        (["run", "none.toml"], "none.toml: no such recipe."),
+        (["run", "recipes"], "recipes: can't be read"),
+        (["run", "recipes/quickstart.toml", "--arms", "etoo"], "has no arm 'etoo'. Did you mean 'eto'?"),
+        (["run", "recipes/quickstart.toml", "--seeds", "-1"], "seeds: expected distinct numbers"),
+        (["eval"], "name at least one model"),
+        (["eval", "x", "--recipe", "tests"], "config.json: no such file."),
+        (["report", "recipes"], "recipes: is no run's folder"),
+        (["rollout", "--out", "README.md"], "--out README.md: exists already."),
+    ],
+)
+def test_wrong_words_get_one_message(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, errors = called(words, capsys)
+    assert (code, out) == (2, "")
+    assert errors.startswith("sparring: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "x.toml", "--dpo.lr", "high"], "--dpo.lr"),
+        (["run", "x.toml", "--dpo.shuffle", "maybe"], "expected true or false, found 'maybe'"),
+        (["run", "x.toml", "--dpo.schedule", "linear"], "--dpo.schedule"),
+        (["run", "x.toml", "--dpo.epochs", "0"], "epochs: must be above 0, not 0"),
+        (["run", "x.toml", "--env.options", "[1]"], "expected a table like {key = 1}"),
+        (["run"], "PATH"),
+        (["run", "x.toml", "--sed", "3"], "--seeds"),
+    ],
+)
+def test_words_that_do_not_parse_are_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, errors = called(words, capsys)
+    assert (code, out) == (2, "")
+    assert message in errors
+
+
+def test_unknown_key_wrong_type_and_missing_file_in_a_process_of_their_own() -> None:
+    assert "Did you mean --dpo.lr?" in refused("run", "recipes/quickstart.toml", "--dpo.lrr", "1")
+    assert "none.toml: no such recipe" in refused("run", "none.toml")
+    done = sparring("run", "recipes/quickstart.toml", "--dpo.lr", "high")
+    assert done.returncode == 2
+    assert "Error parsing --dpo.lr" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('method = "eto"\n[dpo]\nlrr = 1', "trial.toml: unknown key 'dpo.lrr'. Did you mean 'dpo.lr'?"),
+        ('method = "eto"\n[dpo]\nlr = "high"', "trial.toml: dpo.lr: expected a finite number, found the text 'high'."),
+        ('method = "eto"\n[dpo\n', "trial.toml:2: not TOML"),
+        ('method = "eto"\n[env]\nid = "webshopp"', "env.id: unknown world 'webshopp'"),
+        (
+            'method = "eto"\n[expert]\npath = "none.jsonl"\n[env]\nid = "tests.toy_world:ToyWorld"',
+            "none.jsonl: No such file",
+        ),
+    ],
+)
+def test_wrong_recipes_get_one_message(
+    tmp_path: Path, text: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "trial.toml"
+    path.write_text(text)
+    code, out, errors = called(["run", str(path), "--out", str(tmp_path / "run"), "--quiet"], capsys)
+    assert (code, out) == (2, "")
+    assert errors.startswith("sparring: ")
+    assert message in errors
+
+
+def test_overrides_reach_every_arm_and_tables_are_read(tmp_path: Path) -> None:
+    """What was typed wins, in whatever spelling; what was not typed leaves the recipe alone."""
+    import tyro
+
+    from sparring.commands import RunOptions, _typed_keys, _value_at, _value_rules
+    from sparring.config import load_recipe
+
+    words = ["x", "--dpo.batch-size=3", "--env.kinds", "a", "b", "--dpo.shuffle", "FALSE", "--env.num_train", "None"]
+    words += ["--env.options", '{split_dir = "x"}', "--chat.template_kwargs", '{"enable_thinking": false}']
+    keys = _typed_keys(words, Config())
+    with _value_rules():
+        options = tyro.cli(RunOptions, args=words)
+    overrides = {key: _value_at(options.config, key) for key in keys}
+    assert overrides == {
+        "dpo.batch_size": 3,
+        "env.kinds": ("a", "b"),
+        "dpo.shuffle": False,
+        "env.num_train": None,
+        "env.options": {"split_dir": "x"},
+        "chat.template_kwargs": {"enable_thinking": False},
+    }
+    path = tmp_path / "r.toml"
+    path.write_text('[dpo]\nlr = 0.5\n[arms.a]\nmethod = "eto"\ndpo.batch_size = 9\n[arms.b]\nmethod = "sft"\n')
+    for arm in load_recipe(path, overrides).arms.values():
+        assert (arm.config.dpo.batch_size, arm.config.dpo.lr, arm.config.env.kinds) == (3, 0.5, ("a", "b"))
+
+
+# ── Bad data, bad models, bad luck ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_corrupt_demonstrations_are_named_by_line(recipe: Path, tmp_path: Path) -> None:
+    demonstrations = tmp_path / "d.jsonl"
+    demonstrations.write_text(
+        '{"task_id": "short/train-0", "reward": 1, "turns": [{"observation": "", "action": "a"}]}\n{"tas\n'
+    )
+    message = refused("run", str(recipe), "--out", str(tmp_path / "run"), "--expert.path", str(demonstrations))
+    assert f"{demonstrations}:2: not JSON" in message
+
+
+def test_thoughts_are_not_invented(recipe: Path, tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "run"), "--chat.format", "react"]
+    assert "no thoughts, and none are invented" in refused("run", str(recipe), *out)
+
+
+def test_split_file_with_an_unknown_task_is_named(tmp_path: Path) -> None:
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"eto_{split}_indices.json").write_text('[["find-animal", 0], ["find-unicorn", 3]]')
+    options = json.dumps({"split_dir": str(tmp_path)})
+    message = refused("rollout", "--policy", "random", "--out", str(tmp_path / "t.jsonl"), "--env.options", options)
+    assert "find-unicorn" in message
+    assert "eto_train_indices.json" in message
+
+
+def test_folder_without_weights_is_named(recipe: Path, model: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text((model / "config.json").read_text())
+    message = refused("run", str(recipe), "--out", str(tmp_path / "run"), "--model.path", str(bare))
+    assert f"{str(bare)!r} has no weights" in message
+
+
+def test_tokenizer_without_a_chat_template_is_named(recipe: Path, model: Path, tmp_path: Path) -> None:
+    mute = tmp_path / "mute"
+    mute.mkdir()
+    for file in model.iterdir():
+        if file.name != "chat_template.jinja":
+            (mute / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((mute / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (mute / "tokenizer_config.json").write_text(json.dumps(settings))
+    message = refused("run", str(recipe), "--out", str(tmp_path / "run"), "--model.path", str(mute))
+    assert "chat template" in message
+
+
+def test_a_round_without_pairs_is_named(recipe: Path, tmp_path: Path) -> None:
+    words = ["run", str(recipe), "--out", str(tmp_path / "run"), "--arms", "eto", "--pairs.min_gap", "2"]
+    message = refused(*words, code=1)
+    assert "round-1" in message
+    assert "pairs.min_gap" in message
+
+
+def test_full_disk_is_one_message(recipe: Path, tmp_path: Path) -> None:
+    prelude = (
+        "import os, errno\n"
+        "def full(descriptor): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
+        "os.fsync = full"
+    )
+    message = refused("run", str(recipe), "--out", str(tmp_path / "run"), code=1, prelude=prelude)
+    assert "no space left on the disk" in message
+    assert "run the same command again" in message
+
+
+def test_full_disk_inside_a_library_is_one_message(recipe: Path, tmp_path: Path) -> None:
+    prelude = (
+        "import sparring.engine\n"
+        "def full(*_): raise RuntimeError('I/O error: No space left on device (os error 28)')\n"
+        "sparring.engine.run_recipe = full"
+    )
+    message = refused("run", str(recipe), "--out", str(tmp_path / "run"), code=1, prelude=prelude)
+    assert "no space left on the disk" in message
+
+
+def test_interrupted_run_says_how_to_go_on_and_does(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "sparring", "run", str(recipe), "--out", str(out)]
+    child = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("seed-0/**/trajectories.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 130, errors
+    assert f"goes on where it stopped: sparring run {recipe} --out {out}" in errors
+    assert "Traceback" not in errors
+
+    done = sparring("run", str(recipe), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "mean reward" in done.stdout
+    assert "Co-Evolving Agents" in done.stdout
+    assert f"Report: {out / 'report.html'}" in done.stdout
+    assert (out / "report.html").is_file()
+
+    message = refused("run", str(recipe), "--out", str(out), "--dpo.lr", "0.5")
+    assert "made by another config" in message
+    checkpoint = next(out.glob("seed-0/eto/round-1/train-target/checkpoint"))
+    done = sparring("eval", str(checkpoint), "--eval.num_tasks", "2", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert f"Settings: {out}" in done.stdout
+
+
+def test_rollout_writes_what_report_and_python_can_read(recipe: Path, tmp_path: Path) -> None:
+    from sparring.run import read_trajectories
+
+    out = tmp_path / "expert.jsonl"
+    done = sparring("rollout", "--recipe", str(recipe), "--policy", "expert", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"6 trajectories, mean reward 1.000: {out}\n"
+    assert [trajectory.reward for trajectory in read_trajectories(out)] == [1.0] * 6

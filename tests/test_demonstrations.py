@@ -1,0 +1,118 @@
+"""Demonstrations are read strictly: what is wrong is named by file, line and field, and nothing is made up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring.demonstrations import read_demonstrations
+from sparring.errors import DataError
+from sparring.types import StopReason, Task
+
+TASKS = [Task(id=f"walk/{i}", kind="walk") for i in range(3)]
+GOOD: dict[str, Any] = {
+    "task_id": "walk/1",
+    "reward": 0.75,
+    "turns": [
+        {"observation": "A door.", "thought": "It is shut.", "action": "open door", "reward": 0.5},
+        {"observation": "It is open.", "thought": "Now I can go.", "action": "go"},
+    ],
+    "final_observation": "A garden.",
+}
+
+
+def write(path: Path, *records: Any) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return {key: value for key, value in {**GOOD, **changes}.items() if value is not ...}
+
+
+def with_turn(**changes: Any) -> dict[str, Any]:
+    turn = {key: value for key, value in {**GOOD["turns"][1], **changes}.items() if value is not ...}
+    return changed(turns=[GOOD["turns"][0], turn])
+
+
+def test_react_demonstrations_become_trajectories(tmp_path: Path) -> None:
+    (trajectory,) = read_demonstrations(write(tmp_path / "d.jsonl", GOOD), TASKS, "react")
+    assert trajectory.id == "expert/walk/1"
+    assert trajectory.task is TASKS[1]
+    assert (trajectory.agent, trajectory.stop, trajectory.reward) == ("expert", StopReason.DONE, 0.75)
+    assert trajectory.final_observation == "A garden."
+    assert [turn.text for turn in trajectory.turns] == [
+        "Thought: It is shut.\nAction: open door",
+        "Thought: Now I can go.\nAction: go",
+    ]
+    assert [turn.action for turn in trajectory.turns] == ["open door", "go"]
+    assert [turn.reward for turn in trajectory.turns] == [0.5, 0.75]
+    assert all(not turn.token_ids for turn in trajectory.turns)
+
+
+def test_action_only_leaves_thoughts_out(tmp_path: Path) -> None:
+    (trajectory,) = read_demonstrations(write(tmp_path / "d.jsonl", GOOD), TASKS, "action")
+    assert [turn.text for turn in trajectory.turns] == ["open door", "go"]
+
+
+def test_action_only_needs_no_thoughts_and_no_rewards_by_turn(tmp_path: Path) -> None:
+    record = {"task_id": "walk/0", "reward": 1, "turns": [{"observation": "a", "action": " go "}] * 2}
+    (trajectory,) = read_demonstrations(write(tmp_path / "d.jsonl", record), TASKS, "action")
+    assert [turn.reward for turn in trajectory.turns] == [0.0, 1.0]
+    assert trajectory.turns[0].action == "go"
+    assert trajectory.final_observation == ""
+
+
+def test_order_is_that_of_the_tasks_and_known_tasks_may_be_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", changed(task_id="walk/2"), GOOD, changed(task_id="walk/0"))
+    chosen = read_demonstrations(path, TASKS[:2], "react", known=TASKS)
+    assert [trajectory.task.id for trajectory in chosen] == ["walk/0", "walk/1"]
+    with pytest.raises(DataError, match="no training task is called 'walk/2'"):
+        read_demonstrations(path, TASKS[:2], "react")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ([1], ":2: expected an object, found list"),
+        (changed(task_id="walk/9"), r":2: task_id: no training task is called 'walk/9'\. Did you mean 'walk/2'"),
+        (changed(task_id=3), ":2: task_id: expected text, found 3"),
+        (changed(task_id="walk/0"), ":2: task_id: a second demonstration of 'walk/0'; the first is in line 1"),
+        (changed(turns=...), ":2: no field 'turns'"),
+        (changed(score=1), ":2: unknown field 'score'"),
+        (changed(reward=1.5), ":2: reward: expected a number from 0 to 1, found 1.5"),
+        (changed(reward=True), ":2: reward: expected a number from 0 to 1, found True"),
+        (changed(reward=float("nan")), ":2: reward: expected a number"),
+        (changed(reward=0.2), ":2: reward: is 0.2, but the turns reach 0.5"),
+        (changed(turns=[]), ":2: turns: expected a list of at least one turn"),
+        (changed(turns=["go"]), r":2: turns\[0\]: expected an object"),
+        (with_turn(action=...), r":2: turns\[1\]: no field 'action'"),
+        (with_turn(thougt="x"), r":2: turns\[1\]: unknown field 'thougt'\. Did you mean 'thought'\?"),
+        (with_turn(action="go\nstop"), r":2: turns\[1\]\.action: must be one line"),
+        (with_turn(action="  "), r":2: turns\[1\]\.action: must be one line"),
+        (with_turn(action=5), r":2: turns\[1\]\.action: expected text, found 5"),
+        (with_turn(observation=None), r":2: turns\[1\]\.observation: expected text, found None"),
+        (with_turn(thought=...), r":2: turns\[1\]\.thought: missing.*none are invented.*chat\.format"),
+        (with_turn(thought="  "), r":2: turns\[1\]\.thought: missing"),
+        (with_turn(thought="a\nAction: b"), r":2: turns\[1\]: would be read back as 'b'"),
+        (with_turn(reward=-0.1), r":2: turns\[1\]\.reward: expected a number from 0 to 1"),
+        (changed(final_observation=7), ":2: final_observation: expected text"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, record: Any, message: str) -> None:
+    path = write(tmp_path / "d.jsonl", changed(task_id="walk/0"), record)
+    with pytest.raises(DataError, match=r"d\.jsonl" + message):
+        read_demonstrations(path, TASKS, "react")
+
+
+def test_missing_empty_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.jsonl: No such file"):
+        read_demonstrations(tmp_path / "none.jsonl", TASKS, "action")
+    with pytest.raises(DataError, match=r"d\.jsonl: holds no demonstration"):
+        read_demonstrations(write(tmp_path / "d.jsonl"), TASKS, "action")
+    (tmp_path / "d.jsonl").write_text('{"task_id": \n')
+    with pytest.raises(DataError, match=r"d\.jsonl:1: not JSON"):
+        read_demonstrations(tmp_path / "d.jsonl", TASKS, "action")

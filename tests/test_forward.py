@@ -1,0 +1,157 @@
+"""Log-probabilities at action tokens equal those of the model's own forward, for many kinds of model."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from sparring.batches import cut
+from sparring.forward import CPU_PASS_TOKENS, Forward, autocast_dtype
+from tests.training_toys import VOCABULARY, lone_groups, node, plain_logprobs, qwen
+
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "initializer_range": 0.2,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+NODES = [node(seed, turns) for seed, turns in enumerate((3, 1, 6, 3, 2))]
+
+
+def make(name: str, **changes: Any) -> torch.nn.Module:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**(SMALL | changes))
+    return getattr(transformers, f"{name}ForCausalLM")(config).eval()
+
+
+def gap(forward: Forward, model: torch.nn.Module) -> float:
+    with torch.no_grad():
+        return max(
+            (ours - plain_logprobs(model, n)).abs().max().item() for ours, n in zip(forward(NODES), NODES, strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("Qwen3", {"tie_word_embeddings": True}),
+        ("Qwen3", {"tie_word_embeddings": False}),
+        ("Qwen2", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
+        ("Llama", {}),
+        ("Phi", {"num_key_value_heads": 2}),
+        ("GPTNeoX", {}),
+    ],
+)
+@pytest.mark.parametrize("max_tokens", [1, 60, 5000])
+def test_fast_path_equals_the_models_own_forward(name, changes, max_tokens):
+    model = make(name, **changes)
+    forward = Forward(model, max_tokens=max_tokens, head_chunk=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        forward.check(NODES[0])
+    assert forward.is_fast
+    assert gap(forward, model) < 1e-4
+
+
+def test_bias_of_the_head_counts():
+    model = make("Phi", num_key_value_heads=2)
+    with torch.no_grad():
+        model.lm_head.bias.normal_(std=2.0)
+    forward = Forward(model, max_tokens=100)
+    forward.check(NODES[0])
+    assert forward.is_fast and gap(forward, model) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("Gemma2", {"final_logit_softcapping": 2.0}),
+        ("Granite", {"logits_scaling": 4.0}),
+        ("Cohere", {"logit_scale": 2.0}),
+    ],
+)
+def test_models_that_do_more_than_a_linear_head_fall_back_to_full_logits(name, changes):
+    model = make(name, **changes)
+    forward = Forward(model, max_tokens=200)
+    assert gap(forward, model) > 1e-3
+    with pytest.warns(UserWarning, match="full logits"):
+        forward.check(NODES[0])
+    assert not forward.is_fast
+    assert gap(forward, model) < 1e-4
+
+
+def test_a_model_without_the_usual_parts_falls_back_too():
+    class Wrapped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = qwen()
+
+        def forward(self, **inputs: Any) -> Any:
+            return self.inner(**inputs)
+
+    model = Wrapped()
+    forward = Forward(model, max_tokens=200)
+    with pytest.warns(UserWarning, match="AttributeError"):
+        forward.check(NODES[0])
+    assert gap(forward, model) < 1e-4
+
+
+def test_results_keep_the_order_of_the_nodes_and_do_not_depend_on_company():
+    model = qwen(dtype=torch.float64)
+    together = Forward(model, max_tokens=5000)(NODES)
+    alone = [Forward(model, max_tokens=5000)([n])[0] for n in NODES]
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_cutting_a_node_keeps_the_log_probabilities_before_the_cut():
+    model = qwen(dtype=torch.float64)
+    whole, short = NODES[2], cut(NODES[2], 4)
+    (a,), (b,) = Forward(model, max_tokens=500)([whole]), Forward(model, max_tokens=500)([short])
+    torch.testing.assert_close(a[: len(b)], b, rtol=0, atol=1e-12)
+
+
+def test_gradients_equal_those_of_the_plain_forward():
+    model = qwen(dtype=torch.float64, tie_word_embeddings=False)
+    parameters = list(model.parameters())
+    ours = torch.autograd.grad(torch.cat(Forward(model, max_tokens=90)(NODES)).sum(), parameters)
+    plain = torch.autograd.grad(torch.cat([plain_logprobs(model, n) for n in NODES]).sum(), parameters)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_padding_to_company_leaves_no_gradient_behind():
+    """The embedding of token 0, which fills up the shorter rows, gets the gradient of its real occurrences alone."""
+    model = qwen(dtype=torch.float64, tie_word_embeddings=False)
+    nodes = [g.nodes[0] for g in lone_groups(6)]
+    embedding = model.get_input_embeddings().weight
+    (ours,) = torch.autograd.grad(torch.cat(Forward(model, max_tokens=5000)(nodes)).sum(), embedding)
+    (plain,) = torch.autograd.grad(torch.cat([plain_logprobs(model, n) for n in nodes]).sum(), embedding)
+    torch.testing.assert_close(ours[0], plain[0], rtol=0, atol=1e-10)
+
+
+def test_passes_on_a_cpu_are_small():
+    assert Forward(qwen(), max_tokens=10**6).max_tokens == CPU_PASS_TOKENS
+
+
+def test_autocast_is_off_when_told_and_bfloat16_only_where_native():
+    cpu = torch.device("cpu")
+    assert autocast_dtype(cpu, "off") is None
+    assert autocast_dtype(cpu, "auto") in (None, torch.bfloat16)
+    assert autocast_dtype(torch.device("meta"), "auto") is None
+    model = qwen()
+    rounded = Forward(model, max_tokens=500, autocast=torch.bfloat16)(NODES)
+    exact = Forward(model, max_tokens=500)(NODES)
+    assert all(r.dtype == torch.float32 and not torch.equal(r, e) for r, e in zip(rounded, exact, strict=True))
+    assert max((r - e).abs().max().item() for r, e in zip(rounded, exact, strict=True)) < 0.2

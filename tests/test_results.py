@@ -1,0 +1,134 @@
+"""docs/results.md and the compact JSON behind it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sparring.errors import DataError
+from sparring.report.markdown import table, unfold
+from sparring.report.view import read_results
+from sparring.results import export, hash_config, main, read_compact, render, to_text
+from tests.report.run_folder import RunFolder
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    arms = ("sft", "eto", "coevolving_agents", "coevolving_frozen")
+    return RunFolder(tmp_path_factory.mktemp("run"), arms=arms, seeds=(0, 1), name="study").write()
+
+
+@pytest.fixture(scope="module")
+def compact(run_dir, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("docs") / "results" / "study.json"
+    assert main(["export", str(run_dir), str(path)]) == 0
+    return path
+
+
+def test_committed_page_is_what_the_committed_numbers_make():
+    files = sorted((DOCS / "results").glob("*.json"))
+    if not files:
+        pytest.skip("docs/results holds no JSON yet: no study has been exported")
+    assert (DOCS / "results.md").read_text("utf-8") == render(files), "run: python -m sparring.results render"
+
+
+def test_nothing_is_lost_that_the_tables_need(run_dir, compact):
+    whole, unfolded = read_results(run_dir), unfold(read_compact(compact))
+    for name, arm in whole.arms.items():
+        again = unfolded.arms[name]
+        assert (again.method, again.label, again.partner) == (arm.method, arm.label, arm.partner)
+        for agent in arm.agents:
+            for number in arm.rounds(agent):
+                for seed, rewards in arm.rewards(agent, number).items():
+                    assert again.rewards(agent, number)[seed] == pytest.approx(rewards)
+
+
+def test_page_from_the_compact_file_has_the_run_s_numbers(run_dir, compact):
+    page = render([compact])
+    record = json.loads((run_dir / "results.json").read_text())
+    rewards = [
+        reward
+        for seed in record["arms"]["coevolving_agents"]["seeds"].values()
+        for evaluation in seed["evaluations"]
+        if (evaluation["agent"], evaluation["round"]) == ("target", 2)
+        for reward in evaluation["rewards"].values()
+    ]
+    assert f"{sum(rewards) / len(rewards):.3f}" in page
+    for words in ("## study", "seeds 0, 1", "config `", "revision `0123abc`", "Figure 2", "Figure 3", "CPU-seconds"):
+        assert words in page, words
+    assert "of which training the failure agent" in page
+    assert "nan" not in page
+
+
+def test_failure_agent_s_training_is_counted_apart_and_within_the_total(compact):
+    """Two rounds of 55 s and a start of 61 s, at 1.7 CPU-seconds a second."""
+    record = read_compact(compact)
+    cpu = record["arms"]["coevolving_agents"]["seeds"]["0"]["cpu_s"]
+    assert cpu["train-partner"] == pytest.approx(2 * 1.7 * 55)
+    assert cpu["sft-partner"] == pytest.approx(1.7 * 61, abs=0.1)
+    row = next(line for line in render([compact]).splitlines() if line.startswith("| Co-Evolving Agents"))
+    total, partner = (cell.strip() for cell in row.split("|")[-3:-1])
+    assert total == f"{sum(cpu.values()):,.0f}"
+    assert partner == f"{1.7 * (2 * 55 + 61):,.0f}"
+
+
+def test_words_of_a_person_stand_above_the_tables(compact):
+    compact.with_suffix(".md").write_text("It went *well*.\n")
+    page = render([compact])
+    compact.with_suffix(".md").unlink()
+    assert page.index("## study") < page.index("It went *well*.") < page.index("| method")
+
+
+def test_same_run_same_file_and_rewards_on_one_line(run_dir, compact):
+    assert to_text(export(run_dir)) == compact.read_text()
+    lines = [line for line in compact.read_text().splitlines() if '"rewards"' in line]
+    assert len(lines) == sum(
+        len(seed["evaluations"]) for arm in read_compact(compact)["arms"].values() for seed in arm["seeds"].values()
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{}, [], {"a": []}, {"a": {"b": [1, 2.5, None]}}, {"a": [{"agent": "x", "c": {"d": 1}}], "é": "\u2028"}],
+)
+def test_layout_is_json(value):
+    assert json.loads(to_text(value)) == value
+
+
+def test_config_hash_knows_values_and_not_the_order_of_keys():
+    assert hash_config({"a": 1, "b": {"c": 2, "d": 3}}) == hash_config({"b": {"d": 3, "c": 2}, "a": 1})
+    assert hash_config({"a": 1}) != hash_config({"a": 2})
+
+
+def test_broken_episodes_stay_missing_and_do_not_become_zero(run_dir, compact):
+    record = read_compact(compact)
+    evaluations = [e for arm in record["arms"].values() for s in arm["seeds"].values() for e in s["evaluations"]]
+    assert any(None in e["rewards"] for e in evaluations)
+    assert all(e["rewards"].count(None) == e["faults"] for e in evaluations)
+
+
+def test_run_without_timings_has_no_cost_columns(tmp_path):
+    run_dir = RunFolder(tmp_path / "run").write()
+    (run_dir / "timings.jsonl").unlink()
+    path = tmp_path / "x.json"
+    path.write_text(to_text(export(run_dir)))
+    assert "| CPU-seconds" not in render([path])
+
+
+def test_bad_input_is_named(tmp_path, capsys):
+    other = tmp_path / "other.json"
+    other.write_text('{"name": "x"}')
+    with pytest.raises(DataError, match=r"other\.json"):
+        render([other])
+    assert main(["render", str(other), "--out", str(tmp_path / "x.md")]) == 2
+    assert main(["export", str(tmp_path), str(tmp_path / "x.json")]) == 2
+    assert "not a run folder" in capsys.readouterr().err
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_table_is_aligned_and_escapes_bars():
+    assert table(["a", "b"], [["x|y", "1"]]).splitlines() == ["| a    |   b |", "| ---- | --: |", "| x\\|y |   1 |"]

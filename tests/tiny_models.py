@@ -1,0 +1,117 @@
+"""Small tokenizers and random models for tests, made on the spot; and the chat templates that are out there.
+
+The templates are written in the manner of well-known families, not copied: what matters is what they do to the text.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+CORPUS = [
+    "You stand at a machine. Actions: press COLOUR, look. Press the colours in the order you are told.",
+    "Press in this order: red green blue white.\n\nYou see buttons: red green blue white.",
+    "The red button clicks.\nThe machine jams.\nNothing happens.\n1 of 4 done.",
+    "Thought: I press the next colour.\nAction: press green\n",
+    "Answer with one thought and one action, in this form:\nThought: why you act so\nAction: the action",
+    "<think>\nI should look first.\n</think>\n\npress blue user assistant system [INST] [/INST]",
+]
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA2 = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate user/assistant/…') }}{% endif %}"
+    "{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content | trim + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+LLAMA3 = (
+    "{{ bos_token }}{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "<|start_header_id|>system<|end_header_id|>\n\nToday: {{ date_string }} {{ strftime_now('%d %b %Y') }}<|eot_id|>"
+    "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>"
+    "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+QWEN3 = (
+    "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}"
+    "{% endif %}{% endfor %}"
+    "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>user\n{{ m.content }}<|im_end|>\n"
+    "{% else %}{% set content = m.content %}{% set reason = '' %}{% if '</think>' in content %}"
+    "{% set reason = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}"
+    "{% set content = content.split('</think>')[-1].lstrip('\\n') %}{% endif %}<|im_start|>assistant\n"
+    "{% if loop.index0 > ns.last %}<think>\n{{ reason }}\n</think>\n\n{% endif %}{{ content }}<|im_end|>\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+PLAIN = (
+    "{% for m in messages %}{{ 'Q: ' if m.role == 'user' else 'A: ' }}{{ m.content.strip() }}\n{% endfor %}"
+    "{% if add_generation_prompt %}A:{% endif %}"
+)
+TEMPLATES = {"chatml": CHATML, "llama2": LLAMA2, "llama3": LLAMA3, "qwen3": QWEN3, "plain": PLAIN}
+"""`llama2` refuses consecutive user turns, and it, `llama3` and `plain` strip content."""
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SPECIAL_OF = {
+    "llama2": ("<s>", "</s>", "<unk>"),
+    "llama3": ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+}
+
+
+@cache
+def tiny_tokenizer(name: str = "chatml") -> PreTrainedTokenizerFast:
+    """Train a BPE tokenizer on a few lines: byte-level, or in Llama-2's manner (a ▁ before each piece)."""
+    special = SPECIAL_OF.get(name, SPECIAL)
+    if name == "llama2":
+        backend = Tokenizer(models.BPE(unk_token="<unk>"))
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=list(special), show_progress=False)
+    else:
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=list(special),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+    backend.train_from_iterator(CORPUS * 3, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>" if name == "llama2" else special[1])
+    if name in ("chatml", "qwen3"):
+        tokenizer.eos_token = "<|im_end|>"
+    elif name == "plain":
+        tokenizer.eos_token = "<|endoftext|>"
+    if name in SPECIAL_OF:
+        tokenizer.bos_token = special[0]
+    if name == "qwen3":
+        tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = TEMPLATES[name]
+    return tokenizer
+
+
+def tiny_model(kind: str = "qwen3", *, num_tokens: int = 400, seed: int = 0, scale: float = 4.0) -> torch.nn.Module:
+    """Make a random model whose logits are spread out by `scale`, so that argmax is no matter of rounding."""
+    shape = {
+        "vocab_size": num_tokens,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+    }
+    torch.manual_seed(seed)
+    if kind == "qwen3":
+        model = Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=16, tie_word_embeddings=True))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**shape))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(scale)
+    return model.eval()
