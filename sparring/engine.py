@@ -11,7 +11,7 @@ from sparring.convert import to_dict
 from sparring.envs.base import Benchmark, load_benchmark, select_tasks
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, DataError
-from sparring.journal import read_json, write_json_atomic
+from sparring.journal import Journal, read_json, write_json_atomic
 from sparring.methods.coevolving_agents import coevolving_agents
 from sparring.methods.eto import eto
 from sparring.methods.rft import rft
@@ -32,6 +32,9 @@ METHODS: Mapping[str, Callable[[Session], Agent]] = {
 }
 """The algorithms by the name that recipes give them."""
 
+NUM_SHOWN = 16
+"""Held-out tasks whose expert the report shows beside the agents; nothing is trained on them."""
+
 
 def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bool = True) -> dict[str, Any]:
     """Run every arm of a recipe with every seed, resuming whatever is finished, and return the results.
@@ -39,14 +42,19 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
     Raises:
         SparringError: whatever the user can mend; nothing that was finished is lost.
     """
+    from sparring.policies.local import resolve_model
+
     config = _shared_config(recipe)
-    with Run.open(out, recipe.to_dict(), versions()) as run:
-        benchmark = load_benchmark(config.env.id, config.env.options)
-        with make_pool(config) as pool:
+    for arm in recipe.arms.values():
+        resolve_model(arm.config.model.path)  # before anything is written that another config would then refuse
+    benchmark = load_benchmark(config.env.id, config.env.options)
+    with Run.open(out, recipe.to_dict(), versions()) as run, make_pool(config) as pool:
+        jobs = [(seed, name, arm) for seed in recipe.seeds for name, arm in recipe.arms.items()]
+        with progress.phase(f"{recipe.name} → {out}", total=len(jobs)) as bar:
             world = build_world(run, config, benchmark, pool, progress)
-            for seed in recipe.seeds:
-                for name, arm in recipe.arms.items():
-                    METHODS[arm.method](Session(run, world, arm.config, arm=name, seed=seed, progress=progress))
+            for seed, name, arm in jobs:
+                METHODS[arm.method](Session(run, world, arm.config, arm=name, seed=seed, progress=progress))
+                bar.advance()
         results = collect_results(recipe, out, [task.id for task in world.eval_tasks])
         write_json_atomic(out / "results.json", results)
     if with_report:
@@ -82,42 +90,38 @@ def build_world(run: Run, config: Config, benchmark: Benchmark, pool: EnvPool, p
     shared = {task.id for task in train_tasks} & {task.id for task in eval_tasks}
     if shared:
         raise ConfigError(f"eval.split: {len(shared)} held-out tasks are training tasks too, {min(shared)!r} for one.")
-    experts = _experts(run, config, benchmark, train_tasks, "experts", progress)
+    shown_how = select_tasks(train_tasks, num=config.expert.num_tasks)
+    experts = _experts(run, config, benchmark, shown_how, "experts", progress)
     if not experts:
         raise DataError(
             f"{env.id}: no expert trajectories for the {len(train_tasks)} training tasks. Name a file of "
             "demonstrations with expert.path (schema: docs/your-environment.md)."
         )
     if config.expert.path is None:
-        _experts(run, config, benchmark, eval_tasks, "eval-experts", progress)
+        _experts(run, config, benchmark, select_tasks(eval_tasks, num=NUM_SHOWN), "eval-experts", progress)
     return World(benchmark=benchmark, pool=pool, train_tasks=train_tasks, eval_tasks=eval_tasks, experts=experts)
 
 
 def _experts(
     run: Run, config: Config, benchmark: Benchmark, tasks: Sequence[Task], name: str, progress: Progress
 ) -> list[Trajectory]:
-    """Return the experts' trajectories of some tasks, from the run's folder if they were gathered before.
-
-    Those of held-out tasks are for the report alone: nothing is trained on them.
-    """
+    """Return the experts' trajectories of some tasks, from the run's folder if they were gathered before."""
     path = run.folder / f"{name}.jsonl"
     phase = run.phase(f"phases/{name}")
     if not phase.is_done:
-        with progress.phase(f"{name.replace('-', ' ')}: replaying {len(tasks)} gold paths"):
+        with progress.phase(f"{name.replace('-', ' ')} of {len(tasks)} tasks"):
             if config.expert.path is not None:
                 from sparring.demonstrations import read_demonstrations
 
-                found = read_demonstrations(Path(config.expert.path), tasks, config.chat.format)
+                known = benchmark.tasks("train")
+                found = read_demonstrations(Path(config.expert.path), tasks, config.chat.format, known=known)
             else:
-                chosen = select_tasks(tasks, num=config.expert.num_tasks) if name == "experts" else tasks
-                found = benchmark.experts(chosen)
+                found = benchmark.experts(tasks)
         if config.chat.format == "react" and config.expert.path is None and found:
             raise ConfigError(
                 "chat.format: the world's own experts have no thoughts, and none are invented. Use "
                 'chat.format = "action", or name demonstrations with thoughts in expert.path.'
             )
-        from sparring.journal import Journal
-
         Journal(path).replace(trajectory_to_json(trajectory) for trajectory in found)
         phase.finish({"num": len(found), "tasks": len(tasks)})
     return read_trajectories(path)

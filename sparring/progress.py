@@ -126,10 +126,7 @@ class LineProgress:
             return
         line = f"{'  ' * (self._depth - 1)}{bar.name}: {_number(bar.done)}"
         if bar.total:
-            line += f"/{_number(bar.total)}"
-            if 0 < bar.done <= bar.total:
-                rest_s = (now - bar.start_s) * (bar.total - bar.done) / bar.done
-                line += f", about {format_duration(rest_s)} left"
+            line += f"/{_number(bar.total)}{_time_left(bar.done, bar.total, now - bar.start_s)}"
         self.note(line + (f", {bar.note}" if bar.note else ""))
 
 
@@ -158,6 +155,16 @@ class RichProgress:
     def __init__(self, console: Console) -> None:
         """Show on `console`, a terminal."""
         import rich.progress as rp
+        from rich.text import Text
+
+        class Figures(rp.ProgressColumn):
+            """How much is done, and how long it has taken and will take."""
+
+            def render(self, task: rp.Task) -> Text:
+                elapsed_s = task.elapsed or 0.0
+                left = _time_left(task.completed, task.total, elapsed_s)
+                size = f"{_number(task.completed)}/{_number(task.total)}  " if task.total else ""
+                return Text(f"{size}{format_duration(elapsed_s)}{left}")
 
         self._console = console
         self._depth = 0
@@ -165,10 +172,7 @@ class RichProgress:
             rp.SpinnerColumn(),
             rp.TextColumn("{task.description}", markup=False),
             rp.BarColumn(bar_width=24),
-            rp.MofNCompleteColumn(),
-            rp.TimeElapsedColumn(),
-            rp.TextColumn("left"),
-            rp.TimeRemainingColumn(),
+            Figures(),
             rp.TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=console,
             transient=True,
@@ -239,6 +243,13 @@ def format_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _time_left(done: float, total: float | None, elapsed_s: float) -> str:
+    """Say how long the rest takes at the mean speed so far; nothing while there is no telling."""
+    if not total or not 0 < done < total:
+        return ""
+    return f", about {format_duration(elapsed_s * (total - done) / done)} left"
 
 
 def _number(value: float) -> str:

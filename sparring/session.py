@@ -86,6 +86,7 @@ class Session:
         self.arm = arm
         self.seed = seed
         self.progress = progress
+        self._buffers: dict[str, list[list[Trajectory]]] = {}
 
     # ── What methods call ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -122,6 +123,8 @@ class Session:
     ) -> list[Trajectory]:
         """Let the agent play the training tasks, sampled; broken episodes are included and marked.
 
+        With `loop.buffer_rounds` above 1 the trajectories of the last rounds are returned with this one's.
+
         Args:
             round_number: from 1; it enters the seeds, so that each round samples anew.
             num_per_task: episodes a task; the config's `rollout.num_per_task` where not given.
@@ -139,7 +142,9 @@ class Session:
             for task in self.world.train_tasks
             for attempt in range(num_per_task or config.num_per_task)
         ]
-        return self._play(agent, phase, specs, temperature=config.temperature)
+        buffer = self._buffers.setdefault(f"{agent.name} {is_refreshed}", [])
+        buffer.append(self._play(agent, phase, specs, temperature=config.temperature))
+        return [trajectory for rollouts in buffer[-self.config.loop.buffer_rounds :] for trajectory in rollouts]
 
     def evaluate(self, agent: Agent, round_number: int) -> list[Trajectory]:
         """Let the agent play the held-out tasks, greedily, one episode each."""

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from sparring.chat import ActionFormat, Chat, ChatConfig, ContextOverflow
@@ -94,7 +96,7 @@ def test_chatml_tokens_are_exactly_these():
     ]
     ids = [tokenizer.encode(part, add_special_tokens=False) for part in parts]
     encoded = chat.encode(played)
-    assert encoded.ids == tuple(sum(ids, []))
+    assert encoded.ids == tuple(itertools.chain(*ids))
     ends = [sum(map(len, ids[: i + 1])) for i in range(4)]
     assert encoded.spans == ((ends[0], ends[1]), (ends[2], ends[3]))
 
@@ -109,9 +111,11 @@ def test_tokens_are_those_of_the_templates_own_rendering(name):
     if name == "llama3":
         text = text.replace(text.split("2025 ")[1].split("<|eot_id|>")[0], "01 January 2025", 1)
     ours = tokenizer.decode(chat.encode(THREE_TURNS).ids)
-    assert text.rstrip("\n") == ours if name != "llama2" else text.split() == ours.split()
-    if name != "llama2":  # its toy tokenizer has no words: tokens straddle the border of prompt and action
-        assert chat.encode(THREE_TURNS).ids == tuple(tokenizer.encode(text.rstrip("\n"), add_special_tokens=False))
+    if name == "llama2":  # decoding drops a space after each special token
+        assert ours.replace(" ", "") == text.replace(" ", "")
+    else:
+        assert ours == text.rstrip("\n")
+    assert chat.encode(THREE_TURNS).ids == tuple(tokenizer.encode(text.rstrip("\n"), add_special_tokens=False))
 
 
 def test_a_template_that_rewrites_history_does_not_rewrite_ours():

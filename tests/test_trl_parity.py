@@ -21,14 +21,11 @@ from tests.training_toys import action_mask, edge, qwen, task_groups
 
 trl = pytest.importorskip("trl", reason="the oracle is a development dependency")
 datasets = pytest.importorskip("datasets", reason="comes with trl")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 
 VOCABULARY = 420
 """TRL wants the tokenizer's pad token inside the vocabulary."""
 PURE_DPO = {"expert_dpo": 1.0, "expert_sft": 0.0, "failure_dpo": 1.0, "failure_sft": 0.0}
-
-
-def groups_of(num: int) -> list[Group]:
-    return task_groups(num)
 
 
 def masked_pairs(groups: Sequence[Group]) -> list[tuple[Encoded, Encoded]]:
@@ -113,7 +110,7 @@ def ours(model: torch.nn.Module, start: torch.nn.Module, groups: Sequence[Group]
     ids=["dpo", "larger-beta", "ipo", "length-normalised"],
 )
 def test_losses_and_gradients_equal_trls(tmp_path, trl_loss, config):
-    groups = groups_of(3)
+    groups = task_groups(3)
     start, moved = qwen(0, vocab_size=VOCABULARY), qwen(1, vocab_size=VOCABULARY)
     policy = qwen(0, vocab_size=VOCABULARY)
     oracle = make_oracle(policy, groups, tmp_path, **trl_loss)
@@ -132,7 +129,7 @@ def test_losses_and_gradients_equal_trls(tmp_path, trl_loss, config):
 
 def test_eq_9_on_one_expert_pair_equals_trls_sigmoid_plus_sft(tmp_path):
     """TRL's SFT term is a mean over the batch's tokens, ours over each pair's: on one pair they are the same."""
-    group = groups_of(1)[0]
+    group = task_groups(1)[0]
     groups = [Group(task_id="t", nodes=group.nodes, edges=(edge(PairKind.EXPERT_TARGET, 0, 1, 3, 4),))]
     policy, moved = qwen(0, vocab_size=VOCABULARY), qwen(1, vocab_size=VOCABULARY)
     oracle = make_oracle(policy, groups, tmp_path, loss_type=["sigmoid", "sft"], loss_weights=[0.5, 0.5], beta=0.1)
@@ -144,7 +141,7 @@ def test_eq_9_on_one_expert_pair_equals_trls_sigmoid_plus_sft(tmp_path):
 
 def test_a_course_of_training_equals_trls(tmp_path):
     """Four AdamW steps over all pairs, clipped, at a constant rate."""
-    groups = groups_of(3)
+    groups = task_groups(3)
     oracle = make_oracle(
         qwen(0, vocab_size=VOCABULARY),
         groups,

@@ -69,7 +69,13 @@ def tiny_tokenizer(name: str = "chatml") -> PreTrainedTokenizerFast:
         backend = Tokenizer(models.BPE(unk_token="<unk>"))
         backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=list(special), show_progress=False)
+        backend.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+        trainer = trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=list(special),
+            initial_alphabet=[chr(code) for code in range(33, 127)] + ["\n", "▁"],
+            show_progress=False,
+        )
     else:
         backend = Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

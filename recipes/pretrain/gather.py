@@ -85,10 +85,10 @@ class Walker:
         else:
             found = self.server.getPossibleObjects()
         rooms = set(self.doors) | NOT_FOR_WALKERS
-        return sorted({n for n in map(str, found) if n not in rooms and not n.startswith("door to") and "door" not in n})
+        return sorted({name for name in map(str, found) if name not in rooms and "door" not in name})
 
     def go(self, room: str) -> None:
-        """Walk to a room through the doors known so far; sometimes open them first, sometimes look around on arrival."""
+        """Walk to a room through the doors known so far; sometimes open them first, sometimes look around between."""
         opens, looks = self.rng.random() < 0.4, self.rng.random() < 0.3
         for step in self._path(room):
             if opens:

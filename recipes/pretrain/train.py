@@ -1,7 +1,7 @@
 """Pretrain the bundled model on the walks: plain language modelling on every token, Qwen3 architecture.
 
-In: a folder of walks (`gather.py`). Out: an ordinary Hugging Face folder with the model, its tokenizer, a manifest of the
-task ids that the corpus contains, and the training's figures.
+In: a folder of walks (`gather.py`). Out: an ordinary Hugging Face folder with the model, its tokenizer, and a manifest
+of the task ids that the corpus contains and of the training's figures.
 
     python recipes/pretrain/train.py --walks runs/pretrain/walks --out sparring/models/base --threads 3
 

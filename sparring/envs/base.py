@@ -107,11 +107,11 @@ def load_benchmark(env_id: str, options: Mapping[str, Any] | None = None) -> Ben
     module_name, _, class_name = target.partition(":")
     if not class_name:
         known = ", ".join(sorted(BENCHMARKS))
-        raise ConfigError(f"env.id: unknown world {env_id!r}. Known: {known}; or name your own as package.module:Class.")
+        raise ConfigError(f"env.id: unknown world {env_id!r}. Known: {known}; or your own as package.module:Class.")
     try:
         benchmark_class = getattr(importlib.import_module(module_name), class_name)
     except ImportError as error:
-        raise ConfigError(f"env.id: can't import {module_name!r} ({error}). Is it installed, or on PYTHONPATH?") from None
+        raise ConfigError(f"env.id: can't import {module_name!r} ({error}). Is it on PYTHONPATH?") from None
     except AttributeError:
         raise ConfigError(f"env.id: module {module_name!r} has no class {class_name!r}.") from None
     try:

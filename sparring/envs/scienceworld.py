@@ -82,8 +82,8 @@ TURN_LIMITS: Mapping[str, int] = {
     "measure-melting-point-known-substance": 120,
     "measure-melting-point-unknown-substance": 140,
     "melt": 80,
-    "mendelian-genetics-known-plant": 0,
-    "mendelian-genetics-unknown-plant": 0,
+    "mendelian-genetics-known-plant": 246,
+    "mendelian-genetics-unknown-plant": 262,
     "power-component": 20,
     "power-component-renewable-vs-nonrenewable-energy": 30,
     "test-conductivity": 30,
@@ -115,9 +115,9 @@ class ScienceWorld:
         "You are in a text world with rooms, things, living things and instruments, and have a science task to do. "
         "Do one action per turn. Actions (OBJ is a thing, LOC a place):\n"
         "look around, inventory, task, look at OBJ, look in OBJ, examine OBJ, read OBJ, open OBJ, close OBJ, "
-        "go to LOC, teleport to LOC, pick up OBJ, put down OBJ, move OBJ to OBJ, pour OBJ in OBJ, dunk OBJ in OBJ, mix OBJ, "
-        "activate OBJ, deactivate OBJ, use OBJ on OBJ, connect OBJ to OBJ, disconnect OBJ, eat OBJ, flush OBJ, wait, "
-        "wait1, focus on OBJ.\n"
+        "go to LOC, teleport to LOC, pick up OBJ, put down OBJ, move OBJ to OBJ, pour OBJ in OBJ, dunk OBJ in OBJ, "
+        "mix OBJ, activate OBJ, deactivate OBJ, use OBJ on OBJ, connect OBJ to OBJ, disconnect OBJ, eat OBJ, "
+        "flush OBJ, wait, wait1, focus on OBJ.\n"
         "Focus only on what the task asks for: a wrong focus ends it. If an action is ambiguous, answer with the "
         "number of the one you mean."
     )

@@ -77,6 +77,7 @@ def load_model(model: ModelConfig | str) -> tuple[PreTrainedModel, PreTrainedTok
         ConfigError: a device that torch does not know.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     config = model if isinstance(model, ModelConfig) else ModelConfig(path=model)
@@ -95,7 +96,7 @@ def load_model(model: ModelConfig | str) -> tuple[PreTrainedModel, PreTrainedTok
                 output_loading_info=True,
             ),
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first_line = str(error).strip().partition("\n")[0]
         raise ModelError(f"model.path: can't load {config.path!r}: {first_line}") from error
     if report["missing_keys"]:

@@ -69,11 +69,11 @@ def rounds_panel(
     others: Sequence[RoundLine],
     baseline: float | None,
     y_domain: tuple[float, float],
-    last_round: int,
+    span: tuple[int, int],
 ) -> Markup:
-    """Draw an arm's agents over rounds, with bands, on top of the other arms' targets in grey."""
-    panel = Panel.within(PANEL_WIDTH, PANEL_HEIGHT, (0, max(1, last_round)), y_domain, right=52, top=12)
-    parts = [panel.y_axis(5), panel.x_axis(_round_ticks(last_round))]
+    """Draw an arm's agents over rounds, with bands, on top of the other arms' targets in grey; `span`: rounds shown."""
+    panel = Panel.within(PANEL_WIDTH, PANEL_HEIGHT, (span[0], max(span[0] + 1, span[1])), y_domain, right=52, top=12)
+    parts = [panel.y_axis(5), panel.x_axis(_round_ticks(*span))]
     if baseline is not None:
         y = panel.y(baseline)
         parts.append(svg.line(panel.x.start, y, panel.x.end, y, "baseline"))
@@ -97,13 +97,13 @@ def rounds_panel(
     places = svg.spread([y for y, _, _ in ends], 13, panel.y.end, panel.y.start)
     for place, (_, content, class_) in zip(places, ends, strict=True):
         parts.append(svg.text(panel.x.end + 8, place + 4, content, f"value {class_}"))
-    return svg.drawing(PANEL_WIDTH, PANEL_HEIGHT, *parts, label=f"{label}: held-out reward by round")
+    return svg.drawing(PANEL_WIDTH, PANEL_HEIGHT, *parts, label=f"{label}: reward by round")
 
 
 def overview_panel(lines: Sequence[RoundLine], featured: str, y_domain: tuple[float, float], last_round: int) -> Markup:
     """Draw all arms' targets in one panel, each named at its end; the featured one in colour."""
     panel = Panel.within(PANEL_WIDTH, PANEL_HEIGHT, (0, max(1, last_round)), y_domain, right=112, top=12)
-    parts = [panel.y_axis(5), panel.x_axis(_round_ticks(last_round))]
+    parts = [panel.y_axis(5), panel.x_axis(_round_ticks(0, last_round))]
     ends = []
     for one in sorted(lines, key=lambda one: one.name == featured):
         class_ = "target" if one.name == featured else "muted"
@@ -121,9 +121,8 @@ def overview_panel(lines: Sequence[RoundLine], featured: str, y_domain: tuple[fl
     return svg.drawing(PANEL_WIDTH, PANEL_HEIGHT, *parts, label="all methods: held-out reward by round")
 
 
-def _round_ticks(last_round: int) -> list[tuple[float, str]]:
-    names = ["start", *(f"round {i}" if last_round <= 4 else str(i) for i in range(1, last_round + 1))]
-    return [(float(i), name) for i, name in enumerate(names)]
+def _round_ticks(first: int, last: int) -> list[tuple[float, str]]:
+    return [(float(i), "start" if i == 0 else f"round {i}" if last <= 4 else str(i)) for i in range(first, last + 1)]
 
 
 def _marker(x: float, y: float, agent: str, tip: str) -> Markup:

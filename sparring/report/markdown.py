@@ -145,7 +145,7 @@ def _rounds(results: Results) -> str:
     last = max(number for arm in results.arms.values() for number in arm.rounds())
     rows = []
     for arm in results.arms.values():
-        for agent in arm.agents:
+        for agent in (agent for agent in arm.agents if arm.rounds(agent)):
             cells = [_shown(_mean(results, arm.rewards(agent, number))) for number in range(last + 1)]
             rows.append([arm.label, arm.agent_name(agent), *cells])
     return table(["method", "agent", "start", *(f"round {i}" for i in range(1, last + 1))], rows, text_columns=2)
@@ -165,7 +165,8 @@ def _rollouts(results: Results) -> str:
         for r in arm.records("rollouts", a, n)
     ]
     thresholds = list(dict.fromkeys(at for record in records for at in record.get("hard_share", {})))
-    head = ["method", "agent", "round", "success", "failures", "their mean reward", *(f"≥ {at}" for at in thresholds)]
+    head = ["method", "agent", "round", "mean reward", "success", "failures", "their mean reward"]
+    head += [f"≥ {at}" for at in thresholds]
     rows = []
     for arm in arms:
         for agent in arm.agents:
@@ -177,6 +178,7 @@ def _rollouts(results: Results) -> str:
                         arm.label,
                         arm.agent_name(agent),
                         str(number),
+                        reward(pick("mean")),
                         percent(pick("success")),
                         NOTHING if failures is None else f"{failures:.0f}",
                         reward(pick("failure_mean")),

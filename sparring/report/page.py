@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from sparring.analysis import AnalysisConfig
 from sparring.journal import disk_errors, read_json
-from sparring.report import about, browser, examples, learning, sections
+from sparring.report import about, browser, examples, failures, learning, sections
 from sparring.report.charts import staircase
 from sparring.report.collect import collect
 from sparring.report.folder import list_phases, read_costs
@@ -64,12 +64,12 @@ def render(run_dir: Path) -> str:
         "headline": sections.headline(source),
         "rounds": sections.rounds(source),
         "threshold": thresholds[0],
-        "landscape": sections.landscape(source),
-        "shares": sections.shares(source),
-        "behaviour": sections.behaviour(source),
+        "landscape": failures.landscape(source),
+        "shares": failures.shares(source),
+        "behaviour": failures.behaviour(source),
         "pairs": learning.pairs(results),
         "curves": learning.curves(results, phases),
-        "figure_two": sections.figure_two(source),
+        "figure_two": failures.figure_two(source),
         "examples": examples.choose(
             run_dir, results.featured, episodes.watched, threshold=thresholds[0], success_eps=results.success_eps
         ),

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from sparring.analysis import FailureComparison, compare_failures, histogram, is_hard, outcomes
 from sparring.evaluate import (
     Interval,
     SeedRewards,
     bootstrap_mean,
-    is_success,
     paired_difference,
     summarise,
     to_table,
@@ -25,7 +23,6 @@ from sparring.report.svg import domain
 from sparring.report.text import between, reward
 from sparring.report.view import ArmResults, Results
 
-NUM_BINS = 20
 MAX_KINDS = 40
 """Task types up to which the page has a table by type."""
 
@@ -170,16 +167,55 @@ def rounds(source: Source) -> dict[str, Any] | None:
     panels = []
     for arm in shown:
         others = [lines[other.name][0] for other in shown if other is not arm and lines[other.name]]
-        drawing = charts.rounds_panel(arm.label, lines[arm.name], others, baseline, limits, last)
-        panels.append({"title": arm.label, "agents": [(a, arm.agent_name(a)) for a in arm.agents], "drawing": drawing})
+        drawing = charts.rounds_panel(arm.label, lines[arm.name], others, baseline, limits, (0, last))
+        panels.append({"title": arm.label, "agents": _agents(lines[arm.name]), "drawing": drawing})
     targets = [RoundLine(name=a.label, agent="target", points=lines[a.name][0].points) for a in shown if lines[a.name]]
     return {
         "overview": charts.overview_panel(targets, results.featured.label, limits, last) if len(targets) > 1 else None,
         "panels": panels,
-        "has_partner": any(arm.partner for arm in shown),
+        "has_partner": any(one.agent == "partner" for arm in shown for one in lines[arm.name]),
         "has_sft": sft is not None,
         "num": len(shown),
+        "exploring": _exploring(source),
     }
+
+
+def _agents(lines: Sequence[RoundLine]) -> list[tuple[str, str]]:
+    return [(one.agent, one.name) for one in lines]
+
+
+def _exploring(source: Source) -> list[dict[str, Any]]:
+    """Draw the reward of both agents' rollouts on the training tasks, for the arms that have two and several rounds."""
+    lines = {arm.name: _rollout_lines(source, arm) for arm in source.results.arms.values() if arm.partner}
+    lines = {name: own for name, own in lines.items() if len(own) == 2 and len(own[0].points) > 1}
+    if not lines:
+        return []
+    points = [point for own in lines.values() for one in own for point in one.points]
+    limits = domain([v for _, i in points for v in (i.low, i.high)], within=(0.0, 1.0))
+    span = min(number for number, _ in points), max(number for number, _ in points)
+    return [
+        {
+            "title": source.results.arms[name].label,
+            "agents": _agents(own),
+            "drawing": charts.rounds_panel(source.results.arms[name].label, own, [], None, limits, span),
+        }
+        for name, own in lines.items()
+    ]
+
+
+def _rollout_lines(source: Source, arm: ArmResults) -> list[RoundLine]:
+    lines = []
+    for agent in arm.agents:
+        points = []
+        for number in arm.record_rounds("rollouts", agent):
+            by_seed: dict[str, dict[str, float]] = {}
+            for (seed, task), values in source.episodes.rewards.get((arm.name, "rollout", agent, number), {}).items():
+                by_seed.setdefault(seed, {})[task] = fmean(values)
+            points.append((number, source.interval(by_seed)))
+        points = [(number, interval) for number, interval in points if interval.num]
+        if points:
+            lines.append(RoundLine(name=arm.agent_name(agent), agent=agent, points=points))
+    return lines
 
 
 def _round_lines(source: Source, arm: ArmResults) -> list[RoundLine]:
@@ -190,186 +226,3 @@ def _round_lines(source: Source, arm: ArmResults) -> list[RoundLine]:
         if points:
             lines.append(RoundLine(name=arm.agent_name(agent), agent=agent, points=points))
     return lines
-
-
-# ── Failures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def landscape(source: Source) -> list[dict[str, Any]]:
-    """Draw the failures of each arm's training rollouts: per agent and round a histogram and hard-negative shares."""
-    sections = []
-    for arm in source.results.arms.values():
-        sets = [
-            (agent, number, source.episodes.pooled((arm.name, "rollout", agent, number)))
-            for agent in arm.agents
-            for number in arm.record_rounds("rollouts", agent)
-        ]
-        sets = [entry for entry in sets if entry[2]]
-        if not sets:
-            continue
-        eps = source.results.success_eps
-        counts = {(agent, number): histogram(r, num_bins=NUM_BINS, success_eps=eps) for agent, number, r in sets}
-        top = max(max(bins) for bins in counts.values())
-        panels = [
-            _landscape_panel(source, arm, agent, number, values, counts[agent, number], top)
-            for agent, number, values in sets
-        ]
-        sections.append(
-            {
-                "title": arm.label,
-                "rows": [_with_trend(arm, agent, [p for p in panels if p["agent"] == agent]) for agent in arm.agents],
-                "is_open": arm is source.results.featured or arm is source.results.first("eto"),
-            }
-        )
-    return sorted(sections, key=lambda section: not section["is_open"])
-
-
-def _with_trend(arm: ArmResults, agent: str, panels: list[dict[str, Any]]) -> dict[str, Any]:
-    """Add to an agent's histograms how its shares of hard negatives went on, where there are rounds to compare."""
-    shares: dict[float, list[tuple[int, float]]] = {}
-    for panel in panels:
-        for at, share in panel["hard"]:
-            if share is not None:
-                shares.setdefault(at, []).append((panel["round"], share))
-    title = f"{arm.agent_name(agent)}, hard negatives"
-    has_trend = len(panels) > 1 and any(len(points) > 1 for points in shares.values())
-    drawing = charts.trend_panel(shares, agent, label=f"{arm.label}, {title}") if has_trend else None
-    return {"agent": agent, "panels": panels, "trend": drawing, "trend_title": title}
-
-
-def _landscape_panel(
-    source: Source,
-    arm: ArmResults,
-    agent: str,
-    number: int,
-    values: Sequence[float],
-    counts: Sequence[int],
-    top: int,
-) -> dict[str, Any]:
-    eps = source.results.success_eps
-    failed = [value for value in values if not is_success(value, eps)]
-    mean = fmean(failed) if failed else None
-    name = f"{arm.agent_name(agent)}, round {number}"
-    return {
-        "agent": agent,
-        "round": number,
-        "title": name,
-        "drawing": charts.histogram_panel(
-            counts, agent, threshold=source.thresholds[0], mean=mean, top=top, label=f"{arm.label}, {name}: failures"
-        ),
-        "num_failures": len(failed),
-        "mean": mean,
-        "success": 1 - len(failed) / len(values),
-        "hard": [
-            (at, sum(is_hard(value, at, eps) for value in failed) / len(failed) if failed else None)
-            for at in source.thresholds
-        ],
-    }
-
-
-def shares(source: Source) -> list[dict[str, Any]]:
-    """Split the episodes of each agent and round into success, hard negative and other failure."""
-    rows = []
-    for arm in source.results.arms.values():
-        sets = [("rollout", agent, n) for agent in arm.agents for n in arm.record_rounds("rollouts", agent)]
-        sets += [("evaluate", agent, arm.rounds(agent)[-1]) for agent in arm.agents if arm.rounds(agent)]
-        own = []
-        for act, agent, number in sets:
-            split = outcomes(
-                source.episodes.pooled((arm.name, act, agent, number)),
-                threshold=source.thresholds[0],
-                success_eps=source.results.success_eps,
-            )
-            if split is not None:
-                where = f"training tasks, round {number}" if act == "rollout" else "held-out tasks, last round"
-                drawing = charts.outcome_bar(split, agent)
-                own.append(
-                    {"agent": agent, "name": arm.agent_name(agent), "where": where, "drawing": drawing, "split": split}
-                )
-        if own:
-            rows.append({"title": arm.label, "rows": own})
-    return rows
-
-
-def behaviour(source: Source) -> list[dict[str, Any]]:
-    """Tabulate what the rollouts look like besides their rewards: variety, length, repetition, retries and faults."""
-    rows = []
-    for arm in source.results.arms.values():
-        for agent in arm.agents:
-            for number in arm.record_rounds("rollouts", agent):
-                pick = _picker(arm, agent, number)
-                num = pick("num")
-                rows.append(
-                    {
-                        "arm": arm.label,
-                        "agent": agent,
-                        "name": arm.agent_name(agent),
-                        "round": number,
-                        "num": num,
-                        "distinct": _over(pick("distinct"), num),
-                        "turns": pick("turns"),
-                        "loops": _over(pick("loops"), num),
-                        "looping": _over(pick("looping"), num),
-                        "retries": pick("retries"),
-                        "faults": pick("faults"),
-                    }
-                )
-    return rows
-
-
-def _picker(arm: ArmResults, agent: str, number: int) -> Callable[[str], float | None]:
-    return lambda key: arm.mean_of("rollouts", agent, number, key)
-
-
-def _over(part: float | None, whole: float | None) -> float | None:
-    return part / whole if part is not None and whole else None
-
-
-# ── Figure 2 ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def figure_two(source: Source) -> list[dict[str, Any]]:
-    """Rebuild Figure 2 of the paper: ETO against each arm with a partner, on held-out and on training tasks."""
-    results = source.results
-    eto, sft = results.first("eto"), results.first("sft")
-    rows = []
-    for arm in results.arms.values():
-        if eto is None or not arm.partner:
-            continue
-        names = {eto.label: eto, arm.label: arm}
-        if sft is not None:
-            solved = _solved(_keyed(sft.final()), results.success_eps)
-            compared = compare_failures({n: _keyed(a.final()) for n, a in names.items()}, solved, results.success_eps)
-            rows.append(_figure_row("held-out tasks, last round", compared, names))
-        last = max(arm.record_rounds("rollouts", "target"), default=0)
-        episodes = source.episodes.rewards
-        start = episodes.get((arm.name, "rollout", "target", 1))
-        methods = {n: episodes.get((a.name, "rollout", "target", last), {}) for n, a in names.items()}
-        methods[f"its {arm.agent_name('partner')}"] = episodes.get((arm.name, "rollout", "partner", last), {})
-        if start and all(methods.values()):
-            compared = compare_failures(methods, _solved(start, results.success_eps), results.success_eps)
-            rows.append(_figure_row(f"training tasks, rollouts of round {last}", compared, names))
-    return rows
-
-
-def _figure_row(where: str, compared: FailureComparison, names: Mapping[str, ArmResults]) -> dict[str, Any]:
-    entries = [
-        {
-            "label": label,
-            "agent": "target" if label in names else "partner",
-            "failures": row.num_failures,
-            "rate": row.num_failures / row.num_episodes if row.num_episodes else None,
-            "mean": row.shared_mean,
-        }
-        for label, row in compared.methods.items()
-    ]
-    return {"where": where, "num_tasks": compared.num_tasks, "num_shared": compared.num_shared, "entries": entries}
-
-
-def _keyed(rewards: SeedRewards) -> dict[Any, list[float]]:
-    return {(seed, task): [value] for seed, by_task in rewards.items() for task, value in by_task.items()}
-
-
-def _solved(rewards: Mapping[Any, Sequence[float]], success_eps: float) -> set[Any]:
-    """Return the keys of which every episode succeeded."""
-    return {key for key, values in rewards.items() if all(is_success(value, success_eps) for value in values)}

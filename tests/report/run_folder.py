@@ -63,6 +63,7 @@ class RunFolder:
     num_steps: int = 6
     is_hostile: bool = False
     has_eval_experts: bool = True
+    evaluates_partner: bool = True
     name: str = "quickstart"
     _timings: list[dict[str, Any]] = field(default_factory=list)
 
@@ -94,14 +95,15 @@ class RunFolder:
             if self._claim(f"seed-{seed}/{arm}/sft-{agent}", f"seed-{seed}/shared/sft-{agent}-0123abcd"):
                 self._json(f"seed-{seed}/{arm}/sft-{agent}/done.json", {"steps": 40})
                 self._time(seed, arm, f"sft-{agent}", 61.0)
-            self._evaluate(results, arm, seed, 0, agent)
+            if agent == "target" or self.evaluates_partner:
+                self._evaluate(results, arm, seed, 0, agent)
         last = 0 if arm == "sft" else 1 if arm == "rft" else self.num_rounds
         for number in range(1, last + 1):
             played = {agent: self._rollout(results, arm, seed, number, agent) for agent in agents}
             trained = ["target"] if ARMS[arm].get("partner") == "frozen" else agents
             for agent in trained if arm != "rft" else []:
                 self._train(results, arm, seed, number, agent, played)
-            for agent in agents:
+            for agent in agents if self.evaluates_partner else ["target"]:
                 self._evaluate(results, arm, seed, number, agent)
         return results
 

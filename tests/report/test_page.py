@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from sparring.errors import DataError
-from sparring.report import browser, write_report
+from sparring.report import browser, examples, write_report
 from sparring.report.collect import allot, collect
 from sparring.report.folder import list_phases, read_costs
 from sparring.report.view import read_results
@@ -168,6 +170,14 @@ def test_files_that_a_run_may_lack(tmp_path):
     assert not page.with_id("trajectories") and not page.with_id("sides")
 
 
+def test_partner_without_held_out_rewards_is_shown_while_exploring(tmp_path):
+    page = Page(write_report(RunFolder(tmp_path, evaluates_partner=False).write()))
+    rounds = page.source[page.source.index('id="rounds"') : page.source.index('id="failures"')]
+    held_out, _, exploring = rounds.partition("while exploring")
+    assert "failure agent" not in held_out
+    assert "failure agent" in exploring
+
+
 def test_torn_last_line_is_left_alone(tmp_path):
     run_dir = RunFolder(tmp_path).write()
     path = run_dir / "timings.jsonl"
@@ -197,6 +207,21 @@ def test_list_stays_below_its_size_and_keeps_every_set(run_dir):
     assert 0 < num_small < num
     agents = {(row[1], row[2], row[3], row[4]) for row in json.loads(small)["episodes"]}
     assert agents == {(row[1], row[2], row[3], row[4]) for row in json.loads(everything)["episodes"]}
+
+
+def test_sides_show_a_hard_negative_beside_a_worse_failure(run_dir):
+    results = read_results(run_dir)
+    arm = results.arms["coevolving_agents"]
+    phases = list_phases(run_dir, ["0", "1"], list(results.arms))
+    watched = collect(phases, max_bytes=0, watch=[arm.name]).watched
+    chosen = examples.choose(run_dir, arm, watched, threshold=0.6, success_eps=results.success_eps)
+    assert 1 <= len(chosen) <= examples.MAX_EXAMPLES
+    expert, target, partner = chosen[0].sides
+    assert expert.trajectory.reward == 1.0
+    assert target.trajectory.reward < partner.trajectory.reward < 1.0
+    assert partner.trajectory.reward >= 0.6
+    assert partner.role == "Failure agent’s hard negative"
+    assert {side.trajectory.task.id for side in chosen[0].sides} == {chosen[0].task.id}
 
 
 def test_page_says_that_its_list_is_a_part(tmp_path, monkeypatch):
@@ -244,3 +269,9 @@ def test_what_was_said_besides_the_action(text, action, said):
 def test_long_texts_are_cut_with_a_word():
     assert browser.clip("a" * 10, 20) == "a" * 10
     assert browser.clip("a" * 1500, 20) == "a" * 20 + " … (1,480 more characters)"
+
+
+def test_report_and_results_need_neither_torch_nor_transformers():
+    code = "import sys, sparring.report.page, sparring.results; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,169 @@
+"""Whole methods on the toy world with a tiny random model: what they learn from, and that a stop leaves no trace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring.config import Recipe, recipe_from_dict
+from sparring.engine import run_recipe
+from sparring.errors import ConfigError, TrainingError
+from sparring.journal import read_jsonl
+from sparring.policies.local import save_model
+from sparring.progress import SilentProgress
+from sparring.run import read_trajectories
+from tests.tiny_models import tiny_model, tiny_tokenizer
+
+ARMS = {
+    "sft": {"method": "sft"},
+    "rft": {"method": "rft", "rft": {"num_samples": 2}},
+    "eto": {"method": "eto"},
+    "coevolving_agents": {"method": "coevolving_agents"},
+    "frozen": {"method": "coevolving_agents", "partner": {"kind": "frozen", "start": "shared"}},
+    "positive": {"method": "coevolving_agents", "partner": {"kind": "positive"}},
+}
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_model(tiny_model("qwen3"), tiny_tokenizer("chatml"), folder)
+    return folder
+
+
+def make_recipe(model_folder: Path, *arms: str, **sections: Any) -> Recipe:
+    values = {
+        "name": "toy",
+        "model": {"path": str(model_folder)},
+        "env": {"id": "tests.toy_world:ToyWorld", "num_envs": 4},
+        "chat": {"format": "action", "instruction": "", "max_context": 512},
+        "rollout": {"max_new_tokens": 6, "wave_size": 4, "temperature": 1.0},
+        "sft": {"lr": 3e-3, "epochs": 12, "batch_size": 4},
+        "dpo": {"lr": 1e-3, "epochs": 1, "batch_size": 4},
+        "fail": {"min_pairs": 1},
+        "loop": {"rounds": 2},
+        "arms": {name: ARMS[name] for name in arms},
+    } | sections
+    return recipe_from_dict(values)
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing catches it."""
+
+
+class DeadlyProgress(SilentProgress):
+    """Dies at the n-th sign of progress."""
+
+    def __init__(self, num_signs: int) -> None:
+        self.left = num_signs
+
+    def advance(self, num: float = 1) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            raise Killed
+
+    def update(self, done: float, total: float | None = None, note: str = "") -> None:
+        self.advance()
+
+
+def outcome(out: Path) -> dict[str, bytes]:
+    """Return what a run ends with: its numbers, its trajectories and its weights."""
+    names = ("results.json", "*/*/*/trajectories.jsonl", "*/*/*/*/model.safetensors")
+    files = [path for name in names for path in out.glob(name)]
+    found = {str(path.relative_to(out)): path.read_bytes() for path in files}
+    return {
+        name: b"\n".join(sorted(content.splitlines())) if name.endswith("jsonl") else content
+        for name, content in found.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "all"
+    run_recipe(make_recipe(model_folder, *ARMS), out, SilentProgress())
+    return out
+
+
+def test_every_method_finishes_and_reports(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    assert list(results["arms"]) == list(ARMS)
+    for name, arm in results["arms"].items():
+        rounds = {entry["round"] for entry in arm["seeds"]["0"]["evaluations"] if entry["agent"] == "target"}
+        assert rounds == ({0} if name == "sft" else {0, 1} if name == "rft" else {0, 1, 2}), name
+    assert (finished / "report.html").stat().st_size > 10_000
+
+
+def test_the_failure_agent_learns_from_failures_alone(finished: Path) -> None:
+    arm = finished / "seed-0" / "coevolving_agents"
+    files = [arm / f"round-1/rollout-{agent}/trajectories.jsonl" for agent in ("target", "partner")]
+    rewards = {trajectory.id: trajectory.reward for file in files for trajectory in read_trajectories(file)}
+    pairs = read_jsonl(arm / "round-1/train-partner/pairs.jsonl")
+    assert pairs
+    for pair in pairs:
+        assert pair["kind"] == "failure>failure"
+        assert 1 > rewards[pair["chosen"]] > rewards[pair["rejected"]]
+
+
+def test_the_target_learns_from_all_three_sets(finished: Path) -> None:
+    pairs = read_jsonl(finished / "seed-0/coevolving_agents/round-1/train-target/pairs.jsonl")
+    assert {pair["kind"] for pair in pairs} == {"expert>target", "expert>partner", "failure>failure"}
+    eto = read_jsonl(finished / "seed-0/eto/round-1/train-target/pairs.jsonl")
+    assert {pair["kind"] for pair in eto} == {"expert>target"}
+
+
+def test_the_partner_kinds_differ_in_what_the_partner_learns(finished: Path) -> None:
+    seed = finished / "seed-0"
+    assert not (seed / "frozen/round-1/train-partner").exists()
+    positive = read_jsonl(seed / "positive/round-1/train-partner/pairs.jsonl")
+    assert {pair["kind"] for pair in positive} == {"expert>partner"}
+
+
+def test_arms_share_what_starts_from_the_same_agent(finished: Path) -> None:
+    seed = finished / "seed-0"
+    starts = {(seed / name / "sft-target").resolve() for name in ARMS}
+    assert len(starts) == 1
+    assert (seed / "eto/round-1/rollout-target").resolve() == (seed / "frozen/round-1/rollout-target").resolve()
+    assert (seed / "eto/round-2/rollout-target").resolve() != (seed / "frozen/round-2/rollout-target").resolve()
+
+
+def test_target_and_partner_start_as_two_agents(finished: Path) -> None:
+    arm = finished / "seed-0/coevolving_agents"
+    weights = [(arm / f"sft-{name}/checkpoint/model.safetensors").read_bytes() for name in ("target", "partner")]
+    assert weights[0] != weights[1]
+
+
+@pytest.mark.parametrize("num_signs", [1, 7, 40, 47, 60, 85, 110, 150])
+def test_a_stopped_run_ends_like_one_that_was_not(
+    model_folder: Path, finished: Path, tmp_path: Path, num_signs: int
+) -> None:
+    recipe = make_recipe(model_folder, "coevolving_agents")
+    whole = tmp_path / "whole"
+    out = tmp_path / "stopped"
+    with pytest.raises(Killed):
+        run_recipe(recipe, out, DeadlyProgress(num_signs))
+    run_recipe(recipe, out, SilentProgress(), with_report=False)
+    run_recipe(recipe, whole, SilentProgress(), with_report=False)
+    assert outcome(out) == outcome(whole)
+
+
+def test_running_a_finished_run_again_plays_and_trains_nothing(model_folder: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(model_folder, "eto")
+    run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed-0/**/*") if path.is_file()}
+    run_recipe(recipe, tmp_path, DeadlyProgress(1), with_report=False)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed-0/**/*") if path.is_file()} == before
+
+
+def test_arms_must_share_their_world(model_folder: Path, tmp_path: Path) -> None:
+    arms = {"a": {"method": "sft"}, "b": {"method": "eto", "env": {"num_train": 3}}}
+    with pytest.raises(ConfigError, match=r"arms\.b: \[env\] differs"):
+        run_recipe(make_recipe(model_folder, arms=arms), tmp_path / "run", SilentProgress())
+
+
+def test_a_round_without_pairs_is_an_error_with_a_remedy(model_folder: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(model_folder, "eto", pairs={"min_gap": 1.5})
+    with pytest.raises(TrainingError, match=r"no preference pairs.*pairs\.min_gap"):
+        run_recipe(recipe, tmp_path / "run", SilentProgress())

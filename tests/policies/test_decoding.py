@@ -1,0 +1,119 @@
+"""Prefill and decoding over the slot cache equal re-encoding the whole history; sampling follows the distribution."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+import torch
+
+from sparring.errors import ModelError
+from sparring.policies import decoding
+from sparring.policies.decoding import SlotDecoder, group_by_length, pick
+from tests.tiny_models import tiny_model
+
+NUM_TOKENS = 50
+
+
+def plain_logits(model, ids: list[int]) -> torch.Tensor:
+    """The logits after the last of `ids`, by a plain forward of them all."""
+    return model(torch.tensor([ids])).logits[0, -1, :NUM_TOKENS]
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("max_forward_tokens", [4096, 24])
+def test_cached_logits_are_those_of_the_whole_history(kind, max_forward_tokens, monkeypatch):
+    """Ragged turns of changing batches, rows that move and are used again, growth, several groups and chunks."""
+    monkeypatch.setattr(decoding, "MAX_FORWARD_TOKENS", max_forward_tokens)
+    monkeypatch.setattr(decoding, "CPU_FORWARD_COST", 4)
+    model, draw = tiny_model(kind, num_tokens=NUM_TOKENS, scale=1.5), random.Random(0)
+    decoder = SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3])
+    held: list[list[int]] = [[] for _ in range(5)]
+    with torch.inference_mode():
+        for turn in range(5):
+            rows = draw.sample(range(5), draw.randint(1, 5)) if turn % 2 else range(5)
+            pieces = [[draw.randrange(NUM_TOKENS) for _ in range(draw.choice([1, 3, 9, 70]))] for _ in rows]
+            logits_BV = decoder.prefill(rows, [len(held[row]) for row in rows], pieces)
+            for row, piece, logits_V in zip(rows, pieces, logits_BV, strict=True):
+                held[row] += piece
+                torch.testing.assert_close(logits_V, plain_logits(model, held[row]), atol=1e-4, rtol=1e-4)
+            if len(rows) == 5:
+                order = [list(rows).index(row) for row in range(5)]
+                actions = decoder.decode(logits_BV[order], [len(ids) for ids in held], 12, 0.0, None)
+                for row, action in enumerate(actions):
+                    ids = held[row]
+                    for i, token in enumerate(action):
+                        assert plain_logits(model, ids + action[:i]).argmax() == token
+                    assert 3 not in action[:-1] and (len(action) == 12 or action[-1] == 3)
+                    held[row] = ids + action[:-1]
+            decoder.cache.swap(0, 3, max(len(held[0]), len(held[3])))
+            held[0], held[3] = held[3], held[0]
+            decoder.cache.move(1, 4, len(held[1]))
+            held[4] = list(held[1])
+    assert decoder.cache.length > 64
+
+
+def test_memory_grows_with_what_is_open():
+    decoder = SlotDecoder(tiny_model(num_tokens=NUM_TOKENS), num_tokens=NUM_TOKENS, end_ids=[3])
+    with torch.inference_mode():
+        decoder.prefill([0], [0], [[1, 2]])
+        assert (decoder.cache.num_rows, decoder.cache.length) == (1, 64)
+        decoder.prefill([2], [0], [[1] * 65])
+        assert (decoder.cache.num_rows, decoder.cache.length) == (3, 128)
+
+
+def test_samples_follow_the_softmax():
+    """Inverse CDF over an even grid of numbers gives each token its probability to within one grid step."""
+    logits_V, num = torch.tensor([2.0, -torch.inf, 0.0, 1.0, -3.0, -torch.inf]), 10_000
+    uniform_B = torch.arange(num) / num
+    token_B, check_B = pick(logits_V.expand(num, -1), 0.7, uniform_B)
+    counts_V = torch.bincount(token_B, minlength=6)
+    expected_V = torch.softmax(logits_V / 0.7, -1) * num
+    assert (counts_V - expected_V).abs().max() <= 1.5
+    assert counts_V[1] == counts_V[5] == 0
+    assert check_B.isfinite().all()
+
+
+def test_the_largest_number_never_falls_off_the_end():
+    logits_BV = torch.randn(1000, 2048, generator=torch.Generator().manual_seed(0))
+    logits_BV[:, -1] = -torch.inf
+    token_B, _ = pick(logits_BV, 1.0, torch.full((1000,), 1 - 2**-24))
+    assert token_B.max() < 2047
+
+
+def test_tokens_beyond_the_tokenizer_are_never_sampled():
+    model = tiny_model(num_tokens=NUM_TOKENS)
+    decoder = SlotDecoder(model, num_tokens=10, end_ids=[3])
+    with torch.inference_mode():
+        logits_BV = decoder.prefill(range(4), [0] * 4, [[1], [2], [4], [5]])
+        actions = decoder.decode(logits_BV, [1] * 4, 8, 5.0, torch.rand(4, 8))
+    assert max(itertools.chain(*actions)) < 10
+
+
+def test_broken_weights_are_an_error():
+    model = tiny_model(num_tokens=NUM_TOKENS)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    decoder = SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3])
+    with torch.inference_mode(), pytest.raises(ModelError, match="not finite"):
+        decoder.decode(decoder.prefill([0], [0], [[1]]), [1], 4, 0.7, torch.rand(1, 4))
+
+
+def test_groups_are_the_cheapest_split():
+    """Against all ways to cut the sorted lengths."""
+    draw = random.Random(1)
+    for _ in range(20):
+        lengths = [draw.choice([1, 5, 20, 21, 300]) for _ in range(draw.randint(1, 7))]
+        groups = group_by_length(lengths, 32)
+        assert sorted(itertools.chain(*groups)) == list(range(len(lengths)))
+
+        def cost(parts, lengths=lengths):
+            return sum(32 + len(part) * max(part) for part in parts)
+
+        ordered = sorted(lengths)
+        cuts = itertools.chain.from_iterable(
+            itertools.combinations(range(1, len(ordered)), num) for num in range(len(ordered))
+        )
+        splits = [[ordered[a:b] for a, b in itertools.pairwise([0, *cut, len(ordered)])] for cut in cuts]
+        assert cost([[lengths[i] for i in group] for group in groups]) == min(map(cost, splits))

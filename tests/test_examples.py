@@ -1,0 +1,127 @@
+"""What docs/your-environment.md tells is true: its world, demonstrations, recipe and Python run as they stand there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.treasure import Treasure
+from sparring.config import load_recipe
+from sparring.demonstrations import read_demonstrations
+from sparring.envs.base import Benchmark, Env
+from sparring.envs.pool import EnvPool
+from sparring.policies.scripted import ReplayPolicy
+from sparring.rollout import EpisodeSpec, rollout
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "your-environment.md").read_text(encoding="utf-8")
+DEMONSTRATIONS = ROOT / "examples" / "treasure.jsonl"
+
+
+def run_module(name: str) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", name]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True, timeout=120
+    ).stdout
+
+
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_the_page_shows_the_files_as_they_are() -> None:
+    world, library, _ = code_blocks("python")
+    assert world == (ROOT / "examples" / "treasure.py").read_text()
+    assert library == (ROOT / "examples" / "library.py").read_text()
+    assert code_blocks("toml") == [(ROOT / "examples" / "treasure.toml").read_text()]
+
+
+def test_the_world_is_about_forty_lines() -> None:
+    lines = [line for line in code_blocks("python")[0].splitlines() if line.strip()]
+    assert len(lines) <= 42
+
+
+def test_the_world_keeps_the_protocols() -> None:
+    world = Treasure()
+    assert isinstance(world, Benchmark)
+    assert isinstance(world.make_env(), Env)
+    splits = [{task.id for task in world.tasks(split)} for split in ("train", "dev", "test")]
+    assert [len(split) for split in splits] == [28, 14, 14]
+    assert len(set.union(*splits)) == 56
+
+
+def test_the_demonstrations_are_what_the_script_writes() -> None:
+    assert run_module("examples.treasure_demonstrations") == DEMONSTRATIONS.read_text()
+
+
+@pytest.mark.parametrize("format", ["react", "action"])
+def test_the_world_answers_as_the_demonstrations_say(format: Any) -> None:
+    world = Treasure()
+    demonstrations = read_demonstrations(DEMONSTRATIONS, world.tasks("train"), format)
+    assert len(demonstrations) == 28
+    actions = {one.task.id: [turn.action for turn in one.turns] for one in demonstrations}
+    specs = [EpisodeSpec(id=one.id, task=one.task, agent="expert", seed=0) for one in demonstrations]
+    with EnvPool("examples.treasure:Treasure", num_envs=4) as pool:
+        played = rollout(ReplayPolicy(actions), pool, world, specs, num_slots=4)
+    for ours, theirs in zip(played, demonstrations, strict=True):
+        assert [(turn.observation, turn.action) for turn in ours.turns] == [
+            (turn.observation, turn.action) for turn in theirs.turns
+        ]
+        assert (ours.reward, ours.final_observation) == (theirs.reward, theirs.final_observation)
+        assert ours.reward == 1.0
+
+
+def test_failures_are_graded() -> None:
+    env = Treasure().make_env()
+    (task,) = [task for task in Treasure().tasks("train") if task.id == "oak-gate"]
+    env.reset(task, 0)
+    env.step("go right")
+    assert env.step("sing").observation == "You can go left, go right and dig."
+    assert env.step("dig").reward == 0.75
+
+
+def test_the_ten_lines_of_python_run() -> None:
+    out = run_module("examples.library")
+    assert re.search(r"Summary\(mean=0\.\d+", out)
+    num_pairs, better, worse = re.search(r"(\d+) pairs; the first prefers (0\.\d+) to (0\.\d+)", out).groups()  # type: ignore[union-attr]
+    assert int(num_pairs) > 10
+    assert float(better) > float(worse)
+
+
+def test_the_recipe_runs_to_a_report_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's last lines, with a small random model and little training in the place of the bundled one."""
+    from tests.tiny_models import tiny_model, tiny_tokenizer
+
+    tiny_model().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    small = {
+        "model.path": str(tmp_path / "model"),
+        "sft.epochs": 1,
+        "dpo.epochs": 1,
+        "loop.rounds": 1,
+        "eval.num_tasks": 4,
+        "chat.max_context": 256,
+        "chat.instruction": "",
+    }
+    code = code_blocks("python")[-1]
+    assert '{"dpo.lr": 1e-5}' in code and 'Path("runs/treasure")' in code
+    code = code.replace('{"dpo.lr": 1e-5}', "small").replace('"runs/treasure"', "folder")
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {"small": small, "folder": str(tmp_path / "run")}
+    exec(code, names)
+    assert list(names["results"]["arms"]) == ["sft", "eto", "coevolving_agents"]
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_react_works_with_the_same_demonstrations() -> None:
+    recipe = load_recipe(ROOT / "examples" / "treasure.toml", {"chat.format": "react"})
+    config = recipe.arms["sft"].config
+    found = read_demonstrations(ROOT / str(config.expert.path), Treasure().tasks("train"), config.chat.format)
+    assert found[0].turns[-1].text == "Thought: I am at the well, so I dig.\nAction: dig"
