@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,8 @@ FULL_DISK = (
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit the process with its exit code."""
+    # Before torch is loaded: threads that spin while they wait double the cost of training beside busy env processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _dispatch(words)

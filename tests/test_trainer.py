@@ -122,6 +122,14 @@ class TestGradients:
             for a, b in zip(model.parameters(), results[0][0].parameters(), strict=True):
                 torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
+    def test_norm_in_the_log_is_that_of_the_mean_over_pairs(self, tmp_path):
+        groups, model = task_groups(3), qwen(0)
+        naive = naive_eq_9(model, qwen(0), groups, LossConfig())
+        expected = torch.cat([g.flatten() for g in gradients(naive, model)]).norm().item()
+        config = TrainConfig(lr=1e-3, epochs=1, batch_size=99, max_tokens_per_batch=1)
+        _, _, log = trained(tmp_path, groups, PreferenceObjective(), config)
+        assert log[0]["grad_norm"] == pytest.approx(expected, rel=1e-3)
+
     def test_of_cloning_is_the_mean_over_the_steps_action_tokens(self):
         model, groups = qwen(dtype=torch.float64), lone_groups(5)
         objective = SFTObjective()

@@ -133,7 +133,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
 
     args.out.mkdir(parents=True, exist_ok=True)
     if not (args.out / "tokenizer.json").exists():
@@ -169,7 +168,7 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seen += count
-        if step % 5 == 0:
+        if step % 20 == 0:
             rate = seen / (time.monotonic() - started)
             print(f"step {step}/{len(plan)} loss {loss.item() / count:.4f} {rate:.0f} tok/s", flush=True)
         if time.monotonic() - saved > 120:

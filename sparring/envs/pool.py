@@ -241,7 +241,7 @@ class _WorkerConnection:
         search_path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
         self.folder = tempfile.TemporaryDirectory(prefix="sparring-env-")  # what a killed env leaves goes with it
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "sparring.envs.worker"],
+            [sys.executable, "-P", "-m", "sparring.envs.worker", self.folder.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -10,7 +10,8 @@ Shapes: B rows, T new tokens, W positions seen (the window), V vocabulary, N = B
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ CPU_FORWARD_COST = 32
 """What one more prefill forward costs, in tokens: rows are split into groups where that saves more padding."""
 GPU_FORWARD_COST = 256
 """The same on a GPU, where a forward of a few tokens takes as long as one of many."""
+SMALL_MODEL = 30_000_000
+"""Parameters up to which a CPU decodes with one thread: more wait for each other longer than they compute, above all
+beside envs that are busy on the same cores."""
 MAX_FORWARD_TOKENS = 4096
 """Most tokens in one prefill forward, padding included; more are fed in chunks."""
 
@@ -40,6 +44,7 @@ class SlotDecoder:
         self.cache = SlotCache()
         self._model = model
         self._device = model.device
+        self._is_small = self._device.type == "cpu" and model.num_parameters() <= SMALL_MODEL
         self._num_tokens = num_tokens
         self._end_ids = frozenset(end_ids)
         self._is_end_V = torch.zeros(num_tokens, dtype=torch.bool, device=self._device)
@@ -47,6 +52,19 @@ class SlotDecoder:
         self._floor = torch.finfo(model.dtype).min
         accepts_slice = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if accepts_slice else {}
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Set model and torch up for what follows: eval mode, no autograd, one thread for a small model on a CPU."""
+        num_threads = torch.get_num_threads()
+        self._model.eval()
+        try:
+            if self._is_small:
+                torch.set_num_threads(1)
+            with torch.inference_mode():
+                yield
+        finally:
+            torch.set_num_threads(num_threads)
 
     def prefill(self, rows: Sequence[int], starts: Sequence[int], pieces: Sequence[Sequence[int]]) -> Tensor:
         """Feed new tokens to rows and return the logits after each row's last one.

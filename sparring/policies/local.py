@@ -231,8 +231,6 @@ class LocalPolicy:
         Raises:
             ModelError: the model's outputs are not finite.
         """
-        import torch
-
         here = self._lane(lane)
         histories = {episode.id: self._pending(here.find(episode.id), episode) for episode in episodes}
         room = self._chat.config.max_context - self._max_new_tokens
@@ -242,8 +240,7 @@ class LocalPolicy:
                 here.close(episode.id)
         replies: dict[str, Reply] = {}
         if batch:
-            self._model.eval()
-            with torch.inference_mode():
+            with here.decoder.sampling():
                 slots = here.arrange(list(batch))
                 assert len(here.rows) <= self._num_slots, "more episodes are open in a lane than it has slots"
                 order = [slot.episode_id for slot in slots]

@@ -188,12 +188,13 @@ def test_workers_and_their_children_die_with_the_parent(tmp_path):
         [sys.executable, "-c", textwrap.dedent(script)],
         stdout=subprocess.PIPE,
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(root), "TMPDIR": str(tmp_path)},
     )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     workers = [process.pid for process in psutil.Process(parent.pid).children()]
-    assert len(workers) == 2
+    assert len(workers) == len(list(tmp_path.iterdir())) == 2
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     wait_until(lambda: not any(is_alive(pid) for pid in [child, *workers]))
+    assert not list(tmp_path.iterdir())

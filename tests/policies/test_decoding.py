@@ -117,3 +117,20 @@ def test_groups_are_the_cheapest_split():
         )
         splits = [[ordered[a:b] for a, b in itertools.pairwise([0, *cut, len(ordered)])] for cut in cuts]
         assert cost([[lengths[i] for i in group] for group in groups]) == min(map(cost, splits))
+
+
+def test_a_small_model_samples_on_one_thread_and_gives_the_others_back(monkeypatch):
+    model = tiny_model(num_tokens=NUM_TOKENS).train()
+    decoder = SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3])
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with decoder.sampling():
+            assert torch.get_num_threads() == 1
+            assert not model.training and torch.is_inference_mode_enabled()
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(decoding, "SMALL_MODEL", 10)
+        with SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3]).sampling():
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
