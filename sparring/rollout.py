@@ -30,6 +30,8 @@ class RolloutConfig:
 
     num_per_task: int = 1
     """Episodes per task and agent in a round (the paper: 1)."""
+    num_tasks: int | None = None
+    """Training tasks that are played in a round, drawn anew each round and the same for both agents; none: all."""
     temperature: float = 0.7
     """Sampling temperature of both agents; 0 is greedy."""
     max_new_tokens: int = 64

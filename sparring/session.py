@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -139,7 +140,7 @@ class Session:
                 agent=agent.name,
                 seed=derive_seed(self.seed, phase, task.id, attempt),
             )
-            for task in self.world.train_tasks
+            for task in self._tasks_of_round(round_number)
             for attempt in range(num_per_task or config.num_per_task)
         ]
         buffer = self._buffers.setdefault(f"{agent.name} {is_refreshed}", [])
@@ -208,12 +209,19 @@ class Session:
         """Tell the user of something that changes what the run means, and go on."""
         self.progress.note(f"{self.arm}: {message}")
 
+    def _tasks_of_round(self, round_number: int) -> Sequence[Task]:
+        tasks, num = self.world.train_tasks, self.config.rollout.num_tasks
+        if num is None or num >= len(tasks):
+            return tasks
+        drawn = random.Random(derive_seed(self.seed, "tasks of round", round_number)).sample(range(len(tasks)), num)
+        return [tasks[index] for index in sorted(drawn)]
+
     # ── Playing ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _play(self, agent: Agent, name: str, specs: Sequence[EpisodeSpec], *, temperature: float) -> list[Trajectory]:
-        config = self.config
-        settings = (agent.lineage, config.chat, config.rollout, config.env.num_envs, temperature, specs)
-        phase = self._phase(name, shared_key=digest(*settings) if agent.is_start else None)
+        chat, play = self.config.chat, self.config.rollout
+        settings = (agent.lineage, chat, play.max_new_tokens, play.wave_size, self.config.env.num_envs, temperature)
+        phase = self._phase(name, shared_key=digest(settings, specs) if agent.is_start else None)
         path = phase.path / "trajectories.jsonl"
         if not phase.is_done:
             with self._timed(name), self.progress.phase(self._title(name), total=len(specs)) as bar:

@@ -1,7 +1,7 @@
 """Record the simulator's gold paths of training variations, which take it about a second each to find.
 
-In: task types. Out: the JSON file that `ScienceWorld.experts` looks into before it asks the simulator; a path from it is
-replayed and checked like any other. Killed, it goes on with the same command.
+In: task types. Out: the JSON file that `ScienceWorld.experts` looks into before it asks the simulator; its paths are
+replayed and checked like any others. Killed, it goes on with the same command.
 
     python recipes/gold/record.py --kinds find-animal find-plant --num-processes 3
 """

@@ -18,9 +18,6 @@ import re
 import time
 from pathlib import Path
 
-KINDS_WALKED_MOST = ("find-", "lifespan-")
-"""Types that the quickstart trains on get half of the walks; all thirty types share the rest."""
-
 NOT_FOR_WALKERS = {"agent", "air", "inventory", "object"}
 DESTINATION = re.compile(r"move it to the (.+?) in the (.+?)\.")
 LOCATION = re.compile(r"in the '(.+?)' location")
@@ -190,10 +187,12 @@ def valid_actions(walker: Walker) -> None:
             return
 
 
-WALKS = ((tour, 0.25), (carry, 0.45), (visit_and_focus, 0.12), (valid_actions, 0.18))
+WALKS = {"tour": tour, "carry": carry, "visit_and_focus": visit_and_focus, "valid_actions": valid_actions}
 
 
-def gather(out: Path, seed: int, num_walks: int) -> None:
+def gather(
+    out: Path, seed: int, num_walks: int, most: tuple[str, ...], most_share: float, weights: list[float]
+) -> None:
     """Write `num_walks` walks to `out`, flushed line by line."""
     rng = random.Random(seed)
     walker = Walker(rng)
@@ -202,12 +201,12 @@ def gather(out: Path, seed: int, num_walks: int) -> None:
     for kind in walker.env.get_task_names():
         server.load(kind, 0, "easy", False)
         variations[kind] = [int(v) for v in server.getVariationsTrain()]
-    most = [kind for kind in variations if kind.startswith(KINDS_WALKED_MOST)]
+    most_kinds = [kind for kind in variations if kind.startswith(most)]
     with out.open("w", encoding="utf-8") as file:
         for number in range(num_walks):
-            kind = rng.choice(most if rng.random() < 0.55 else sorted(variations))
+            kind = rng.choice(most_kinds if rng.random() < most_share else sorted(variations))
             variation = rng.choice(variations[kind])
-            script = rng.choices([walk for walk, _ in WALKS], [weight for _, weight in WALKS])[0]
+            script = rng.choices(list(WALKS.values()), weights)[0]
             walker.start(kind, variation)
             if number < 20:  # the map is learnt by touring
                 script = tour
@@ -225,13 +224,26 @@ def main() -> None:
     parser.add_argument("--num-walks", type=int, default=12_000)
     parser.add_argument("--num-processes", type=int, default=4, help="one JVM each")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--most", nargs="+", default=["find-", "lifespan-"], help="task types that get most walks")
+    parser.add_argument("--most-share", type=float, default=0.55, help="their share; all thirty types share the rest")
+    parser.add_argument("--weights", type=float, nargs=4, default=[0.25, 0.45, 0.12, 0.18], help=" ".join(WALKS))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     context = multiprocessing.get_context("spawn")
     share = args.num_walks // args.num_processes
     jobs = [
-        context.Process(target=gather, args=(args.out / f"walks-{i}.jsonl", args.seed * 1000 + i, share))
+        context.Process(
+            target=gather,
+            args=(
+                args.out / f"walks-{args.seed}-{i}.jsonl",
+                args.seed * 1000 + i,
+                share,
+                tuple(args.most),
+                args.most_share,
+                args.weights,
+            ),
+        )
         for i in range(args.num_processes)
     ]
     for job in jobs:

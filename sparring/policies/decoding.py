@@ -160,7 +160,7 @@ class SlotDecoder:
             mask_BW.scatter_(1, position_B[:, None], 0.0)
             self.cache.aim(base_B + position_B, None, num, window, device)
             logits_BV = self._forward(token_B[:, None], position_B[:, None], mask_B1TW)
-            position_B = position_B + is_live_B
+            position_B += 1  # an ended row idles on: it writes beyond what it holds, and nobody sees that
         if not is_finite_B.all():
             raise ModelError("The model's logits are not finite: its weights are broken (a training that diverged?).")
         return [self._until_end(tokens) for tokens in torch.stack(sampled, 1).tolist()]

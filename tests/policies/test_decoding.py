@@ -75,6 +75,11 @@ def test_samples_follow_the_softmax():
     assert check_B.isfinite().all()
 
 
+def test_the_smallest_number_never_gives_an_impossible_token():
+    token_B, _ = pick(torch.tensor([[-torch.inf, -torch.inf, 1.0, 1.0]]), 1.0, torch.zeros(1))
+    assert token_B.tolist() == [2]
+
+
 def test_the_largest_number_never_falls_off_the_end():
     logits_BV = torch.randn(1000, 2048, generator=torch.Generator().manual_seed(0))
     logits_BV[:, -1] = -torch.inf

@@ -146,11 +146,15 @@ def test_an_episode_left_out_of_a_batch_keeps_its_place():
 def test_another_past_than_the_cached_one_is_read_anew():
     """A prefix that an expert played, and a turn that was replaced."""
     expert = Turn(observation="x", text="Action: press red", action="press red", reward=0.5)
-    fresh = policy_for().act([episode(turns=[expert], observation="y")])
+    fresh_policy = policy_for()
+    fresh = fresh_policy.act([episode(turns=[expert], observation="y")])
     used = policy_for()
-    play(used, [episode()], ["x", "q"])
-    assert used.act([episode(turns=[expert], observation="y")]) == fresh
-    assert used.act([episode(turns=[expert], observation="y")]) == fresh
+    for past in (["x"], ["x", "q"]):
+        used.close("a")
+        play(used, [episode()], past)
+        for _ in range(2):
+            assert used.act([episode(turns=[expert], observation="y")]) == fresh
+            assert used.held_ids("a") == fresh_policy.held_ids("a")
 
 
 def test_what_might_not_fit_stops_and_nothing_is_cut():
