@@ -61,8 +61,10 @@ class LossConfig:
 class Objective(Protocol):
     """What a trainer minimises: per step, the sum of its groups' losses over the sum of their weights."""
 
-    needs_reference: bool
-    """Whether the reference policy's log-probabilities are used."""
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the reference policy's log-probabilities are used."""
+        ...
 
     def size(self, group: Group) -> int:
         """Count what `TrainConfig.batch_size` counts."""

@@ -27,12 +27,12 @@ from sparring.batches import Group, groups_from_pairs, groups_from_trajectories
 from sparring.chat import Chat, ContextOverflow, Encoded
 from sparring.envs.base import Benchmark
 from sparring.envs.pool import EnvPool
-from sparring.errors import TrainingError
+from sparring.errors import EnvFault, TrainingError
 from sparring.pairs import count_kinds, subsample
 from sparring.policies.base import Policy
 from sparring.rollout import EpisodeSpec, cut_waves, rollout
 from sparring.run import Phase, Run, pair_to_json, read_trajectories, trajectory_to_json
-from sparring.types import PreferencePair, Task, Trajectory
+from sparring.types import PreferencePair, StopReason, Task, Trajectory
 
 if TYPE_CHECKING:
     from sparring.config import Config
@@ -247,6 +247,11 @@ class Session:
             return
 
         def finished(wave: Sequence[Trajectory]) -> None:
+            if all(trajectory.stop is StopReason.ENV_FAULT for trajectory in wave):
+                raise EnvFault(
+                    f"{phase.path}: every episode of a wave broke ({wave[0].error}). `sparring envs` "
+                    "says whether the world runs here; fewer env.num_envs need less memory."
+                )
             journal.append([trajectory_to_json(trajectory) for trajectory in wave])
 
         rollout(

@@ -131,18 +131,24 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=8_192, help="padded tokens a step")
     parser.add_argument("--max-tokens", type=int, default=1_536, help="tokens a walk")
     parser.add_argument("--threads", type=int, default=3)
+    parser.add_argument("--init", type=Path, help="go on from this model folder, tokenizer included")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
     args.out.mkdir(parents=True, exist_ok=True)
-    if not (args.out / "tokenizer.json").exists():
+    if args.init:
+        AutoTokenizer.from_pretrained(args.init).save_pretrained(args.out)
+    elif not (args.out / "tokenizer.json").exists():
         train_tokenizer(args.walks, args.out, args.vocab_size)
     tokenizer = AutoTokenizer.from_pretrained(args.out)
     walks = list(read_walks(args.walks))
     random.Random(0).shuffle(walks)
     sequences = encode(walks, tokenizer, args.max_tokens)
     held_out, sequences = sequences[:HELD_OUT], sequences[HELD_OUT:]
-    model = build_model(tokenizer, args.width, args.num_layers)
+    if args.init:
+        model = Qwen3ForCausalLM.from_pretrained(args.init, dtype=torch.float32)
+    else:
+        model = build_model(tokenizer, args.width, args.num_layers)
     num_parameters = sum(p.numel() for p in model.parameters())
     print(f"{len(walks)} walks, {sum(map(len, sequences)):,} tokens, {num_parameters:,} parameters", flush=True)
 

@@ -1,0 +1,182 @@
+"""A run that is stopped at ten random moments, by SIGKILL or by Ctrl-C, ends like one that was never stopped.
+
+Envs live in processes of their own, and every training step is saved, so that moments fall before, within and between
+phases: a run is stopped a random while after it has shown a number of new signs of progress.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sparring.policies.local import save_model
+from tests.command_line import ENVIRONMENT, ROOT, CommandLine, is_alive
+from tests.tiny_models import tiny_model, tiny_tokenizer
+
+NUM_STOPS = 10
+RECIPE = """
+name = "toy"
+[model]
+path = "{model}"
+[env]
+id = "tests.toy_world:ToyWorld"
+num_envs = 2
+options = {{ size = 4, per_process = true }}
+[chat]
+format = "action"
+instruction = ""
+max_context = 384
+[rollout]
+max_new_tokens = 6
+wave_size = 2
+temperature = 1.0
+[sft]
+lr = 3e-3
+epochs = 10
+batch_size = 4
+save_every_s = 0
+[dpo]
+lr = 1e-3
+epochs = 1
+batch_size = 4
+save_every_s = 0
+[loop]
+rounds = 1
+[fail]
+min_pairs = 1
+[eval]
+num_resamples = 50
+[arms.coevolving_agents]
+method = "coevolving_agents"
+"""
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that was never stopped."""
+
+    recipe: Path
+    out: Path
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """Run the recipe as a user does, `python -m sparring run`."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    save_model(tiny_model(), tiny_tokenizer(), folder / "model")
+    recipe, out = folder / "toy.toml", folder / "run"
+    recipe.write_text(RECIPE.format(model=folder / "model"))
+    command = [sys.executable, "-m", "sparring", "run", str(recipe), "--out", str(out)]
+    child = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_until(lambda: out.exists() or child.poll() is not None, 300)
+    started = time.monotonic()
+    _, errors = child.communicate(timeout=300)
+    assert child.returncode == 0, errors.decode()
+    return Undisturbed(recipe, out, time.monotonic() - started)
+
+
+@pytest.fixture(scope="module")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def command_line(tmp_path_factory: pytest.TempPathFactory, temporary: Path) -> Iterator[CommandLine]:
+    with CommandLine(tmp_path_factory.mktemp("printed"), TMPDIR=str(temporary)) as command_line:
+        assert command_line.wait_until_ready()
+        yield command_line
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until, "it never came true"
+        time.sleep(0.005)
+
+
+def num_signs(out: Path) -> int:
+    """Count what a run has to show: lines of its journals, and finished phases."""
+    num = int(out.exists())
+    for folder, _, names in os.walk(out):  # which, unlike glob, bears with folders that vanish meanwhile
+        num += "done.json" in names
+        num += sum((Path(folder) / name).read_bytes().count(b"\n") for name in names if name.endswith(".jsonl"))
+    return num
+
+
+def outcome(out: Path) -> dict[str, bytes]:
+    """Return what a run ends with: all files but those that tell of time, and of states that are needed no more."""
+    found = {}
+    for path in out.rglob("*"):
+        name = str(path.relative_to(out))
+        if path.is_file() and path.name not in ("timings.jsonl", "report.html", ".lock") and "/state/" not in name:
+            content = path.read_bytes()
+            # Two lanes finish waves in an order that depends on where the run was resumed.
+            found[name] = b"\n".join(sorted(content.splitlines())) if name.endswith("jsonl") else content
+    return found
+
+
+def finished_files(out: Path) -> dict[Path, int]:
+    """Return when the files of finished phases were written."""
+    phases = [marker.parent for marker in out.rglob("done.json")]
+    files = [path for phase in phases for path in phase.rglob("*") if path.is_file() and "state" not in path.parts]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT], ids=lambda kind: kind.name)
+def test_a_run_stopped_ten_times_ends_like_one_that_was_not(
+    undisturbed: Undisturbed, command_line: CommandLine, temporary: Path, tmp_path: Path, kind: signal.Signals
+) -> None:
+    draw = random.Random(kind.value)
+    total = num_signs(undisturbed.out)
+    out = tmp_path / "run"
+    words = ["run", str(undisturbed.recipe), "--out", str(out), "--quiet"]
+    finished: dict[Path, int] = {}
+    num_with_envs = 0
+    for i in range(NUM_STOPS):
+        wanted = max(num_signs(out) + 1, round(total * (i + draw.random()) / (NUM_STOPS + 1)))
+        child = command_line.start(*words)
+        wait_until(lambda n=wanted: num_signs(out) >= n or not is_alive(child))
+        time.sleep(draw.uniform(0, 2 * undisturbed.seconds / total))
+        envs = _children(child)
+        num_with_envs += bool(envs)
+        if kind is signal.SIGKILL:
+            child.kill()
+        else:
+            os.killpg(child.pid, kind)  # as a terminal does
+        ended = command_line.end()
+        assert ended.code == (-signal.SIGKILL if kind is signal.SIGKILL else 130), (i, wanted, total, ended)
+        if kind is signal.SIGINT:
+            (message,) = ended.errors.splitlines()
+            assert message.startswith("sparring: interrupted. The same command goes on where it stopped: sparring run")
+        wait_until(lambda: not any(map(is_alive, envs)))
+        assert finished.items() <= finished_files(out).items(), "something that was finished was done again"
+        finished = finished_files(out)
+    assert num_with_envs > 0, "no stop met a live env: the test shows less than it should"
+    ended = command_line.run(*words)
+    assert ended.code == 0, ended.errors
+    assert "mean reward" in ended.out
+    assert finished.items() <= finished_files(out).items()
+    expected, found = outcome(undisturbed.out), outcome(out)
+    assert sum(name.endswith("model.safetensors") for name in expected) >= 4
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+    assert (out / "report.html").stat().st_size > 10_000
+    wait_until(lambda: not list(temporary.iterdir()))
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
