@@ -48,7 +48,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
     for arm in recipe.arms.values():
         resolve_model(arm.config.model.path)  # before anything is written that another config would then refuse
     benchmark = load_benchmark(config.env.id, config.env.options)
-    with Run.open(out, recipe.to_dict(), versions()) as run, make_pool(config) as pool:
+    with Run.open(out, recipe.to_dict(), versions()) as run, EnvPool.of(config.env) as pool:
         jobs = [(seed, name, arm) for seed in recipe.seeds for name, arm in recipe.arms.items()]
         with progress.phase(f"{recipe.name} → {out}", total=len(jobs)) as bar:
             world = build_world(run, config, benchmark, pool, progress)
@@ -62,19 +62,6 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
 
         write_report(out)
     return results
-
-
-def make_pool(config: Config) -> EnvPool:
-    """Make the pool of live envs that a config asks for; none is started before it is needed."""
-    env = config.env
-    return EnvPool(
-        env.id,
-        env.options,
-        num_envs=env.num_envs,
-        reset_deadline_s=env.reset_deadline_s,
-        step_deadline_s=env.step_deadline_s,
-        max_retries=env.max_retries,
-    )
 
 
 def build_world(run: Run, config: Config, benchmark: Benchmark, pool: EnvPool, progress: Progress) -> World:

@@ -76,7 +76,7 @@ def play(
     Raises:
         SparringError: whatever the user can mend.
     """
-    with _pool(config) as pool:
+    with EnvPool.of(config.env) as pool:
         world = World(config=config, benchmark=load_benchmark(config.env.id, config.env.options), pool=pool)
         tasks = world.tasks(split, num_tasks)
         policy = _policy(world, player, tasks, seed, progress)
@@ -94,7 +94,7 @@ def evaluate_models(
     if len(set(models)) < len(models):
         raise ConfigError("eval: a model is named twice.")
     greedy = replace(config.rollout, temperature=0.0, num_per_task=1)
-    with _pool(config) as pool:
+    with EnvPool.of(config.env) as pool:
         benchmark = load_benchmark(config.env.id, config.env.options)
         played = {}
         for model in models:
@@ -216,15 +216,3 @@ def _examples(world: World) -> list[Trajectory]:
     if world.config.expert.path is None:
         tasks = select_tasks(tasks, num=world.config.expert.num_tasks)
     return world.experts(tasks)[:num]
-
-
-def _pool(config: PlayConfig) -> EnvPool:
-    env = config.env
-    return EnvPool(
-        env.id,
-        env.options,
-        num_envs=env.num_envs,
-        reset_deadline_s=env.reset_deadline_s,
-        step_deadline_s=env.step_deadline_s,
-        max_retries=env.max_retries,
-    )

@@ -20,6 +20,8 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120", "NO_COLOR": "1"}
+BARELY_LOADING = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+"""What the command line sets before it loads transformers, which here is loaded already."""
 
 SERVER = """
 import json, os, sys
@@ -56,7 +58,7 @@ class Ended:
 class CommandLine:
     """Runs commands one after another. Use as a context manager."""
 
-    def __init__(self, folder: Path, *, within: Sequence[str] = (), **environment: str) -> None:
+    def __init__(self, folder: Path, *, within: Sequence[str] = ()) -> None:
         """`folder` gets what commands print; `within` are words before Python's, for instance of `unshare`."""
         self.folder = folder
         self.server = subprocess.Popen(
@@ -65,7 +67,7 @@ class CommandLine:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env=ENVIRONMENT | environment,
+            env=ENVIRONMENT | BARELY_LOADING,
         )
         self.child: psutil.Process | None = None
 

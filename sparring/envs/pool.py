@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sparring.envs.base import Benchmark, Env, EnvStep, load_benchmark
+from sparring.envs.base import Benchmark, Env, EnvConfig, EnvStep, load_benchmark
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.types import Task
 
@@ -69,6 +69,18 @@ class EnvPool:
 
         self._slots = [_Slot(start, reset_deadline_s, step_deadline_s, max_retries) for _ in range(num_envs)]
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"env-{i}") for i in range(num_envs)]
+
+    @classmethod
+    def of(cls, config: EnvConfig) -> EnvPool:
+        """Prepare the slots that a config asks for."""
+        return cls(
+            config.id,
+            config.options,
+            num_envs=config.num_envs,
+            reset_deadline_s=config.reset_deadline_s,
+            step_deadline_s=config.step_deadline_s,
+            max_retries=config.max_retries,
+        )
 
     def reset(self, slot: int, task: Task, seed: int) -> Future[str]:
         """Start a task on a slot's env; the future gives the first observation."""

@@ -1,0 +1,45 @@
+"""Every recipe that ships parses, names known types and keeps training and held-out tasks apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparring.config import load_recipe
+from sparring.envs.base import load_benchmark, select_tasks
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted([*ROOT.glob("recipes/**/*.toml"), *ROOT.glob("examples/*.toml")])
+
+
+def test_there_are_recipes() -> None:
+    assert ROOT / "recipes/quickstart.toml" in RECIPES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_recipe_parses_and_its_tasks_exist(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    recipe = load_recipe(path)
+    assert recipe.arms
+    for arm in recipe.arms.values():
+        env = arm.config.env
+        benchmark = load_benchmark(env.id, env.options)
+        train = select_tasks(benchmark.tasks("train"), kinds=env.kinds, num=env.num_train)
+        held_out = select_tasks(benchmark.tasks(arm.config.eval.split), kinds=env.kinds, num=arm.config.eval.num_tasks)
+        assert train and held_out
+        assert {task.id for task in train}.isdisjoint(task.id for task in held_out)
+
+
+def test_the_quickstart_has_what_its_readers_are_promised() -> None:
+    recipe = load_recipe(ROOT / "recipes/quickstart.toml")
+    assert {arm.method for arm in recipe.arms.values()} == {"sft", "eto", "coevolving_agents"}
+    for arm in recipe.arms.values():
+        assert arm.config.loop.rounds >= 2
+        assert (arm.config.eval.num_tasks or 0) >= 100
+        assert arm.config.eval.split == "test"
+    budgets = {
+        name: arm.config.rollout.num_per_task * (2 if arm.method == "coevolving_agents" else 1)
+        for name, arm in recipe.arms.items()
+    }
+    assert budgets["eto"] == budgets["coevolving_agents"]
