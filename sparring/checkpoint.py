@@ -109,7 +109,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
             save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary)
         except SafetensorError as error:
             # The library's error hides the operating system's; its text names the code.
-            code = re.search(r"code: (\d+)", str(error))
+            code = re.search(r"(?:code: |os error )(\d+)", str(error))
             raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
         _flush(temporary)
         temporary.replace(path)

@@ -27,8 +27,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _FULL_DISK:
+    except Exception as error:
+        # Libraries written in Rust raise errors of their own, which hide the operating system's but for its text.
+        is_full = isinstance(error, OSError) and error.errno in _FULL_DISK
+        if not is_full and os.strerror(errno.ENOSPC) not in str(error):
             raise
         raise SparringError(
             f"{path}: no space left on the disk. Everything finished so far is kept: free some space and run the same "

@@ -32,7 +32,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def command_line(tmp_path_factory: pytest.TempPathFactory, disk: Path) -> Iterator[CommandLine]:
-    can_mount = shutil.which("unshare") and not subprocess.run([*MOUNT, disk, "true"], capture_output=True).returncode
+    trial = (*MOUNT, str(disk), "true")
+    can_mount = shutil.which("unshare") and subprocess.run(trial, check=False, capture_output=True).returncode == 0
     within = (*MOUNT, str(disk)) if can_mount else ()
     with CommandLine(tmp_path_factory.mktemp("printed"), within=within) as command_line:
         assert command_line.wait_until_ready()
@@ -91,8 +92,8 @@ def test_a_run_that_outgrows_its_disk_again_and_again_goes_on_once_there_is_spac
         size = max(1, needed * i // NUM_DISKS) * PAGE
         subprocess.run([*enter, "mount", "-o", f"remount,size={size}", disk], check=True)
         message = one_message(run(command_line, recipe, disk / "run"), 1)
+        assert message.startswith(f"sparring: {disk / 'run'}"), message
         assert "no space left on the disk" in message, i
-        print(message)
         assert "run the same command again" in message, i
     subprocess.run([*enter, "mount", "-o", f"remount,size={8 * needed * PAGE}", disk], check=True)
     ended = run(command_line, recipe, disk / "run")

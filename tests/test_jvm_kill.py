@@ -38,9 +38,7 @@ class Killing:
 
 def jvms() -> set[int]:
     below = psutil.Process().children(recursive=True)
-    return {
-        one.pid for one in below if one.status() != psutil.STATUS_ZOMBIE and "py4j.GatewayServer" in one.cmdline()
-    }
+    return {one.pid for one in below if one.status() != psutil.STATUS_ZOMBIE and "py4j.GatewayServer" in one.cmdline()}
 
 
 def test_a_rollout_whose_jvm_is_killed_equals_one_that_was_left_alone() -> None:

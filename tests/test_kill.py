@@ -141,7 +141,7 @@ def test_a_run_stopped_ten_times_ends_like_one_that_was_not(
     for i in range(NUM_STOPS):
         wanted = max(num_signs(out) + 1, round(total * (i + draw.random()) / (NUM_STOPS + 1)))
         child = command_line.start(*words)
-        wait_until(lambda n=wanted: num_signs(out) >= n or not is_alive(child))
+        wait_until(lambda num=wanted, child=child: num_signs(out) >= num or not is_alive(child))
         time.sleep(draw.uniform(0, 2 * undisturbed.seconds / total))
         envs = _children(child)
         num_with_envs += bool(envs)
@@ -154,7 +154,7 @@ def test_a_run_stopped_ten_times_ends_like_one_that_was_not(
         if kind is signal.SIGINT:
             (message,) = ended.errors.splitlines()
             assert message.startswith("sparring: interrupted. The same command goes on where it stopped: sparring run")
-        wait_until(lambda: not any(map(is_alive, envs)))
+        wait_until(lambda envs=envs: not any(map(is_alive, envs)))
         assert finished.items() <= finished_files(out).items(), "something that was finished was done again"
         finished = finished_files(out)
     assert num_with_envs > 0, "no stop met a live env: the test shows less than it should"

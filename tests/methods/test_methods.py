@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sparring.engine import run_recipe
 from sparring.errors import ConfigError, TrainingError
 from sparring.journal import read_jsonl
 from sparring.policies.local import save_model
-from sparring.progress import SilentProgress
+from sparring.progress import Bar, SilentProgress
 from sparring.run import read_trajectories
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
@@ -58,6 +59,7 @@ class DeadlyProgress(SilentProgress):
     """Dies at the n-th sign of progress."""
 
     def __init__(self, num_signs: int) -> None:
+        super().__init__()
         self.left = num_signs
 
     def advance(self, num: float = 1) -> None:
@@ -67,6 +69,18 @@ class DeadlyProgress(SilentProgress):
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
         self.advance()
+
+
+class RecordingProgress(SilentProgress):
+    """Remembers which phases were worked on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phases: list[str] = []
+
+    def phase(self, name: str, total: float | None = None) -> AbstractContextManager[Bar]:
+        self.phases.append(name)
+        return super().phase(name, total)
 
 
 def outcome(out: Path) -> dict[str, bytes]:
@@ -135,17 +149,14 @@ def test_target_and_partner_start_as_two_agents(finished: Path) -> None:
     assert weights[0] != weights[1]
 
 
-@pytest.mark.parametrize("num_signs", [1, 7, 40, 47, 60, 85, 110, 150])
-def test_a_stopped_run_ends_like_one_that_was_not(
-    model_folder: Path, finished: Path, tmp_path: Path, num_signs: int
-) -> None:
+def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(model_folder: Path, tmp_path: Path) -> None:
     recipe = make_recipe(model_folder, "coevolving_agents")
-    whole = tmp_path / "whole"
-    out = tmp_path / "stopped"
-    with pytest.raises(Killed):
-        run_recipe(recipe, out, DeadlyProgress(num_signs))
-    run_recipe(recipe, out, SilentProgress(), with_report=False)
+    whole, out = tmp_path / "whole", tmp_path / "stopped"
     run_recipe(recipe, whole, SilentProgress(), with_report=False)
+    for num_signs in (7, 33, 16, 41, 24, 12):  # within a wave, within training, between phases
+        with pytest.raises(Killed):
+            run_recipe(recipe, out, DeadlyProgress(num_signs), with_report=False)
+    run_recipe(recipe, out, SilentProgress(), with_report=False)
     assert outcome(out) == outcome(whole)
 
 
@@ -153,7 +164,9 @@ def test_running_a_finished_run_again_plays_and_trains_nothing(model_folder: Pat
     recipe = make_recipe(model_folder, "eto")
     run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed-0/**/*") if path.is_file()}
-    run_recipe(recipe, tmp_path, DeadlyProgress(1), with_report=False)
+    progress = RecordingProgress()
+    run_recipe(recipe, tmp_path, progress, with_report=False)
+    assert progress.phases == [f"toy → {tmp_path}"]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed-0/**/*") if path.is_file()} == before
 
 
