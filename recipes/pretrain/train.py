@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -137,7 +138,8 @@ def main() -> None:
 
     args.out.mkdir(parents=True, exist_ok=True)
     if args.init:
-        AutoTokenizer.from_pretrained(args.init).save_pretrained(args.out)
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(args.init / name, args.out / name)
     elif not (args.out / "tokenizer.json").exists():
         train_tokenizer(args.walks, args.out, args.vocab_size)
     tokenizer = AutoTokenizer.from_pretrained(args.out)
