@@ -369,7 +369,7 @@ class Session:
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu, env_cpu = time.perf_counter(), time.process_time(), self.world.pool.cpu_seconds()
         yield
         self.run.add_timing(
             seed=self.seed,
@@ -377,6 +377,7 @@ class Session:
             phase=name,
             wall_s=round(time.perf_counter() - wall, 3),
             cpu_s=round(time.process_time() - cpu, 3),
+            env_cpu_s=round(max(0.0, self.world.pool.cpu_seconds() - env_cpu), 3),  # a restart loses what was used
         )
 
 

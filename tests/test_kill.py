@@ -110,11 +110,13 @@ def num_signs(out: Path) -> int:
 
 
 def outcome(out: Path) -> dict[str, bytes]:
-    """Return what a run ends with: all files but those that tell of time, and of states that are needed no more."""
+    """Return what a run ends with: all files but those that tell of time, of states that are needed no more, and of
+    the checkout's revision, which whoever edits the code meanwhile changes."""
     found = {}
+    passing = ("timings.jsonl", "report.html", "versions.json", ".lock")
     for path in out.rglob("*"):
         name = str(path.relative_to(out))
-        if path.is_file() and path.name not in ("timings.jsonl", "report.html", ".lock") and "/state/" not in name:
+        if path.is_file() and path.name not in passing and "/state/" not in name:
             content = path.read_bytes()
             # Two lanes finish waves in an order that depends on where the run was resumed.
             found[name] = b"\n".join(sorted(content.splitlines())) if name.endswith("jsonl") else content

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +93,11 @@ class EnvPool:
     def retries(self, slot: int) -> int:
         """Return how often the slot's episode was restored since its reset."""
         return self._slots[slot].num_retries
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the live envs' processes have used since they started (Linux; elsewhere 0)."""
+        groups = {slot.env.process.pid for slot in self._slots if isinstance(slot.env, _WorkerConnection)}
+        return _cpu_seconds_of_groups(groups)
 
     def close(self) -> None:
         """End every env and its process, those that hang included. Futures still open fail or are cancelled."""
@@ -344,3 +349,14 @@ class _WorkerConnection:
         self.kill()
         words = b"".join(self.last_words).decode(errors="replace").strip()
         return f"The env process ended with code {self.process.returncode}" + (f": {words[-500:]}" if words else ".")
+
+
+def _cpu_seconds_of_groups(groups: Set[int]) -> float:
+    """Add up user and system time of all processes whose process group is one of `groups`."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            fields = stat.read_text().rpartition(")")[2].split()  # the name in parentheses may hold anything
+            if int(fields[2]) in groups:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -198,3 +198,13 @@ def test_workers_and_their_children_die_with_the_parent(tmp_path):
     parent.wait()
     wait_until(lambda: not any(is_alive(pid) for pid in [child, *workers]))
     assert not list(tmp_path.iterdir())
+
+
+def test_cpu_time_of_the_processes_is_counted(make_pool):
+    pool = make_pool(2)
+    assert pool.cpu_seconds() == 0
+    for future in [pool.reset(slot, TASK, 0) for slot in range(2)]:
+        future.result()
+    counted = pool.cpu_seconds()
+    measured = sum(sum(child.cpu_times()[:2]) for child in alive_descendants())
+    assert 0 < counted <= measured + 0.02 and measured - counted < 0.2
