@@ -180,3 +180,26 @@ def test_a_round_without_pairs_is_an_error_with_a_remedy(model_folder: Path, tmp
     recipe = make_recipe(model_folder, "eto", pairs={"min_gap": 1.5})
     with pytest.raises(TrainingError, match=r"no preference pairs.*pairs\.min_gap"):
         run_recipe(recipe, tmp_path / "run", SilentProgress())
+
+
+def test_the_failure_agent_may_play_again_and_old_rollouts_may_be_kept(model_folder: Path, tmp_path: Path) -> None:
+    loop = {"rounds": 2, "refresh_failure_rollouts": True, "buffer_rounds": 2}
+    run_recipe(make_recipe(model_folder, "frozen", loop=loop), tmp_path, SilentProgress(), with_report=False)
+    pairs = read_jsonl(tmp_path / "seed-0/frozen/round-2/train-target/pairs.jsonl")
+    rejected = {"/".join(pair["rejected"].split("/")[:2]) for pair in pairs}
+    assert {"round-1/rollout-target", "round-2/rollout-target"} <= rejected
+    assert {"round-1/rollout-partner-refreshed", "round-2/rollout-partner-refreshed"} & rejected
+    assert "round-2/rollout-partner" not in rejected
+
+
+def test_a_round_may_explore_a_part_of_the_tasks(model_folder: Path, tmp_path: Path) -> None:
+    rollout = {"num_tasks": 5, "max_new_tokens": 6, "wave_size": 4, "temperature": 1.0}
+    run_recipe(make_recipe(model_folder, "frozen", rollout=rollout), tmp_path, SilentProgress(), with_report=False)
+    played = {}
+    for number in (1, 2):
+        for agent in ("target", "partner"):
+            file = tmp_path / f"seed-0/frozen/round-{number}/rollout-{agent}/trajectories.jsonl"
+            played[number, agent] = {trajectory.task.id for trajectory in read_trajectories(file)}
+    assert all(len(tasks) == 5 for tasks in played.values())
+    assert played[1, "target"] == played[1, "partner"]
+    assert played[1, "target"] != played[2, "target"]
