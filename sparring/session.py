@@ -180,17 +180,17 @@ class Session:
                 f"{self.arm}, {phase}: no preference pairs. Every rollout tied with its expert or broke: "
                 "raise env.num_train, rollout.num_per_task or rollout.temperature, or lower pairs.min_gap."
             )
-        loss, train = loss or config.loss, config.dpo
-        if agent.name == "partner" and config.partner.lr is not None:
-            train = dataclasses.replace(train, lr=config.partner.lr)
+        loss, lr = loss or config.loss, config.dpo.lr
         if round_number > 1:
             loss = dataclasses.replace(loss, beta=loop.later_beta or loss.beta)
-            train = dataclasses.replace(train, lr=loop.later_lr or train.lr)
+            lr = loop.later_lr or lr
+        if agent.name == "partner":  # a rate of its own holds in every round
+            lr = config.partner.lr or lr
         return self._fit(
             agent,
             phase,
             objective=PreferenceObjective(config=loss),
-            train=train,
+            train=dataclasses.replace(config.dpo, lr=lr),
             make_groups=lambda encode: groups_from_pairs(pairs, encode),
             pairs=pairs,
         )

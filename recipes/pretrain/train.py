@@ -94,7 +94,8 @@ class Checkpoint:
 
     def __init__(self, folder: Path, model: Qwen3ForCausalLM, optimizer: torch.optim.AdamW) -> None:
         self.path, self.model, self.optimizer = folder / "pretrain.safetensors", model, optimizer
-        self.names = [name for name, _ in model.named_parameters()]
+        # In the optimizer's order: matrices, then vectors.
+        self.names = [name for name, _ in sorted(model.named_parameters(), key=lambda item: item[1].dim() <= 1)]
 
     def save(self, step: int) -> None:
         tensors = {f"model/{k}": v for k, v in self.model.named_parameters()}
@@ -161,9 +162,6 @@ def main() -> None:
     plan = [b for e in range(math.ceil(args.epochs)) for b in batches(sequences, args.batch_tokens, random.Random(e))]
     plan = plan[: round(len(plan) * args.epochs / math.ceil(args.epochs))]
     checkpoint = Checkpoint(args.work, model, optimizer)
-    checkpoint.names = [n for n, p in model.named_parameters() if p.dim() > 1] + [
-        n for n, p in model.named_parameters() if p.dim() <= 1
-    ]
     started, saved, seen = time.monotonic(), time.monotonic(), 0
     first = checkpoint.load()
     for step in range(first, len(plan)):
