@@ -1,6 +1,6 @@
 """Finished runs come in as folders, compact JSON to commit goes out; from that JSON, `docs/results.md`.
 
-    python -m sparring.results export runs/study docs/results/study.json
+    python -m sparring.results export runs/study/* docs/results/study.json
     python -m sparring.results render
 
 What is committed is enough to make every published number again: the reward per method, seed, round and task, what the
@@ -44,13 +44,30 @@ ROLLOUT_KEYS = ("num", "mean", "success", "failures", "failure_mean", "hard_shar
 TRAINING_KEYS = ("accuracy", "margin", "delta_chosen")
 
 
-def export(run_dir: Path) -> dict[str, Any]:
-    """Return a finished run's results in the compact format.
+def export(run_dirs: Sequence[Path]) -> dict[str, Any]:
+    """Return the results of finished runs of one recipe, each with seeds of its own, as one study in compact format.
 
     Raises:
-        DataError: the run is not finished, or a file of it can't be read.
+        DataError: a run is not finished, a file of it can't be read, or the runs are not of one recipe.
     """
+    first, *others = sorted((_export_run(run_dir) for run_dir in run_dirs), key=lambda study: study["seeds"])
+    for other in others:
+        differing = [key for key in first if key not in ("seeds", "arms", "revision") and first[key] != other[key]]
+        if differing:
+            raise DataError(f"The runs differ in more than their seeds: {', '.join(differing)}. Export them one by one.")
+        if other["revision"] not in first["revision"].split(", "):
+            first["revision"] += f", {other['revision']}"
+        for name, arm in other["arms"].items():
+            if twice := arm["seeds"].keys() & first["arms"][name]["seeds"].keys():
+                raise DataError(f"Two of the runs hold seed {', '.join(sorted(twice))}. Leave one of them out.")
+            first["arms"][name]["seeds"] |= arm["seeds"]
+    del first["seeds"]
+    return first
+
+
+def _export_run(run_dir: Path) -> dict[str, Any]:
     results, config = read_results(run_dir), read_json(run_dir / "config.json")
+    config.pop("seeds", None)  # the hash says what was done, not how often
     versions = read_json(run_dir / "versions.json") if (run_dir / "versions.json").exists() else {}
     seeds = list(dict.fromkeys(seed for arm in results.arms.values() for seed in arm.seeds))
     costs = read_costs(run_dir, list_phases(run_dir, seeds, list(results.arms)))
@@ -59,6 +76,7 @@ def export(run_dir: Path) -> dict[str, Any]:
     first = config.get("arms", {}).get(next(iter(results.arms)), {})
     return {
         "format": FORMAT,
+        "seeds": seeds,
         "name": results.name,
         "world": first.get("env", {}).get("id"),
         "model": first.get("model", {}).get("path"),
@@ -67,7 +85,7 @@ def export(run_dir: Path) -> dict[str, Any]:
         "num_resamples": results.num_resamples,
         "num_train_tasks": results.num_train_tasks,
         "config_hash": hash_config(config),
-        "revision": versions.get("revision"),
+        "revision": versions.get("revision") or "",
         "versions": {name: value for name, value in versions.items() if isinstance(value, str) and name != "revision"},
         "tasks": tasks,
         "arms": {name: _export_arm(arm, config, tasks, costs) for name, arm in results.arms.items()},
@@ -191,13 +209,13 @@ def _is_deep(value: Any) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `export RUN FILE` or `render [FILE …]`; return the exit status."""
+    """Run `export RUN [RUN …] FILE` or `render [FILE …]`; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m sparring.results", description="Compact results to commit, and docs/results.md."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    exporting = commands.add_parser("export", help="write a finished run's results as compact JSON")
-    exporting.add_argument("run", type=Path, help="the run's folder")
+    exporting = commands.add_parser("export", help="write finished runs' results as compact JSON")
+    exporting.add_argument("runs", type=Path, nargs="+", help="the run's folder; several, if each ran other seeds")
     exporting.add_argument("file", type=Path, help="for instance docs/results/study.json")
     rendering = commands.add_parser("render", help="write docs/results.md from compact JSON")
     rendering.add_argument("files", type=Path, nargs="*", help="default: docs/results/*.json")
@@ -205,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "export":
-            text, path = to_text(export(chosen.run)), chosen.file
+            text, path = to_text(export(chosen.runs)), chosen.file
         else:
             text, path = render(chosen.files or sorted((DOCS / "results").glob("*.json"))), chosen.out
     except SparringError as error:

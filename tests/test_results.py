@@ -84,11 +84,25 @@ def test_words_of_a_person_stand_above_the_tables(compact):
 
 
 def test_same_run_same_file_and_rewards_on_one_line(run_dir, compact):
-    assert to_text(export(run_dir)) == compact.read_text()
+    assert to_text(export([run_dir])) == compact.read_text()
     lines = [line for line in compact.read_text().splitlines() if '"rewards"' in line]
     assert len(lines) == sum(
         len(seed["evaluations"]) for arm in read_compact(compact)["arms"].values() for seed in arm["seeds"].values()
     )
+
+
+def test_seeds_that_ran_in_folders_of_their_own_are_one_study(run_dir, tmp_path):
+    arms = ("sft", "eto", "coevolving_agents", "coevolving_frozen")
+    apart = [RunFolder(tmp_path / str(seed), arms=arms, seeds=(seed,), name="study").write() for seed in (1, 0)]
+    assert export(apart) == export([run_dir])
+
+
+def test_runs_that_are_no_one_study_are_refused(run_dir, tmp_path):
+    with pytest.raises(DataError, match="hold seed 0, 1"):
+        export([run_dir, run_dir])
+    other = RunFolder(tmp_path, arms=("sft",), seeds=(2,), name="study").write()
+    with pytest.raises(DataError, match="config_hash"):
+        export([run_dir, other])
 
 
 @pytest.mark.parametrize(
@@ -115,7 +129,7 @@ def test_run_without_timings_has_no_cost_columns(tmp_path):
     run_dir = RunFolder(tmp_path / "run").write()
     (run_dir / "timings.jsonl").unlink()
     path = tmp_path / "x.json"
-    path.write_text(to_text(export(run_dir)))
+    path.write_text(to_text(export([run_dir])))
     assert "| CPU-seconds" not in render([path])
 
 
