@@ -7,14 +7,13 @@ disk, then renamed, so a folder of that name is whole; older ones go last. No pi
 from __future__ import annotations
 
 import errno
-import os
 import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparring.errors import DataError
-from sparring.journal import disk_errors, read_json, write_json_atomic
+from sparring.journal import disk_errors, read_json, sync, write_json_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -51,10 +50,10 @@ def save_state(
     write_tensors(temporary / _WEIGHTS, dict(parameters))
     write_tensors(temporary / _OPTIMIZER, moments)
     write_json_atomic(temporary / _NUMBERS, numbers)
-    _flush(temporary)
+    sync(temporary)
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
-    _flush(folder)
+    sync(folder)
     for old in folder.glob(f"{_PREFIX}*"):
         if old != final:
             shutil.rmtree(old, ignore_errors=True)
@@ -111,9 +110,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
             # The library's error hides the operating system's; its text names the code.
             code = re.search(r"(?:code: |os error )(\d+)", str(error))
             raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
-        _flush(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _flush(path.parent)
+        sync(path.parent)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -129,11 +128,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: unreadable ({error}). Delete {path.parent.parent} to train anew.") from None
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

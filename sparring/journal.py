@@ -111,7 +111,7 @@ class Journal:
                     file.truncate(size)
                     raise
             if is_new:
-                _sync_folder(self.path.parent)
+                sync(self.path.parent)
 
     def read(self) -> list[dict[str, Any]]:
         """Return all records; a torn last line, left by a kill in mid-write, is dropped with a notice.
@@ -186,7 +186,7 @@ def _write_atomic(path: Path, content: bytes) -> None:
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync(path.parent)
 
 
 def _write_all(file: IO[bytes], content: bytes) -> None:
@@ -196,9 +196,9 @@ def _write_all(file: IO[bytes], content: bytes) -> None:
     os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    # A rename or a new file is on the disk only once its folder is.
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk; a rename or a new file is there only once its folder is."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -54,7 +54,9 @@ def export(run_dirs: Sequence[Path]) -> dict[str, Any]:
     for other in others:
         differing = [key for key in first if key not in ("seeds", "arms", "revision") and first[key] != other[key]]
         if differing:
-            raise DataError(f"The runs differ in more than their seeds: {', '.join(differing)}. Export them one by one.")
+            raise DataError(
+                f"The runs differ in more than their seeds: {', '.join(differing)}. Export them one by one."
+            )
         if other["revision"] not in first["revision"].split(", "):
             first["revision"] += f", {other['revision']}"
         for name, arm in other["arms"].items():

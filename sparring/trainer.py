@@ -51,8 +51,8 @@ class TrainConfig:
     """Share of the steps in which the rate rises linearly."""
     weight_decay: float = 0.0
     """Decoupled, on matrices alone."""
-    clip_norm: float = 1.0
-    """Largest global gradient norm; infinity for none."""
+    clip_norm: float | None = 1.0
+    """Largest global gradient norm; none: no clipping."""
     max_tokens_per_batch: int = 8192
     """Tokens whose activations are kept at once; a group of more is forwarded alone. Changes memory, not the result."""
     shuffle: bool = True
@@ -70,8 +70,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("lr", "epochs", "batch_size", "clip_norm", "max_tokens_per_batch"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}: must be above 0, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name}: must be above 0, not {value}")
         if not 0 <= self.warmup_ratio <= 1:
             raise ConfigError(f"warmup_ratio: must lie in [0, 1], not {self.warmup_ratio}")
 
@@ -167,7 +168,9 @@ def fit(
         ConfigError: `state_dir` belongs to other data or another config.
     """
     if not groups:
-        raise TrainingError("nothing to train on: no trajectories or pairs are left after the rules of [pairs]")
+        raise TrainingError(
+            "nothing to train on: there are no trajectories or pairs, or none fits into chat.max_context"
+        )
     return _Fit(model, groups, objective, config, seed, state_dir).run(log, progress)
 
 
@@ -246,7 +249,7 @@ class _Fit:
             for name, (total, count) in part_metrics.items():
                 before = metrics.get(name, (0.0, 0.0))
                 metrics[name] = (before[0] + total, before[1] + count)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm).item()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf).item()
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, groups)
         lr = learning_rate(self.progress.step, len(self.steps), self.config)

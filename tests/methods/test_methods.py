@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from sparring.config import Recipe, recipe_from_dict
 from sparring.engine import run_recipe
@@ -190,6 +191,21 @@ def test_the_failure_agent_may_play_again_and_old_rollouts_may_be_kept(model_fol
     assert {"round-1/rollout-target", "round-2/rollout-target"} <= rejected
     assert {"round-1/rollout-partner-refreshed", "round-2/rollout-partner-refreshed"} & rejected
     assert "round-2/rollout-partner" not in rejected
+
+
+def test_a_round_may_start_over_and_the_partner_s_rate_is_its_own(model_folder: Path, tmp_path: Path) -> None:
+    """With a later rate of next to nothing, round 2's target is the weights that round 2 started from."""
+    loop, partner = {"rounds": 2, "restart": True, "later_lr": 1e-12}, {"kind": "positive", "lr": 1e-3}
+    recipe = make_recipe(model_folder, "positive", loop=loop, partner=partner)
+    run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)
+
+    def distance(one: str, other: str) -> float:
+        arm = tmp_path / "seed-0/positive"
+        a, b = (load_file(arm / phase / "checkpoint/model.safetensors") for phase in (one, other))
+        return max((a[name] - b[name]).abs().max().item() for name in a)
+
+    assert distance("round-2/train-target", "sft-target") < 1e-6 < 1e-4 < distance("round-1/train-target", "sft-target")
+    assert distance("round-2/train-partner", "sft-partner") > 1e-4
 
 
 def test_a_round_may_explore_a_part_of_the_tasks(model_folder: Path, tmp_path: Path) -> None:
