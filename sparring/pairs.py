@@ -152,6 +152,21 @@ def failure_pairs(
     return distinct(pairs) if config.dedupe else pairs
 
 
+def adopt_successes(
+    experts: Sequence[Trajectory], trajectories: Iterable[Trajectory], success_eps: float = 1e-6
+) -> list[Trajectory]:
+    """Give each task without an expert trajectory the agents' shortest success, where there is one.
+
+    Task A has an expert, tasks B and C have none; a success on A changes nothing, of two on B the one with fewer turns
+    is adopted (the first of equals), failures on C leave C without.
+
+    Source: ours, for few demonstrations and many tasks; the papers have an expert for every training task.
+    """
+    taught = {expert.task.id for expert in experts}
+    found = by_task(t for t in successes(trajectories, success_eps) if t.task.id not in taught)
+    return [*experts, *(min(candidates, key=lambda t: len(t.turns)) for candidates in found.values())]
+
+
 def expert_pairs(
     experts: Iterable[Trajectory],
     trajectories: Iterable[Trajectory],

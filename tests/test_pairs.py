@@ -9,6 +9,7 @@ import pytest
 
 from sparring.pairs import (
     PairConfig,
+    adopt_successes,
     count_kinds,
     dedupe,
     distinct,
@@ -210,6 +211,20 @@ class TestTargetPairs:
     def test_all_empty(self):
         assert target_pairs([], [], [], CONFIG) == []
         assert sum(count_kinds([]).values()) == 0
+
+
+def test_a_task_without_an_expert_adopts_the_shortest_success():
+    won = [played("target", "u", 1.0, "abc"), played("partner", "u", 1.0, "ab"), played("target", "u", 1.0, "ac")]
+    rollouts = [*won, played("target", "t", 1.0, "x"), played("target", "v", 0.9, "y")]
+    broken = played("target", "w", 1.0, "z", stop=StopReason.ENV_FAULT)
+    assert adopt_successes([EXPERT], [*rollouts, broken]) == [EXPERT, won[1]]
+    assert adopt_successes([EXPERT, won[1]], [played("target", "u", 1.0, "a")]) == [EXPERT, won[1]], "once for all"
+
+
+def test_an_adopted_success_is_chosen_over_the_agent_s_own_failures():
+    rollouts = [played("target", "u", 1.0, "abc"), played("target", "u", 0.5, "ab")]
+    pairs = expert_pairs(adopt_successes([EXPERT], rollouts), rollouts, PairKind.EXPERT_TARGET, CONFIG)
+    assert brief(pairs) == [("expert>target", "abc", "ab")]
 
 
 def random_round(seed: int) -> tuple[list[Trajectory], list[Trajectory], list[Trajectory]]:

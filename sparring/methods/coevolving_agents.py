@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sparring.pairs import expert_pairs, failure_pairs, target_pairs
+from sparring.pairs import adopt_successes, expert_pairs, failure_pairs, target_pairs
 from sparring.session import Agent, Session
 from sparring.types import PairKind, PreferencePair, Trajectory
 
@@ -23,12 +23,16 @@ def coevolving_agents(session: Session) -> Agent:
     target_start = target = session.imitate("target")
     partner_start = partner = start_partner(session, target)
     evaluate(session, target, partner, 0)
+    experts = session.experts
 
     for number in range(1, config.loop.rounds + 1):
         f_tgt = session.rollout(target, number)
         f_fail = session.rollout(partner, number)
 
-        d_fail = partner_pairs(session, f_tgt, f_fail)  # Eq. 6
+        if config.loop.adopt_successes:
+            experts = adopt_successes(experts, [*f_tgt, *f_fail], config.pairs.success_eps)
+
+        d_fail = partner_pairs(session, experts, f_tgt, f_fail)  # Eq. 6
         if len(d_fail) >= config.fail.min_pairs:
             learner = partner_start if config.loop.restart else partner
             partner = session.prefer(learner, d_fail, number, loss=session.eto_loss())  # Eq. 7
@@ -37,7 +41,7 @@ def coevolving_agents(session: Session) -> Agent:
         if config.loop.refresh_failure_rollouts:
             f_fail = session.rollout(partner, number, is_refreshed=True)
 
-        d_tgt = target_pairs(session.experts, f_tgt, f_fail, config.pairs, pair_scope=config.fail.pair_scope)  # Eq. 8
+        d_tgt = target_pairs(experts, f_tgt, f_fail, config.pairs, pair_scope=config.fail.pair_scope)  # Eq. 8
         target = session.prefer(target_start if config.loop.restart else target, d_tgt, number)  # Eq. 9
         evaluate(session, target, partner, number)
     return target
@@ -50,7 +54,9 @@ def start_partner(session: Session, target: Agent) -> Agent:
     return session.imitate("partner")
 
 
-def partner_pairs(session: Session, f_tgt: Sequence[Trajectory], f_fail: Sequence[Trajectory]) -> list[PreferencePair]:
+def partner_pairs(
+    session: Session, experts: Sequence[Trajectory], f_tgt: Sequence[Trajectory], f_fail: Sequence[Trajectory]
+) -> list[PreferencePair]:
     """Return what the partner learns from: its kind is the ablation.
 
     `failure`: failure-failure pairs of both agents, D_fail (Eq. 6). `positive`: expert over own trajectory, like ETO's
@@ -61,7 +67,7 @@ def partner_pairs(session: Session, f_tgt: Sequence[Trajectory], f_fail: Sequenc
         case "failure":
             return failure_pairs(f_tgt, f_fail, config.pairs, pair_scope=config.fail.pair_scope)
         case "positive":
-            return expert_pairs(session.experts, f_fail, PairKind.EXPERT_PARTNER, config.pairs)
+            return expert_pairs(experts, f_fail, PairKind.EXPERT_PARTNER, config.pairs)
         case "frozen":
             return []
 

@@ -40,6 +40,9 @@ class LoopConfig:
     refresh_failure_rollouts: bool = False
     """The failure agent rolls out again between its own update and the target's, so that round 1 already has its
     negatives; costs one more rollout a round."""
+    adopt_successes: bool = False
+    """A training task without an expert trajectory takes the agents' shortest success for one, for all rounds to
+    come: the chosen side is then the agents' own. For few demonstrations and many tasks."""
     buffer_rounds: int = 1
     """Rounds whose rollouts make pairs; 1: this round's only."""
     later_beta: float | None = None

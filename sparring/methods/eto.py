@@ -5,7 +5,7 @@ Source: arXiv 2403.02502 (Song et al.).
 
 from __future__ import annotations
 
-from sparring.pairs import expert_pairs
+from sparring.pairs import adopt_successes, expert_pairs
 from sparring.session import Agent, Session
 from sparring.types import PairKind
 
@@ -15,10 +15,13 @@ def eto(session: Session) -> Agent:
     config = session.config
     start = target = session.imitate("target")
     session.evaluate(target, 0)
+    experts = session.experts
 
     for number in range(1, config.loop.rounds + 1):
         explored = session.rollout(target, number)
-        pairs = expert_pairs(session.experts, explored, PairKind.EXPERT_TARGET, config.pairs)
+        if config.loop.adopt_successes:
+            experts = adopt_successes(experts, explored, config.pairs.success_eps)
+        pairs = expert_pairs(experts, explored, PairKind.EXPERT_TARGET, config.pairs)
         learner = start if config.loop.restart else target
         target = session.prefer(learner, pairs, number, loss=session.eto_loss())
         session.evaluate(target, number)

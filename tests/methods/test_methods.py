@@ -10,13 +10,18 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from sparring.config import Recipe, recipe_from_dict
+from sparring.config import Config, Recipe, recipe_from_dict
 from sparring.engine import run_recipe
 from sparring.errors import ConfigError, TrainingError
 from sparring.journal import read_jsonl
+from sparring.methods.coevolving_agents import coevolving_agents
+from sparring.methods.eto import eto
 from sparring.policies.local import save_model
 from sparring.progress import Bar, SilentProgress
 from sparring.run import read_trajectories
+from sparring.session import Agent
+from sparring.types import PreferencePair, Trajectory
+from tests.test_pairs import played
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 ARMS = {
@@ -206,6 +211,41 @@ def test_a_round_may_start_over_and_the_partner_s_rate_is_its_own(model_folder: 
 
     assert distance("round-2/train-target", "sft-target") < 1e-6 < 1e-4 < distance("round-1/train-target", "sft-target")
     assert distance("round-2/train-partner", "sft-partner") > 1e-4
+
+
+class Rehearsal:
+    """A session whose agents play what they are told, and which remembers what they were to learn."""
+
+    def __init__(self, config: Config, rollouts: dict[str, list[Trajectory]]) -> None:
+        self.config, self.rollouts = config, rollouts
+        self.experts: list[Trajectory] = []
+        self.learnt: list[PreferencePair] = []
+
+    def imitate(self, name: str) -> Agent:
+        return Agent(name=name, checkpoint="", lineage="")
+
+    def rollout(self, agent: Agent, number: int) -> list[Trajectory]:
+        return self.rollouts[f"{agent.name} {number}"]
+
+    def prefer(self, agent: Agent, pairs: list[PreferencePair], number: int, *, loss: object = None) -> Agent:
+        self.learnt += pairs if agent.name == "target" else []
+        return agent
+
+    def evaluate(self, agent: Agent, number: int) -> None: ...
+    def warn(self, message: str) -> None: ...
+    def eto_loss(self) -> None: ...
+
+
+@pytest.mark.parametrize(("method", "winner"), [(eto, "target"), (coevolving_agents, "partner")])
+def test_a_success_of_one_round_is_the_expert_of_the_next(model_folder: Path, method: Any, winner: str) -> None:
+    won, lost = played(winner, "u", 1.0, "abc"), played("target", "u", 0.5, "ab")
+    rollouts = {"target 1": [], "partner 1": [], "target 2": [lost], "partner 2": []} | {f"{winner} 1": [won]}
+    for is_on in (True, False):
+        loop = {"rounds": 2, "adopt_successes": is_on}
+        config = make_recipe(model_folder, "eto", loop=loop).arms["eto"].config
+        session = Rehearsal(config, rollouts)
+        method(session)
+        assert [(pair.chosen, pair.rejected) for pair in session.learnt] == [(won, lost)] * is_on
 
 
 def test_a_round_may_explore_a_part_of_the_tasks(model_folder: Path, tmp_path: Path) -> None:
