@@ -141,7 +141,7 @@ def collect_results(recipe: Recipe, out: Path, eval_task_ids: Sequence[str]) -> 
         "name": recipe.name,
         "split": config.eval.split,
         "success_eps": config.pairs.success_eps,
-        "num_train_tasks": len({record.task.id for record in read_trajectories(out / "experts.jsonl")}),
+        "num_demonstrations": len({record.task.id for record in read_trajectories(out / "experts.jsonl")}),
         "num_eval_tasks": len(eval_task_ids),
         "arms": {
             name: {

@@ -85,7 +85,7 @@ def _export_run(run_dir: Path) -> dict[str, Any]:
         "split": results.split,
         "success_eps": results.success_eps,
         "num_resamples": results.num_resamples,
-        "num_train_tasks": results.num_train_tasks,
+        "num_demonstrations": results.num_demonstrations,
         "config_hash": hash_config(config),
         "revision": versions.get("revision") or "",
         "versions": {name: value for name, value in versions.items() if isinstance(value, str) and name != "revision"},

@@ -44,7 +44,7 @@ def facts(results: Results, config: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = [
         ("World", f"{world}, {len(kinds)} task types" if kinds else world),
         ("Base model", str(_get(arm, "model.path") or "")),
-        ("Trained on", f"{results.num_train_tasks} tasks with experts" if results.num_train_tasks else ""),
+        ("Trained on", f"{results.num_demonstrations} demonstrations" if results.num_demonstrations else ""),
         ("Held out", f"{results.num_tasks} tasks of split “{results.split}”, greedy"),
         ("Rounds", str(rounds)),
         ("Seeds" if len(seeds) > 1 else "Seed", ", ".join(seeds)),

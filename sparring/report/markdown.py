@@ -67,7 +67,7 @@ def _about(record: Mapping[str, Any], results: Results) -> str:
     parts = [
         f"world {record['world']}",
         f"base model `{record['model']}`",
-        f"{record['num_train_tasks']} training tasks" if record.get("num_train_tasks") else "",
+        f"{record['num_demonstrations']} demonstrations" if record.get("num_demonstrations") else "",
         f"{results.num_tasks} held-out tasks (split `{results.split}`)",
         f"seeds {', '.join(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}",
         *(f"NLL term of Eq. 9: {name} over action tokens" for name in _reductions(record)),

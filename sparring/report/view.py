@@ -116,7 +116,7 @@ class Results:
     name: str
     split: str
     success_eps: float
-    num_train_tasks: int | None = None
+    num_demonstrations: int | None = None
     """Training tasks with an expert trajectory."""
     num_resamples: int = 2000
     """Bootstrap resamples behind each interval."""
@@ -183,7 +183,7 @@ def results_from_json(record: Mapping[str, Any], config: Mapping[str, Any] | Non
             name=record["name"],
             split=record["split"],
             success_eps=record["success_eps"],
-            num_train_tasks=record.get("num_train_tasks"),
+            num_demonstrations=record.get("num_demonstrations"),
             num_resamples=_num_resamples(record),
             arms=arms,
         )

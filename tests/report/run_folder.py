@@ -78,7 +78,7 @@ class RunFolder:
             held_out = [trajectory_to_json(self._expert(task)) for task in self._tasks("test")]
             self._jsonl("eval-experts.jsonl", held_out)
         arms = {arm: {**self._arm(arm), "config": config["arms"][arm]} for arm in self.arms}
-        about = {"name": self.name, "split": "test", "success_eps": 1e-6, "num_train_tasks": self.num_train}
+        about = {"name": self.name, "split": "test", "success_eps": 1e-6, "num_demonstrations": self.num_train}
         self._json("results.json", {**about, "num_eval_tasks": self.num_test, "arms": arms})
         self._jsonl("timings.jsonl", self._timings)
         return self.folder
