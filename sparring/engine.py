@@ -156,7 +156,8 @@ def collect_results(recipe: Recipe, out: Path, eval_task_ids: Sequence[str]) -> 
 
 
 def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
-    found: dict[str, list[dict[str, Any]]] = {"evaluations": [], "rollouts": [], "pairs": [], "training": []}
+    names = ("evaluations", "rollouts", "refreshed", "pairs", "training")
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     thresholds, eps = arm.config.analysis.hard_thresholds, arm.config.pairs.success_eps
     for number in range(arm.config.loop.rounds + 1):
         for agent in ("target", "partner"):
@@ -167,10 +168,11 @@ def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
                 rewards = {t.task.id: t.reward for t in sorted(counted(trajectories), key=lambda t: t.task.id)}
                 summary = to_json(summarise_rollouts(trajectories, thresholds, eps))
                 found["evaluations"].append({**key, **summary, "rewards": rewards})
-            explored = folder / f"round-{number}" / f"rollout-{agent}" / "trajectories.jsonl"
-            if explored.exists():
-                summary = to_json(summarise_rollouts(read_trajectories(explored), thresholds, eps))
-                found["rollouts"].append({**key, **summary})
+            for name, suffix in (("rollouts", ""), ("refreshed", "-refreshed")):
+                explored = folder / f"round-{number}" / f"rollout-{agent}{suffix}" / "trajectories.jsonl"
+                if explored.exists():
+                    summary = to_json(summarise_rollouts(read_trajectories(explored), thresholds, eps))
+                    found[name].append({**key, **summary})
             trained = folder / f"round-{number}" / f"train-{agent}" / "done.json"
             if trained.exists():
                 result = read_json(trained)

@@ -196,6 +196,8 @@ def test_the_failure_agent_may_play_again_and_old_rollouts_may_be_kept(model_fol
     assert {"round-1/rollout-target", "round-2/rollout-target"} <= rejected
     assert {"round-1/rollout-partner-refreshed", "round-2/rollout-partner-refreshed"} & rejected
     assert "round-2/rollout-partner" not in rejected
+    results = json.loads((tmp_path / "results.json").read_text())["arms"]["frozen"]["seeds"]["0"]
+    assert [(entry["round"], entry["agent"]) for entry in results["refreshed"]] == [(1, "partner"), (2, "partner")]
 
 
 def test_a_round_may_start_over_and_the_partner_s_rate_is_its_own(model_folder: Path, tmp_path: Path) -> None:
