@@ -120,11 +120,52 @@ class Checkpoint:
         return int(tensors["step/" + self.names[0]].item())
 
 
-def main() -> None:
+def make_optimizer(model: Qwen3ForCausalLM, lr: float) -> torch.optim.AdamW:
+    """Return AdamW with weight decay on matrices alone."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
+
+
+def train(model: Qwen3ForCausalLM, sequences: list[list[int]], pad: int, args: argparse.Namespace) -> None:
+    """Train in place, from the last checkpoint where there is one."""
+    optimizer = make_optimizer(model, args.lr)
+    plan = [b for e in range(math.ceil(args.epochs)) for b in batches(sequences, args.batch_tokens, random.Random(e))]
+    plan = plan[: round(len(plan) * args.epochs / math.ceil(args.epochs))]
+    checkpoint = Checkpoint(args.work, model, optimizer)
+    started, saved, seen = time.monotonic(), time.monotonic(), 0
+    for step in range(checkpoint.load(), len(plan)):
+        warm_up, done = min(1.0, (step + 1) / 50), step / len(plan)
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * warm_up * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+        loss, count = loss_of(model, [sequences[i] for i in plan[step]], pad)
+        (loss / count).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seen += count
+        if step % 20 == 0:
+            rate = seen / (time.monotonic() - started)
+            print(f"step {step}/{len(plan)} loss {loss.item() / count:.4f} {rate:.0f} tok/s", flush=True)
+        if time.monotonic() - saved > 120:
+            checkpoint.save(step + 1)
+            saved = time.monotonic()
+
+
+def validate(model: Qwen3ForCausalLM, sequences: list[list[int]], pad: int) -> float:
+    """Return the mean loss, in nats per token."""
+    model.eval()
+    with torch.no_grad():
+        parts = [loss_of(model, sequences[i : i + 10], pad) for i in range(0, len(sequences), 10)]
+    return sum(float(loss) for loss, _ in parts) / sum(count for _, count in parts)
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--walks", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
-    parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="folder of the checkpoint and the log")
+    parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="folder of the checkpoint")
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--num-layers", type=int, default=4)
     parser.add_argument("--vocab-size", type=int, default=2048)
@@ -134,10 +175,14 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=1_536, help="tokens a walk")
     parser.add_argument("--threads", type=int, default=3)
     parser.add_argument("--init", type=Path, help="go on from this model folder, tokenizer included")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    return parser.parse_args()
 
+
+def main() -> None:
+    args = parse_arguments()
+    torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
+    args.work.mkdir(parents=True, exist_ok=True)
     if args.init:
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             shutil.copy(args.init / name, args.out / name)
@@ -155,36 +200,8 @@ def main() -> None:
     num_parameters = sum(p.numel() for p in model.parameters())
     print(f"{len(walks)} walks, {sum(map(len, sequences)):,} tokens, {num_parameters:,} parameters", flush=True)
 
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), fused=True)
-    plan = [b for e in range(math.ceil(args.epochs)) for b in batches(sequences, args.batch_tokens, random.Random(e))]
-    plan = plan[: round(len(plan) * args.epochs / math.ceil(args.epochs))]
-    checkpoint = Checkpoint(args.work, model, optimizer)
-    started, saved, seen = time.monotonic(), time.monotonic(), 0
-    first = checkpoint.load()
-    for step in range(first, len(plan)):
-        warm_up, done = min(1.0, (step + 1) / 50), step / len(plan)
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * warm_up * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
-        loss, count = loss_of(model, [sequences[i] for i in plan[step]], tokenizer.pad_token_id)
-        (loss / count).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        seen += count
-        if step % 20 == 0:
-            rate = seen / (time.monotonic() - started)
-            print(f"step {step}/{len(plan)} loss {loss.item() / count:.4f} {rate:.0f} tok/s", flush=True)
-        if time.monotonic() - saved > 120:
-            checkpoint.save(step + 1)
-            saved = time.monotonic()
-
-    model.eval()
-    with torch.no_grad():
-        parts = [loss_of(model, held_out[i : i + 10], tokenizer.pad_token_id) for i in range(0, len(held_out), 10)]
-    validation = sum(float(loss) for loss, _ in parts) / sum(count for _, count in parts)
+    train(model, sequences, tokenizer.pad_token_id, args)
+    validation = validate(model, held_out, tokenizer.pad_token_id)
     model.save_pretrained(args.out)
     facts = {
         "tasks": sorted({walk["task"] for walk in walks}),
