@@ -4,8 +4,8 @@ Comes in: the simulator's own split, or a split from files such as ETO's. Goes o
 trajectories that were replayed and reached the full score. Source: arXiv 2203.07540 (the world), 2403.02502 (ETO's
 split, turn limits and reward: the best score over the turns).
 
-Deviates: the simulator is called directly, since the package's own `step` lists every valid action after every turn,
-which takes ten times as long; scores and endings are computed as it does.
+Deviates: the simulator is called directly: the package's own `step` lists every valid action after every turn, which no
+agent here reads and which costs more than the turn itself. Scores and endings are computed as it does.
 """
 
 from __future__ import annotations
