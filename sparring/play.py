@@ -11,11 +11,12 @@ from sparring.envs.base import Benchmark, load_benchmark, select_tasks
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, DataError
 from sparring.evaluate import paired_difference, summarise
+from sparring.journal import Journal
 from sparring.policies.base import Policy
 from sparring.policies.scripted import RandomPolicy, ReplayPolicy
 from sparring.rollout import episode_specs
 from sparring.rollout import rollout as play_specs
-from sparring.run import Journal, trajectory_to_json
+from sparring.run import trajectory_to_json
 from sparring.types import StopReason, Task, Trajectory
 
 if TYPE_CHECKING:
