@@ -203,3 +203,9 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush a folder with all that is in it, and its entry in its parent."""
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        sync(path)

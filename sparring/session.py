@@ -28,7 +28,7 @@ from sparring.chat import Chat, ContextOverflow, Encoded
 from sparring.envs.base import Benchmark
 from sparring.envs.pool import EnvPool
 from sparring.errors import EnvFault, TrainingError
-from sparring.journal import disk_errors
+from sparring.journal import disk_errors, sync_tree
 from sparring.pairs import count_kinds, subsample
 from sparring.policies.base import Policy
 from sparring.rollout import EpisodeSpec, cut_waves, rollout
@@ -334,6 +334,7 @@ class Session:
             )
         with disk_errors(phase.path / "checkpoint"):
             save_model(model, tokenizer, phase.path / "checkpoint")
+            sync_tree(phase.path / "checkpoint")
         counts = {str(kind): num for kind, num in count_kinds(pairs).items() if num}
         phase.finish(
             {

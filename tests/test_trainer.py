@@ -420,7 +420,7 @@ class TestResume:
         config = TrainConfig(lr=5e-3, epochs=1, batch_size=3, save_every_s=0)
         model, result, _ = trained(tmp_path / "whole", groups, objective, config)
         num_flushes = 0
-        flush = checkpoint._flush
+        flush = checkpoint.sync
 
         def dying(path: Path) -> None:
             nonlocal num_flushes
@@ -432,7 +432,7 @@ class TestResume:
         for deadline in (1, 2, 3, 5, 7, 8, 9, 11):
             folder, num_flushes = tmp_path / f"killed-{deadline}", 0
             with monkeypatch.context() as patch, pytest.raises(Killed):
-                patch.setattr(checkpoint, "_flush", dying)
+                patch.setattr(checkpoint, "sync", dying)
                 trained(folder, groups, objective, config)
             again, result_again, _ = trained(folder, groups, objective, config)
             assert same_weights(model, again) and result == result_again
@@ -533,7 +533,7 @@ class TestResume:
             raise OSError(28, "No space left on device")
 
         groups, objective, config = OBJECTIVES["sft"]
-        monkeypatch.setattr(checkpoint, "_flush", full)
+        monkeypatch.setattr(checkpoint, "sync", full)
         with pytest.raises(SparringError, match="no space left"):
             trained(tmp_path, groups, objective, config)
 

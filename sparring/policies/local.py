@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sparring.chat import Chat
 from sparring.errors import ConfigError, ModelError
-from sparring.journal import sync
 from sparring.policies.base import Episode, Reply
 from sparring.types import StopReason
 
@@ -123,12 +122,9 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         shutil.rmtree(leftover, ignore_errors=True)
     model.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
-    for path in (*fresh.rglob("*"), fresh):
-        sync(path)
     if target.exists():
         target.rename(old)
     fresh.rename(target)
-    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
