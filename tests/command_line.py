@@ -108,11 +108,3 @@ class CommandLine:
     def _answer(self) -> str:
         assert self.server.stdout is not None
         return self.server.stdout.readline().strip()
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Say whether a process is still there and no zombie."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

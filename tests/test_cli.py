@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,45 +15,8 @@ import pytest
 
 from sparring.config import Config
 from sparring.convert import type_hints
-
-ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120", "NO_COLOR": "1"}
-RECIPE = """
-name = "toy"
-[model]
-path = "{model}"
-[env]
-id = "tests.toy_world:ToyWorld"
-num_envs = 4
-options = {{ size = 3 }}
-[chat]
-format = "action"
-instruction = ""
-max_context = 384
-[rollout]
-max_new_tokens = 6
-wave_size = 4
-[sft]
-lr = 1e-3
-epochs = 1
-batch_size = 4
-[dpo]
-lr = 1e-4
-epochs = 1
-batch_size = 4
-[loop]
-rounds = 1
-[fail]
-min_pairs = 1
-[eval]
-num_resamples = 50
-[arms.sft]
-method = "sft"
-[arms.eto]
-method = "eto"
-[arms.coevolving_agents]
-method = "coevolving_agents"
-"""
+from tests.command_line import ENVIRONMENT, ROOT
+from tests.toy_world import TOY_RECIPE
 
 
 def sparring(*words: str, cwd: Path = ROOT, prelude: str = "") -> subprocess.CompletedProcess[str]:
@@ -98,7 +60,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def recipe(tmp_path: Path, model: Path) -> Path:
     path = tmp_path / "toy.toml"
-    path.write_text(RECIPE.format(model=model))
+    path.write_text(TOY_RECIPE.format(model=model))
     return path
 
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,45 +20,19 @@ import psutil
 import pytest
 
 from sparring.policies.local import save_model
-from tests.command_line import ENVIRONMENT, ROOT, CommandLine, is_alive
+from tests.command_line import ENVIRONMENT, ROOT, CommandLine
+from tests.processes import is_alive, wait_until
 from tests.tiny_models import tiny_model, tiny_tokenizer
+from tests.toy_world import TOY_RECIPE
 
 NUM_STOPS = 10
-RECIPE = """
-name = "toy"
-[model]
-path = "{model}"
-[env]
-id = "tests.toy_world:ToyWorld"
-num_envs = 2
-options = {{ size = 4, per_process = true }}
-[chat]
-format = "action"
-instruction = ""
-max_context = 384
-[rollout]
-max_new_tokens = 6
-wave_size = 2
-temperature = 1.0
-[sft]
-lr = 3e-3
-epochs = 10
-batch_size = 4
-save_every_s = 0
-[dpo]
-lr = 1e-3
-epochs = 1
-batch_size = 4
-save_every_s = 0
-[loop]
-rounds = 1
-[fail]
-min_pairs = 1
-[eval]
-num_resamples = 50
-[arms.coevolving_agents]
-method = "coevolving_agents"
-"""
+SETTINGS = [
+    *("--arms", "coevolving_agents"),
+    *("--env.num-envs", "2", "--env.options", "{size = 4, per_process = true}"),
+    *("--rollout.wave-size", "2", "--rollout.temperature", "1.0"),
+    *("--sft.lr", "3e-3", "--sft.epochs", "10", "--sft.save-every-s", "0"),
+    *("--dpo.lr", "1e-3", "--dpo.save-every-s", "0"),
+]
 
 
 @dataclass(frozen=True)
@@ -76,8 +50,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     folder = tmp_path_factory.mktemp("undisturbed")
     save_model(tiny_model(), tiny_tokenizer(), folder / "model")
     recipe, out = folder / "toy.toml", folder / "run"
-    recipe.write_text(RECIPE.format(model=folder / "model"))
-    command = [sys.executable, "-m", "sparring", "run", str(recipe), "--out", str(out)]
+    recipe.write_text(TOY_RECIPE.format(model=folder / "model"))
+    command = [sys.executable, "-m", "sparring", "run", str(recipe), "--out", str(out), *SETTINGS]
     child = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     wait_until(lambda: out.exists() or child.poll() is not None, 300)
     started = time.monotonic()
@@ -91,13 +65,6 @@ def command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLi
     with CommandLine(tmp_path_factory.mktemp("printed")) as command_line:
         assert command_line.wait_until_ready()
         yield command_line
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < until, "it never came true"
-        time.sleep(0.005)
 
 
 def num_signs(out: Path) -> int:
@@ -137,7 +104,7 @@ def test_a_run_stopped_ten_times_ends_like_one_that_was_not(
     draw = random.Random(kind.value)
     total = num_signs(undisturbed.out)
     out = tmp_path / "run"
-    words = ["run", str(undisturbed.recipe), "--out", str(out), "--quiet"]
+    words = ["run", str(undisturbed.recipe), "--out", str(out), "--quiet", *SETTINGS]
     finished: dict[Path, int] = {}
     num_with_envs = 0
     for i in range(NUM_STOPS):

@@ -16,6 +16,44 @@ from sparring.types import StopReason, Task, Trajectory, Turn
 COLOURS = ("red", "green", "blue", "white")
 LENGTHS = {"short": 2, "long": 4}
 
+TOY_RECIPE = """
+name = "toy"
+[model]
+path = "{model}"
+[env]
+id = "tests.toy_world:ToyWorld"
+num_envs = 4
+options = {{ size = 3 }}
+[chat]
+format = "action"
+instruction = ""
+max_context = 384
+[rollout]
+max_new_tokens = 6
+wave_size = 4
+[sft]
+lr = 1e-3
+epochs = 1
+batch_size = 4
+[dpo]
+lr = 1e-4
+epochs = 1
+batch_size = 4
+[loop]
+rounds = 1
+[fail]
+min_pairs = 1
+[eval]
+num_resamples = 50
+[arms.sft]
+method = "sft"
+[arms.eto]
+method = "eto"
+[arms.coevolving_agents]
+method = "coevolving_agents"
+"""
+"""A recipe on the toy world; `model` is a folder."""
+
 
 class ToyEnv:
     """One machine with coloured buttons."""

@@ -176,7 +176,7 @@ class ScienceWorld:
         return ScienceWorldEnv(self.simplification)
 
     def experts(self, tasks: Sequence[Task]) -> list[Trajectory]:
-        """Replay the simulator's gold paths and keep those that reach the full score, in the order of `tasks`.
+        """Replay the simulator's gold paths; keep those that reach the full score in time, in the order of `tasks`.
 
         A path ends where the world does. Its leading `look around` is left out, since the first observation shows
         the same. `text` is the action alone.
@@ -255,13 +255,13 @@ def recorded_gold_paths() -> dict[str, list[str]]:
 
 
 def find_expert(env: ScienceWorldEnv, task: Task) -> Trajectory | None:
-    """Replay a task's gold path on a fresh load; None if it does not reach the full score."""
+    """Replay a task's gold path on a fresh load; None if it does not reach the full score within the turn limit."""
     recorded = recorded_gold_paths() if env.simplification == "easy" else {}
     actions = recorded.get(task.id) or env.gold_path(task)
     if actions and actions[0] == LOOK:
         actions = actions[1:]
     observation, turns, best = env.reset(task, 0), [], 0.0
-    for action in actions:
+    for action in actions[: TURN_LIMITS[task.kind]]:
         answer = env.step(action)
         best = min(max(best, answer.reward), 1.0)
         turns.append(Turn(observation=observation, text=action, action=action, reward=best))

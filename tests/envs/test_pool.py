@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,6 +17,7 @@ from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.types import Task
 from tests.envs.faulty_world import FaultyWorld
+from tests.processes import is_alive, wait_until
 
 WORLD = "tests.envs.faulty_world:FaultyWorld"
 TASK = Task(id="short/0", kind="short", data={"goal": ["red", "blue"]})
@@ -43,17 +43,6 @@ def make_pool(tmp_path: Path):
 def alive_descendants() -> list[psutil.Process]:
     children = psutil.Process().children(recursive=True)
     return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 10.0) -> None:
-    until = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < until, "it never came true"
-        time.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_an_episode_in_processes_equals_one_in_this_process(make_pool):

@@ -243,6 +243,16 @@ def test_an_expert_ends_where_the_world_does_and_does_not_look_twice(jvms):
     assert not jvms()
 
 
+def test_a_gold_path_longer_than_the_turn_limit_is_no_expert(monkeypatch):
+    paths = scienceworld.recorded_gold_paths()
+    too_long = [task for task in ScienceWorld().tasks("train") if len(paths.get(task.id, [])) == 16]
+    assert "look around" not in (paths[task.id][0] for task in too_long)
+    assert ScienceWorld().experts(too_long[:1]) == []
+    monkeypatch.setitem(scienceworld.TURN_LIMITS, too_long[0].kind, 16)
+    (expert,) = ScienceWorld().experts(too_long[:1])
+    assert len(expert.turns) == 16 and expert.reward == 1.0
+
+
 def test_experts_survive_one_lost_jvm_and_no_more(jvms):
     assert [expert.task for expert in FragileWorld(1).experts([LIFESPAN])] == [LIFESPAN]
     with pytest.raises(EnvFault, match="JVM is gone"):
