@@ -32,9 +32,6 @@ METHODS: Mapping[str, Callable[[Session], Agent]] = {
 }
 """The algorithms by the name that recipes give them."""
 
-NUM_SHOWN = 16
-"""Held-out tasks whose expert the report shows beside the agents; nothing is trained on them."""
-
 
 def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bool = True) -> dict[str, Any]:
     """Run every arm of a recipe with every seed, resuming whatever is finished, and return the results.
@@ -78,25 +75,23 @@ def build_world(run: Run, config: Config, benchmark: Benchmark, pool: EnvPool, p
     if shared:
         raise ConfigError(f"eval.split: {len(shared)} held-out tasks are training tasks too, {min(shared)!r} for one.")
     shown_how = select_tasks(train_tasks, num=config.expert.num_tasks)
-    experts = _experts(run, config, benchmark, shown_how, "experts", progress)
+    experts = _experts(run, config, benchmark, shown_how, progress)
     if not experts:
         raise DataError(
             f"{env.id}: no expert trajectories for the {len(train_tasks)} training tasks. Name a file of "
             "demonstrations with expert.path (schema: docs/your-environment.md)."
         )
-    if config.expert.path is None:
-        _experts(run, config, benchmark, select_tasks(eval_tasks, num=NUM_SHOWN), "eval-experts", progress)
     return World(benchmark=benchmark, pool=pool, train_tasks=train_tasks, eval_tasks=eval_tasks, experts=experts)
 
 
 def _experts(
-    run: Run, config: Config, benchmark: Benchmark, tasks: Sequence[Task], name: str, progress: Progress
+    run: Run, config: Config, benchmark: Benchmark, tasks: Sequence[Task], progress: Progress
 ) -> list[Trajectory]:
     """Return the experts' trajectories of some tasks, from the run's folder if they were gathered before."""
-    path = run.folder / f"{name}.jsonl"
-    phase = run.phase(f"phases/{name}")
+    path = run.folder / "experts.jsonl"
+    phase = run.phase("phases/experts")
     if not phase.is_done:
-        with progress.phase(f"{name.replace('-', ' ')} of {len(tasks)} tasks"):
+        with progress.phase(f"experts of {len(tasks)} tasks"):
             if config.expert.path is not None:
                 from sparring.demonstrations import read_demonstrations
 

@@ -6,6 +6,7 @@ A benchmark lists tasks per split and can give an expert's actions for a task; a
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -95,6 +96,11 @@ class EnvConfig:
     """How often an episode is restored on a fresh env after infrastructure failed."""
     options: dict[str, Any] = field(default_factory=dict)
     """Passed to the benchmark's constructor, for instance `{split_dir = "…"}`."""
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_benchmark(env_id: str, options: Mapping[str, Any] | None = None) -> Benchmark:

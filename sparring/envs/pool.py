@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sparring.envs.base import Benchmark, Env, EnvConfig, EnvStep, load_benchmark
+from sparring.envs.base import Benchmark, Env, EnvConfig, EnvStep, load_benchmark, num_cores
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.types import Task
 
@@ -59,7 +59,7 @@ class EnvPool:
         if num_envs < 1:
             raise ConfigError(f"env.num_envs: {num_envs} is not a number of envs. Give 1 or more.")
         benchmark = load_benchmark(env_id, options)
-        starting = threading.BoundedSemaphore(os.cpu_count() or 1)
+        starting = threading.BoundedSemaphore(num_cores())
 
         def start() -> _Connection:
             if not benchmark.env_per_process:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sparring.envs.base import EnvStep
+from sparring.envs.base import EnvStep, num_cores
 from sparring.envs.scienceworld_jvm import Simulator, find_jar, find_java
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.types import StopReason, Task, Trajectory, Turn
@@ -184,7 +183,7 @@ class ScienceWorld:
         Raises:
             EnvFault: a simulator died twice over one task.
         """
-        num = min(EXPERT_SIMULATORS, os.cpu_count() or 1, math.ceil(len(tasks) / TASKS_PER_SIMULATOR))
+        num = min(EXPERT_SIMULATORS, num_cores(), math.ceil(len(tasks) / TASKS_PER_SIMULATOR))
         if not num:
             return []
         is_over = threading.Event()

@@ -99,8 +99,8 @@ def _failures(trajectories: Sequence[Trajectory], success_eps: float) -> dict[st
 
 
 def _experts(run_dir: Path) -> dict[str, Trajectory]:
-    files = [run_dir / "experts.jsonl", run_dir / "eval-experts.jsonl"]
-    return {t.task.id: t for path in files if path.exists() for t in read_trajectories(path)}
+    path = run_dir / "experts.jsonl"
+    return {t.task.id: t for t in read_trajectories(path)} if path.exists() else {}
 
 
 def _varied(examples: Sequence[Example]) -> list[Example]:

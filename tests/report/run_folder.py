@@ -62,7 +62,6 @@ class RunFolder:
     num_test: int = 12
     num_steps: int = 6
     is_hostile: bool = False
-    has_eval_experts: bool = True
     evaluates_partner: bool = True
     name: str = "quickstart"
     _timings: list[dict[str, Any]] = field(default_factory=list)
@@ -74,9 +73,6 @@ class RunFolder:
         self._json("config.json", config)
         self._json("versions.json", {"sparring": "0.1.0", "python": "3.11.7", "revision": "0123abc", "torch": "2.13.0"})
         self._jsonl("experts.jsonl", [trajectory_to_json(self._expert(task)) for task in self._tasks("train")])
-        if self.has_eval_experts:
-            held_out = [trajectory_to_json(self._expert(task)) for task in self._tasks("test")]
-            self._jsonl("eval-experts.jsonl", held_out)
         arms = {arm: {**self._arm(arm), "config": config["arms"][arm]} for arm in self.arms}
         about = {"name": self.name, "split": "test", "success_eps": 1e-6, "num_demonstrations": self.num_train}
         self._json("results.json", {**about, "num_eval_tasks": self.num_test, "arms": arms})

@@ -160,7 +160,7 @@ def test_missing_parts_are_left_out(tmp_path, arms, rounds, present, absent):
 
 
 def test_files_that_a_run_may_lack(tmp_path):
-    run_dir = RunFolder(tmp_path, has_eval_experts=False).write()
+    run_dir = RunFolder(tmp_path).write()
     for name in ("timings.jsonl", "versions.json", "experts.jsonl"):
         (run_dir / name).unlink()
     for seed in run_dir.glob("seed-*"):
