@@ -31,8 +31,9 @@ class SlotCache(Cache):
         super().__init__(layers=[])
         self.num_rows = 0
         self.length = 0
-        self._stores: list[list[Tensor]] = []  # per layer: keys_RLHD, values_RLHD
+        self._stores: list[list[Tensor]] = []  # per layer: keys_RHLD, values_RHLD
         self._index_N: Tensor | None = None
+        self._head_index_M: Tensor | None = None  # the same for every head: M = N · H places in a flattened store
         self._rows: slice | Tensor = slice(0, 0)
         self._window = 0
 
@@ -49,8 +50,8 @@ class SlotCache(Cache):
         positions = self.length if length <= self.length else round_up(max(length, 2 * self.length))
         for store in self._stores:
             for i, old in enumerate(store):
-                new = old.new_zeros(rows + 1, positions, *old.shape[2:])
-                new[: self.num_rows, : self.length] = old[: self.num_rows]
+                new = old.new_zeros(rows + 1, old.shape[1], positions, old.shape[3])
+                new[: self.num_rows, :, : self.length] = old[: self.num_rows]
                 store[i] = new
         self.num_rows, self.length = rows, positions
 
@@ -64,7 +65,7 @@ class SlotCache(Cache):
             window: positions they see, counted from 0.
             device: where the tensors live.
         """
-        self._index_N = index_N
+        self._index_N, self._head_index_M = index_N, None
         self._window = window
         if rows is None:
             self._rows = slice(0, num)
@@ -77,16 +78,22 @@ class SlotCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write new keys and values, each at its row and position, and return the attending rows up to the window."""
-        if layer_idx == len(self._stores):
-            self._stores.append([self._allocate(key_states), self._allocate(value_states)])
-        store = self._stores[layer_idx]
-        return self._write(store[0], key_states), self._write(store[1], value_states)
+        new = (states_BHTD.transpose(1, 2).flatten(0, 1) for states_BHTD in (key_states, value_states))
+        return self.write(layer_idx, *new)
+
+    def write(self, layer: int, keys_NHD: Tensor, values_NHD: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new keys and values, row by row; return those of the attending rows up to the window, (B, H, W, D)."""
+        if layer == len(self._stores):
+            shapes = [(self.num_rows + 1, new.shape[1], self.length, new.shape[2]) for new in (keys_NHD, values_NHD)]
+            self._stores.append([keys_NHD.new_zeros(shape) for shape in shapes])
+        keys_RHLD, values_RHLD = self._stores[layer]
+        return self._write(keys_RHLD, keys_NHD), self._write(values_RHLD, values_NHD)
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of a row to another."""
         for store in self._stores:
             for tensor in store:
-                tensor[target, :length] = tensor[source, :length]
+                tensor[target, :, :length] = tensor[source, :, :length]
 
     def swap(self, one: int, other: int, length: int) -> None:
         """Exchange the first positions of two rows."""
@@ -94,15 +101,18 @@ class SlotCache(Cache):
         self.move(other, one, length)
         self.move(self.scratch, other, length)
 
-    def _allocate(self, states_BHTD: Tensor) -> Tensor:
-        _, heads, _, width = states_BHTD.shape
-        return states_BHTD.new_zeros(self.num_rows + 1, self.length, heads, width)
+    def _write(self, store_RHLD: Tensor, new_NHD: Tensor) -> Tensor:
+        store_RHLD.view(-1, store_RHLD.shape[3]).index_copy_(
+            0, self._places(store_RHLD.shape[1]), new_NHD.flatten(0, 1)
+        )
+        rows, seen = self._rows, store_RHLD[:, :, : self._window]
+        return seen[rows] if isinstance(rows, slice) else seen.index_select(0, rows)
 
-    def _write(self, store_RLHD: Tensor, states_BHTD: Tensor) -> Tensor:
-        assert self._index_N is not None
-        new_BTHD = states_BHTD.transpose(1, 2)
-        store_RLHD.flatten(0, 1).index_copy_(0, self._index_N, new_BTHD.flatten(0, 1))
-        rows = self._rows
-        seen = store_RLHD[:, : self._window]
-        seen = seen[rows] if isinstance(rows, slice) else seen.index_select(0, rows)
-        return seen.transpose(1, 2)
+    def _places(self, num_heads: int) -> Tensor:
+        """Return where the new tokens' heads go, token by token; all layers have as many heads."""
+        if self._head_index_M is None:
+            assert self._index_N is not None
+            heads_H = torch.arange(num_heads, device=self._index_N.device) * self.length
+            before_N = (self._index_N // self.length) * ((num_heads - 1) * self.length)
+            self._head_index_M = ((self._index_N + before_N)[:, None] + heads_H).flatten()
+        return self._head_index_M

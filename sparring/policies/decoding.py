@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from sparring.errors import ModelError
 from sparring.policies.cache import SlotCache, round_up
+from sparring.policies.lean import LeanModel
 
 CPU_FORWARD_COST = 32
 """What one more prefill forward costs, in tokens: rows are split into groups where that saves more padding."""
@@ -35,16 +36,18 @@ MAX_FORWARD_TOKENS = 4096
 class SlotDecoder:
     """A causal language model with a persistent cache, one row per episode."""
 
-    def __init__(self, model: PreTrainedModel, *, num_tokens: int, end_ids: Iterable[int]) -> None:
+    def __init__(self, model: PreTrainedModel, *, num_tokens: int, end_ids: Iterable[int], max_positions: int) -> None:
         """Args:
         model: any transformers causal language model whose attention layers all see the whole past.
         num_tokens: size of the tokenizer; ids beyond it (padding of the embedding) are never sampled.
+        max_positions: most tokens in an episode.
         end_ids: the tokens that end an action.
         """
         self.cache = SlotCache()
         self._model = model
         self._device = model.device
         self._is_small = self._device.type == "cpu" and model.num_parameters() <= SMALL_MODEL
+        self._lean = LeanModel.of(model, max_positions) if self._is_small else None
         self._num_tokens = num_tokens
         self._end_ids = frozenset(end_ids)
         self._is_end_V = torch.zeros(num_tokens, dtype=torch.bool, device=self._device)
@@ -178,6 +181,8 @@ class SlotDecoder:
         return mask_BTW.masked_fill_(seen_BTW, 0.0)[:, None]
 
     def _forward(self, ids_BT: Tensor, position_BT: Tensor, mask_B1TW: Tensor) -> Tensor:
+        if self._lean is not None:
+            return self._lean(ids_BT, position_BT, mask_B1TW, self.cache)[:, : self._num_tokens].float()
         out = self._model(
             input_ids=ids_BT,
             position_ids=position_BT,

@@ -269,7 +269,12 @@ class LocalPolicy:
         if lane not in self._lanes:
             from sparring.policies.decoding import SlotDecoder
 
-            decoder = SlotDecoder(self._model, num_tokens=self._chat.num_tokens, end_ids=self._chat.end_ids)
+            decoder = SlotDecoder(
+                self._model,
+                num_tokens=self._chat.num_tokens,
+                end_ids=self._chat.end_ids,
+                max_positions=self._chat.config.max_context,
+            )
             self._lanes[lane] = _Lane(decoder)
         return self._lanes[lane]
 

@@ -7,13 +7,16 @@ import random
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from sparring.errors import ModelError
 from sparring.policies import decoding
 from sparring.policies.decoding import SlotDecoder, group_by_length, pick
+from sparring.policies.lean import LeanModel
 from tests.tiny_models import tiny_model
 
 NUM_TOKENS = 50
+SHAPE = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 def plain_logits(model, ids: list[int]) -> torch.Tensor:
@@ -23,12 +26,16 @@ def plain_logits(model, ids: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
 @pytest.mark.parametrize("max_forward_tokens", [4096, 24])
-def test_cached_logits_are_those_of_the_whole_history(kind, max_forward_tokens, monkeypatch):
+@pytest.mark.parametrize("is_lean", [True, False], ids=["lean", "transformers"])
+def test_cached_logits_are_those_of_the_whole_history(kind, max_forward_tokens, is_lean, monkeypatch):
     """Ragged turns of changing batches, rows that move and are used again, growth, several groups and chunks."""
     monkeypatch.setattr(decoding, "MAX_FORWARD_TOKENS", max_forward_tokens)
     monkeypatch.setattr(decoding, "CPU_FORWARD_COST", 4)
     model, draw = tiny_model(kind, num_tokens=NUM_TOKENS, scale=1.5), random.Random(0)
-    decoder = SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3])
+    if not is_lean:
+        monkeypatch.setattr(decoding, "SMALL_MODEL", 0)
+    decoder = SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3], max_positions=2048)
+    assert (decoder._lean is not None) == is_lean
     held: list[list[int]] = [[] for _ in range(5)]
     with torch.inference_mode():
         for turn in range(5):
@@ -54,8 +61,21 @@ def test_cached_logits_are_those_of_the_whole_history(kind, max_forward_tokens, 
     assert decoder.cache.length > 64
 
 
+def test_the_lean_forward_is_used_for_what_it_can_do_alone():
+    """A model that does anything else is left to transformers: by its config, or because its logits differ."""
+    assert LeanModel.of(tiny_model("qwen3"), 64) is not None
+    biased = LlamaForCausalLM(LlamaConfig(attention_bias=True, **SHAPE)).eval()
+    sliding = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+    windowed = Qwen3ForCausalLM(Qwen3Config(**sliding, **SHAPE)).eval()
+    assert LeanModel.of(biased, 64) is None
+    assert LeanModel.of(windowed, 64) is None
+    otherwise = tiny_model("qwen3")
+    otherwise.model.layers[1].mlp.act_fn = torch.nn.ReLU()
+    assert LeanModel.of(otherwise, 64) is None
+
+
 def test_memory_grows_with_what_is_open():
-    decoder = SlotDecoder(tiny_model(num_tokens=NUM_TOKENS), num_tokens=NUM_TOKENS, end_ids=[3])
+    decoder = SlotDecoder(tiny_model(num_tokens=NUM_TOKENS), num_tokens=NUM_TOKENS, end_ids=[3], max_positions=2048)
     with torch.inference_mode():
         decoder.prefill([0], [0], [[1, 2]])
         assert (decoder.cache.num_rows, decoder.cache.length) == (1, 64)
@@ -89,7 +109,7 @@ def test_the_largest_number_never_falls_off_the_end():
 
 def test_tokens_beyond_the_tokenizer_are_never_sampled():
     model = tiny_model(num_tokens=NUM_TOKENS)
-    decoder = SlotDecoder(model, num_tokens=10, end_ids=[3])
+    decoder = SlotDecoder(model, num_tokens=10, end_ids=[3], max_positions=2048)
     with torch.inference_mode():
         logits_BV = decoder.prefill(range(4), [0] * 4, [[1], [2], [4], [5]])
         actions = decoder.decode(logits_BV, [1] * 4, 8, 5.0, torch.rand(4, 8))
@@ -100,7 +120,7 @@ def test_broken_weights_are_an_error():
     model = tiny_model(num_tokens=NUM_TOKENS)
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
-    decoder = SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3])
+    decoder = SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3], max_positions=2048)
     with torch.inference_mode(), pytest.raises(ModelError, match="not finite"):
         decoder.decode(decoder.prefill([0], [0], [[1]]), [1], 4, 0.7, torch.rand(1, 4))
 
@@ -126,7 +146,7 @@ def test_groups_are_the_cheapest_split():
 
 def test_a_small_model_samples_on_one_thread_and_gives_the_others_back(monkeypatch):
     model = tiny_model(num_tokens=NUM_TOKENS).train()
-    decoder = SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3])
+    decoder = SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3], max_positions=2048)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -135,7 +155,7 @@ def test_a_small_model_samples_on_one_thread_and_gives_the_others_back(monkeypat
             assert not model.training and torch.is_inference_mode_enabled()
         assert torch.get_num_threads() == 2
         monkeypatch.setattr(decoding, "SMALL_MODEL", 10)
-        with SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3]).sampling():
+        with SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3], max_positions=2048).sampling():
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
