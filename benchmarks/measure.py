@@ -1,0 +1,84 @@
+"""What all benchmarks share: sides in processes of their own, CPU-seconds, peak memory, tables, results as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+
+
+def in_child(module: str, request: Mapping[str, Any], *, threads: int = 1, env: Mapping[str, str] | None = None) -> Any:
+    """Run `python -m MODULE --child REQUEST` and return the JSON on its last line; what it prints besides is dropped.
+
+    Raises:
+        RuntimeError: it failed; the message has its last words.
+    """
+    settings = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-m", module, "--child", json.dumps(request)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **settings, **(env or {})}, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def reset_peak() -> int:
+    """Forget the peak of this process's memory (Linux), and return what it holds now, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def peak() -> int:
+    """Return the most memory that this process held since `reset_peak`, in bytes."""
+    return _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def machine() -> dict[str, Any]:
+    """Describe where and with what the figures were taken."""
+    import torch
+    import transformers
+
+    import sparring
+
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "cpu": models[0].partition(": ")[2] if models else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "sparring": sparring.__version__,
+    }
+
+
+def save(name: str, results: Mapping[str, Any]) -> None:
+    """Write a benchmark's results beside the others'."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
+    print(f"\n{path.relative_to(ROOT)}")
+
+
+def show(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table, in Markdown."""
+    print(f"\n{title}\n")
+    print("| " + " | ".join(header) + " |")
+    print("|" + "---|" * len(header))
+    for row in rows:
+        print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")

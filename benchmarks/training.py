@@ -1,0 +1,287 @@
+"""A round's preference training against TRL's DPOTrainer: same pairs, objective, optimizer, steps, dtype and threads.
+
+    python -m benchmarks.training --run runs/quickstart
+
+The trajectories are those of a run's first round; both sides start from its SFT weights. TRL is made to compute the
+same objective: observations are masked by a collator that emits `completion_mask`, the reference is precomputed,
+nothing is cut. TRL's micro-batch is whichever of several is fastest. Pure DPO, since TRL's NLL term is averaged otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import in_child, peak, reset_peak, save, show
+
+TASKS_PER_STEP = 4
+LR, BETA, CLIP = 1e-4, 0.1, 1.0
+MICRO_BATCHES = (1, 2, 4, 12)
+CASES = {
+    "one pair a task": (1, ((0, 1),)),
+    "three pairs a task": (2, ((0, 1), (0, 2), (1, 2))),
+    "four trajectories, three expert pairs": (3, ((0, 1), (0, 2), (0, 3))),
+    "four trajectories, all six pairs": (3, tuple(combinations(range(4), 2))),
+}
+"""Name → failures a task besides the expert's trajectory, and which of them pair."""
+
+
+# ── The work ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def load(run: Path) -> tuple[Any, Any, dict[str, list[Any]]]:
+    """Return a model at the run's SFT weights, its tokenizer, and per task the tokens of expert and failures."""
+    from sparring.chat import Chat, ChatConfig
+    from sparring.policies.local import ModelConfig, load_model
+    from sparring.run import read_trajectories
+
+    seed = min(run.glob("seed-*"))
+    config = next(iter(json.loads((run / "config.json").read_text())["arms"].values()))
+    checkpoint = min((seed / "shared").glob("sft-target-*")) / "checkpoint"
+    model, tokenizer = load_model(ModelConfig(path=str(checkpoint), dtype="float32"))
+    chat = Chat(tokenizer, ChatConfig(**config["chat"]), instruction="")
+    tasks = {expert.task.id: [expert] for expert in read_trajectories(run / "experts.jsonl")}
+    for file in sorted((seed / "shared").glob("round-1-rollout-*/trajectories.jsonl")):
+        for played in read_trajectories(file):
+            others = tasks.get(played.task.id, ())
+            new = all([t.action for t in played.turns] != [t.action for t in other.turns] for other in others)
+            if others and new and played.reward < 1 and played.turns:
+                others.append(played)
+    ordered = {task: [found[0], *sorted(found[1:], key=lambda t: -t.reward)] for task, found in tasks.items()}
+    return model, tokenizer, {task: [chat.encode(t) for t in found] for task, found in ordered.items()}
+
+
+def make_groups(tasks: dict[str, list[Any]], case: str, num_tasks: int) -> list[Any]:
+    """Make the task groups of a case: those tasks that have as many failures as it wants."""
+    from sparring.batches import Edge, Group, shared_turns
+    from sparring.types import PairKind
+
+    num_failures, pairs = CASES[case]
+    enough = {task: found[: num_failures + 1] for task, found in tasks.items() if len(found) > num_failures}
+    chosen = list(enough.items())[: min(num_tasks, len(enough)) // TASKS_PER_STEP * TASKS_PER_STEP]
+    return [
+        Group(
+            task_id=task,
+            nodes=tuple(nodes),
+            edges=tuple(
+                Edge(
+                    chosen=a,
+                    rejected=b,
+                    chosen_turns=len(nodes[a].spans),
+                    rejected_turns=len(nodes[b].spans),
+                    kind=PairKind.FAILURE_FAILURE if a else PairKind.EXPERT_TARGET,
+                    shared_turns=shared_turns(nodes[a], nodes[b]),
+                )
+                for a, b in pairs
+            ),
+        )
+        for task, nodes in chosen
+    ]
+
+
+# ── The two sides ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def train_ours(model: Any, groups: Sequence[Any], *, autocast: bool) -> list[float]:
+    """Train one epoch, in the order of `groups`, and return the losses."""
+    from sparring.objectives import LossConfig, PreferenceObjective
+    from sparring.trainer import TrainConfig, fit
+
+    loss = LossConfig(beta=BETA, expert_dpo=1.0, expert_sft=0.0)
+    config = TrainConfig(
+        lr=LR,
+        epochs=1,
+        batch_size=TASKS_PER_STEP * len(groups[0].edges),
+        schedule="constant",
+        warmup_ratio=0,
+        clip_norm=CLIP,
+        shuffle=False,
+        autocast="auto" if autocast else "off",
+        save_every_s=1e9,
+    )
+    losses: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        fit(
+            model,
+            groups,
+            PreferenceObjective(config=loss),
+            config,
+            seed=0,
+            state_dir=Path(folder),
+            log=lambda record: losses.append(record["loss"]),
+        )
+    return losses
+
+
+def make_trl(
+    model: Any, tokenizer: Any, groups: Sequence[Any], *, micro_batch: int, autocast: bool, folder: str
+) -> Any:
+    """Make TRL's trainer of the same pairs; the reference is computed here, so this is part of its time."""
+    import datasets
+    import torch
+    import trl
+
+    from sparring.batches import cut
+
+    pairs = [
+        (cut(group.nodes[e.chosen], e.chosen_turns), cut(group.nodes[e.rejected], e.rejected_turns))
+        for group in groups
+        for e in group.edges
+    ]
+
+    def collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        sides = [pairs[row["index"]][side] for side in (0, 1) for row in rows]
+        shape = (len(sides), max(len(side.ids) for side in sides))
+        batch = {name: torch.zeros(shape, dtype=torch.long) for name in ("input_ids", "attention_mask")}
+        batch["completion_mask"] = torch.zeros(shape, dtype=torch.long)
+        for row, side in enumerate(sides):
+            batch["input_ids"][row, : len(side.ids)] = torch.tensor(side.ids)
+            batch["attention_mask"][row, : len(side.ids)] = 1
+            for start, end in side.spans:
+                batch["completion_mask"][row, start:end] = 1
+        for name in ("ref_chosen_logps", "ref_rejected_logps"):
+            if name in rows[0]:
+                batch[name] = torch.tensor([row[name] for row in rows])
+        return batch
+
+    class InOrder(trl.DPOTrainer):
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    rows = {name: [text] * len(pairs) for name, text in (("prompt", "a"), ("chosen", " b"), ("rejected", " c"))}
+    per_step = TASKS_PER_STEP * len(groups[0].edges)
+    return InOrder(
+        model=model,
+        args=trl.DPOConfig(
+            output_dir=folder,
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=per_step // micro_batch,
+            precompute_ref_log_probs=True,
+            precompute_ref_batch_size=micro_batch,
+            num_train_epochs=1,
+            learning_rate=LR,
+            lr_scheduler_type="constant",
+            max_grad_norm=CLIP,
+            beta=BETA,
+            optim="adamw_torch",
+            weight_decay=0.0,
+            max_length=None,
+            remove_unused_columns=False,
+            report_to=[],
+            use_cpu=True,
+            bf16=autocast,
+            gradient_checkpointing=False,
+            logging_steps=1,
+            save_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        ),
+        train_dataset=datasets.Dataset.from_dict(rows | {"index": list(range(len(pairs)))}),
+        data_collator=collate,
+        processing_class=tokenizer,
+    )
+
+
+def child(request: dict[str, Any]) -> dict[str, Any]:
+    """Train one side of one case, and return losses, CPU-seconds and memory beyond the loaded model."""
+    if request["side"] == "trl":
+        import trl  # noqa: F401 (what importing costs is not training)
+    model, tokenizer, tasks = load(Path(request["run"]))
+    groups = make_groups(tasks, request["case"], request["num_tasks"])
+    before = reset_peak()
+    started, wall = time.process_time(), time.perf_counter()
+    if request["side"] == "ours":
+        losses = train_ours(model, groups, autocast=request["autocast"])
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            options = {"micro_batch": request["micro_batch"], "autocast": request["autocast"], "folder": folder}
+            trainer = make_trl(model, tokenizer, groups, **options)
+            trainer.train()
+            losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "cpu_s": time.process_time() - started,
+        "wall_s": time.perf_counter() - wall,
+        "peak_mb": (peak() - before) / 2**20,
+        "losses": losses,
+        "num_tasks": len(groups),
+        "num_pairs": sum(len(group.edges) for group in groups),
+        "tokens": sum(group.num_tokens for group in groups),
+        "mean_length": sum(group.num_tokens for group in groups) / sum(len(group.nodes) for group in groups),
+    }
+
+
+# ── The table ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def compare(run: str, case: str, num_tasks: int, *, autocast: bool, threads: int) -> dict[str, Any]:
+    """Run both sides of a case."""
+    request = {"run": run, "case": case, "num_tasks": num_tasks, "autocast": autocast}
+    ours = in_child("benchmarks.training", {**request, "side": "ours"}, threads=threads)
+    theirs = {}
+    for micro_batch in MICRO_BATCHES:
+        if TASKS_PER_STEP * len(CASES[case][1]) % micro_batch == 0:
+            asked = {**request, "side": "trl", "micro_batch": micro_batch}
+            theirs[micro_batch] = in_child("benchmarks.training", asked, threads=threads)
+    best = min(theirs, key=lambda micro_batch: theirs[micro_batch]["cpu_s"])
+    gap = max(abs(a - b) for a, b in zip(ours["losses"], theirs[best]["losses"], strict=True))
+    return {
+        "case": case,
+        "dtype": "bfloat16" if autocast else "float32",
+        "ours": ours,
+        "trl": theirs,
+        "trl_best_micro_batch": best,
+        "cpu_ratio": theirs[best]["cpu_s"] / ours["cpu_s"],
+        "memory_ratio": ours["peak_mb"] / theirs[best]["peak_mb"],
+        "loss_gap": gap,
+    }
+
+
+def main() -> None:
+    """Compare all cases, print the table and save the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--run", default="runs/quickstart", help="a finished run folder (make demo)")
+    parser.add_argument("--num-tasks", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        with contextlib.redirect_stdout(sys.stderr):
+            result = child(args.child)
+        print(json.dumps(result))
+        return
+    found = [compare(args.run, case, args.num_tasks, autocast=False, threads=args.threads) for case in CASES]
+    found.append(compare(args.run, "three pairs a task", args.num_tasks, autocast=True, threads=args.threads))
+    header = [
+        "case",
+        "dtype",
+        "tasks",
+        "ours, CPU-s",
+        "TRL, CPU-s",
+        "ratio",
+        "ours, MB",
+        "TRL, MB",
+        "ratio",
+        "loss gap",
+    ]
+    rows = []
+    for row in found:
+        ours, trl = row["ours"], row["trl"][row["trl_best_micro_batch"]]
+        cpu = (ours["cpu_s"], trl["cpu_s"], row["cpu_ratio"])
+        memory = (ours["peak_mb"], trl["peak_mb"], row["memory_ratio"])
+        rows.append([row["case"], row["dtype"], ours["num_tasks"], *cpu, *memory, row["loss_gap"]])
+    show("Preference training against TRL's DPOTrainer (TRL at its fastest micro-batch)", header, rows)
+    six, three = (next(r for r in found if r["case"].endswith(end)) for end in ("six pairs", "three expert pairs"))
+    print(f"\nsix pairs / three expert pairs: {six['ours']['cpu_s'] / three['ours']['cpu_s']:.2f} of the CPU-seconds")
+    save("training", {"threads": args.threads, "cases": found})
+
+
+if __name__ == "__main__":
+    main()
