@@ -4,7 +4,7 @@
 
 The trajectories are those of a run's first round; both sides start from its SFT weights. TRL is made to compute the
 same objective: observations are masked by a collator that emits `completion_mask`, the reference is precomputed,
-nothing is cut. TRL's micro-batch is whichever of several is fastest. Pure DPO, since TRL's NLL term is averaged otherwise.
+nothing is cut. TRL's micro-batch is the fastest of several. Pure DPO, since TRL's NLL term is averaged otherwise.
 """
 
 from __future__ import annotations
