@@ -1,0 +1,280 @@
+"""Rollouts against the original pipeline: episodes per CPU-second, and the same greedy trajectories.
+
+    python -m benchmarks.rollouts --model runs/quickstart/seed-0/sft/sft-target/checkpoint
+
+The peer is the way of ETO's and the paper's code, made anew: one episode after another, the whole history encoded again
+by `generate` at every turn, the package's own `env.step`. Both sides decode greedily in float32, on the same tokens; an
+episode in which they differ must do so at a near-tie of the two best logits. CPU-seconds are Python's and Java's
+together, after warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.env_steps import HASH, Official
+from benchmarks.measure import in_child, save, show
+
+KINDS = ("find-animal", "find-living-thing", "find-non-living-thing", "find-plant")
+MAX_NEW_TOKENS = 24
+NEAR_TIE = 1e-4
+WINDOW_S, CELLS = 2.0, 100
+"""The stretch of time that the timeline shows, and its width in characters."""
+
+
+def setting(path: str, num: int) -> tuple[Any, Any, Any, list[Any]]:
+    """Return the model, the chat, the benchmark and the tasks, the same ones for both sides."""
+    from sparring.chat import Chat, ChatConfig
+    from sparring.envs.base import load_benchmark, select_tasks
+    from sparring.policies.local import ModelConfig, load_model
+
+    model, tokenizer = load_model(ModelConfig(path=path, dtype="float32"))
+    chat = Chat(tokenizer, ChatConfig(format="action", instruction="", max_context=2048), instruction="")
+    benchmark = load_benchmark("scienceworld")
+    return model, chat, benchmark, select_tasks(benchmark.tasks("dev"), kinds=KINDS, num=num)
+
+
+# ── The original's way ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def play_official(world: Official, model: Any, chat: Any, task: Any, limit: int) -> list[tuple[int, ...]]:
+    """Play one episode and return each turn's tokens."""
+    import torch
+
+    from sparring.types import Turn
+
+    observation = world.reset(task.kind, task.data["variation"])
+    turns: list[Turn] = []
+    while len(turns) < limit:
+        ids_1T = torch.tensor([chat.history(turns, observation)])
+        with torch.inference_mode():
+            out = model.generate(
+                input_ids=ids_1T,
+                attention_mask=torch.ones_like(ids_1T),
+                max_new_tokens=MAX_NEW_TOKENS,
+                do_sample=False,
+                eos_token_id=list(chat.end_ids),
+                pad_token_id=0,
+            )
+        token_ids = tuple(out[0, ids_1T.shape[1] :].tolist())
+        text, action = chat.parse(token_ids)
+        turns.append(Turn(observation=observation, text=text, action=action, reward=0.0, token_ids=token_ids))
+        observation, _, is_done = world.step(action)
+        if is_done:
+            break
+    return [turn.token_ids for turn in turns]
+
+
+def official(request: dict[str, Any]) -> dict[str, Any]:
+    """Play all tasks the original's way."""
+    import psutil
+
+    model, chat, benchmark, tasks = setting(request["model"], request["warmup"] + request["num"])
+    world = Official()
+    java = psutil.Process(world.java)
+    played = {}
+    started = clock = 0.0
+    for i, task in enumerate(tasks):
+        if i == request["warmup"]:
+            clock, started = sum(java.cpu_times()[:2]) + time.process_time(), time.perf_counter()
+        played[task.id] = play_official(world, model, chat, task, benchmark.turn_limit(task))
+    cpu = sum(java.cpu_times()[:2]) + time.process_time() - clock
+    kept = {task.id: played[task.id] for task in tasks[request["warmup"] :]}
+    return {"cpu_s": cpu, "wall_s": time.perf_counter() - started, "tokens": kept}
+
+
+# ── Sparring's ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Watch:
+    """When the policy acted and the envs stepped, in seconds."""
+
+    acts: list[tuple[float, float]]
+    steps: list[tuple[int, float, float]]
+
+
+class WatchedPolicy:
+    """A policy whose acting is timed."""
+
+    def __init__(self, inner: Any, watch: Watch) -> None:
+        self.inner, self.watch = inner, watch
+
+    def act(self, episodes: Sequence[Any], *, lane: int = 0) -> Any:
+        started = time.perf_counter()
+        replies = self.inner.act(episodes, lane=lane)
+        self.watch.acts.append((started, time.perf_counter()))
+        return replies
+
+    def close(self, episode_id: str) -> None:
+        self.inner.close(episode_id)
+
+
+class WatchedPool:
+    """A pool whose envs are timed."""
+
+    def __init__(self, inner: Any, watch: Watch) -> None:
+        self.inner, self.watch = inner, watch
+
+    def _timed(self, slot: int, future: Any) -> Any:
+        started = time.perf_counter()
+        future.add_done_callback(lambda _: self.watch.steps.append((slot, started, time.perf_counter())))
+        return future
+
+    def reset(self, slot: int, task: Any, seed: int) -> Any:
+        return self._timed(slot, self.inner.reset(slot, task, seed))
+
+    def step(self, slot: int, action: str) -> Any:
+        return self._timed(slot, self.inner.step(slot, action))
+
+    def retries(self, slot: int) -> int:
+        return self.inner.retries(slot)
+
+
+def ours(request: dict[str, Any]) -> dict[str, Any]:
+    """Play all tasks with Sparring's rollout."""
+    from sparring.envs.pool import EnvPool
+    from sparring.policies.local import LocalPolicy
+    from sparring.rollout import episode_specs, rollout
+
+    model, chat, benchmark, tasks = setting(request["model"], request["warmup"] + request["num"])
+    num_envs, watch = request["num_envs"], Watch([], [])
+    with EnvPool("scienceworld", {}, num_envs=num_envs) as pool:
+
+        def play(part: Sequence[Any], *, is_watched: bool) -> list[Any]:
+            options = {
+                "temperature": 0.0,
+                "max_new_tokens": MAX_NEW_TOKENS,
+                "num_slots_per_lane": max(1, num_envs // 2),
+            }
+            policy = LocalPolicy(model, chat, **options)
+            specs = episode_specs("benchmark", part, agent="target", seed=0, num_per_task=1)
+            if is_watched:
+                return rollout(
+                    WatchedPolicy(policy, watch), WatchedPool(pool, watch), benchmark, specs, num_slots=num_envs
+                )
+            return rollout(policy, pool, benchmark, specs, num_slots=num_envs)
+
+        play(tasks[: request["warmup"]], is_watched=False)
+        clock, started = pool.cpu_seconds() + time.process_time(), time.perf_counter()
+        played = play(tasks[request["warmup"] :], is_watched=True)
+        cpu, wall = pool.cpu_seconds() + time.process_time() - clock, time.perf_counter() - started
+    return {
+        "cpu_s": cpu,
+        "wall_s": wall,
+        "tokens": {t.task.id: [turn.token_ids for turn in t.turns] for t in played},
+        "acting": sum(end - start for start, end in watch.acts) / wall,
+        "envs": [sum(e - s for slot, s, e in watch.steps if slot == env) / wall for env in range(num_envs)],
+        "idle": 1 - _covered([*watch.acts, *((s, e) for _, s, e in watch.steps)]) / wall,
+        "timeline": timeline(watch, num_envs),
+    }
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """Add up the time in which at least one span runs."""
+    total, until = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total
+
+
+def timeline(watch: Watch, num_envs: int) -> list[str]:
+    """Draw a stretch from the middle: one line for the policy, one per env; # is work, · is waiting."""
+    middle = watch.acts[len(watch.acts) // 2][0]
+
+    def line(spans: Sequence[tuple[float, float]]) -> str:
+        cells = ["·"] * CELLS
+        for start, end in spans:
+            first, last = (int((at - middle) / WINDOW_S * CELLS) for at in (start, end))
+            for cell in range(max(0, first), min(CELLS, last + 1)):
+                cells[cell] = "#"
+        return "".join(cells)
+
+    envs = [line([(s, e) for slot, s, e in watch.steps if slot == env]) for env in range(num_envs)]
+    return [f"policy {line(watch.acts)}", *(f"env {env}  {text}" for env, text in enumerate(envs))]
+
+
+# ── Comparison ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def gaps(request: dict[str, Any]) -> dict[str, float]:
+    """Return, per episode that differs, the gap between the two best logits where it first does."""
+    import torch
+
+    from sparring.types import Turn
+
+    model, chat, benchmark, tasks = setting(request["model"], request["warmup"] + request["num"])
+    found = {}
+    env = benchmark.make_env()
+    for task in tasks:
+        one, other = request["ours"].get(task.id), request["official"].get(task.id)
+        if one is None or other is None or one == other:
+            continue
+        at = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+        observation, turns = env.reset(task, 0), []
+        for ids in one[:at]:
+            text, action = chat.parse(ids)
+            turns.append(Turn(observation=observation, text=text, action=action, reward=0.0, token_ids=tuple(ids)))
+            observation = env.step(action).observation
+        same = next(i for i, (a, b) in enumerate(zip(one[at], other[at], strict=False)) if a != b)
+        ids = [*chat.history(turns, observation), *one[at][:same]]
+        with torch.inference_mode():
+            best = model(torch.tensor([ids])).logits[0, -1].topk(2).values
+        found[task.id] = float(best[0] - best[1])
+    env.close()
+    return found
+
+
+def main() -> None:
+    """Play both sides, compare them, print the table and save the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="runs/quickstart/seed-0/sft/sft-target/checkpoint")
+    parser.add_argument("--num", type=int, default=80, help="episodes")
+    parser.add_argument("--warmup", type=int, default=40, help="episodes before the clock starts")
+    parser.add_argument("--num-envs", type=int, default=4)
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        with contextlib.redirect_stdout(sys.stderr):
+            result = {"ours": ours, "official": official, "gaps": gaps}[args.child["side"]](args.child)
+        print(json.dumps(result))
+        return
+    shared = {"model": str(Path(args.model)), "num": args.num, "warmup": args.warmup, "num_envs": args.num_envs}
+    mine = in_child("benchmarks.rollouts", {**shared, "side": "ours"})
+    theirs = in_child("benchmarks.rollouts", {**shared, "side": "official"}, env=HASH)
+    asked = {**shared, "side": "gaps", "ours": mine.pop("tokens"), "official": theirs.pop("tokens")}
+    differing = in_child("benchmarks.rollouts", asked)
+    rows = [
+        [name, side["cpu_s"] / args.num, side["wall_s"] / args.num]
+        for name, side in (("ours", mine), ("official", theirs))
+    ]
+    rows.append(["ratio", *(b / a for a, b in zip(rows[0][1:], rows[1][1:], strict=True))])
+    show("An episode", ["", "CPU-seconds", "seconds"], rows)
+    ties = sum(gap < NEAR_TIE for gap in differing.values())
+    print(f"\n{args.num - len(differing)} of {args.num} episodes equal token for token; {ties} part at a near-tie")
+    print(f"policy acts {mine['acting']:.0%} of the time, nothing works {mine['idle']:.0%} of it\n")
+    print("\n".join(mine["timeline"]))
+    save("rollouts", {**asdict(Settings(**shared)), "ours": mine, "official": theirs, "gaps": differing})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for."""
+
+    model: str
+    num: int
+    warmup: int
+    num_envs: int
+
+
+if __name__ == "__main__":
+    main()
