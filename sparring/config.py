@@ -16,11 +16,12 @@ from typing import Any
 from sparring.analysis import AnalysisConfig
 from sparring.chat import ChatConfig
 from sparring.convert import convert, from_dict, suggest, to_dict
+from sparring.demonstrations import ExpertConfig
 from sparring.envs.base import EnvConfig
 from sparring.errors import ConfigError
 from sparring.evaluate import EvalConfig
 from sparring.journal import read_json
-from sparring.methods.config import METHODS, EtoConfig, ExpertConfig, FailConfig, LoopConfig, PartnerConfig, RftConfig
+from sparring.methods.config import METHODS, EtoConfig, FailConfig, LoopConfig, PartnerConfig, RftConfig
 from sparring.objectives import LossConfig
 from sparring.pairs import PairConfig
 from sparring.policies.local import ModelConfig

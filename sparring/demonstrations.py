@@ -1,6 +1,7 @@
-"""A JSONL file of demonstrations comes in, expert trajectories go out: the experts of a world that has none of its own.
+"""A world's own experts or a JSONL file of demonstrations come in, expert trajectories go out.
 
-One JSON object a line, a finished episode each (docs/your-environment.md has the schema):
+What a world calls a solution is played before it is believed. A file of demonstrations has one JSON object a line, a
+finished episode each (docs/your-environment.md has the schema):
 
     {"task_id": "walk/7", "reward": 1.0, "turns": [{"observation": "…", "thought": "…", "action": "…"}, …],
      "final_observation": "…"}
@@ -11,20 +12,97 @@ Every line is checked before anything is trained. A thought that is not there is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from sparring.chat import ActionFormat
 from sparring.convert import suggest
-from sparring.errors import DataError
+from sparring.envs.base import Benchmark
+from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.journal import read_jsonl
+from sparring.policies.scripted import ReplayPolicy
+from sparring.rollout import EpisodeSpec, Pool, rollout
 from sparring.types import StopReason, Task, Trajectory, Turn
 
 RECORD_FIELDS = {"task_id": True, "reward": True, "turns": True, "final_observation": False}
 """Fields of a demonstration → whether they are needed."""
 TURN_FIELDS = {"observation": True, "action": True, "thought": False, "reward": False}
 """Fields of a turn → whether they are needed. `reward` is the best reward so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertConfig:
+    """Where the expert trajectories come from."""
+
+    path: str | None = None
+    """JSONL file of demonstrations (schema: docs/your-environment.md); none: the world's own experts."""
+    num_tasks: int | None = None
+    """Training tasks whose expert trajectory is used, spread evenly over the types; none: all that have one."""
+    min_reward: float = 1.0
+    """The world's own experts are played first; one that comes to less within the turn limit is left out."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty set of experts."""
+        if self.num_tasks is not None and self.num_tasks < 1:
+            raise ValueError(f"num_tasks must be at least 1, not {self.num_tasks}")
+
+
+def expert_trajectories(
+    config: ExpertConfig,
+    benchmark: Benchmark,
+    pool: Pool,
+    tasks: Sequence[Task],
+    *,
+    format: Literal["react", "action"],
+    num_slots: int,
+    on_episode: Callable[[Trajectory], None] | None = None,
+) -> list[Trajectory]:
+    """Return the experts' trajectories of `tasks`, in their order: demonstrations, or the world's own experts played.
+
+    Raises:
+        ConfigError: thoughts are wanted, and the world's own experts have none.
+        DataError: the file of demonstrations is missing or malformed.
+        EnvFault: an episode could not be played for faults of infrastructure.
+    """
+    if config.path is not None:
+        return read_demonstrations(Path(config.path), tasks, format, known=benchmark.tasks("train"))
+    actions = benchmark.expert_actions(tasks)
+    if format == "react" and actions:
+        raise ConfigError(
+            "chat.format: the world's own experts have no thoughts, and none are invented. Use "
+            'chat.format = "action", or name demonstrations with thoughts in expert.path.'
+        )
+    solved = [task for task in tasks if task.id in actions]
+    specs = [EpisodeSpec(id=f"expert/{task.id}", task=task, agent="expert", seed=0) for task in solved]
+    played = rollout(ReplayPolicy(actions), pool, benchmark, specs, num_slots=num_slots, on_episode=on_episode)
+    broken = [trajectory for trajectory in played if trajectory.stop is StopReason.ENV_FAULT]
+    if broken:
+        raise EnvFault(f"{len(broken)} of {len(played)} experts' episodes broke: {broken[0].error}")
+    trimmed = [_without_rest(trajectory, len(actions[trajectory.task.id])) for trajectory in played]
+    return [trajectory for trajectory in trimmed if trajectory.turns and trajectory.reward >= config.min_reward]
+
+
+def expert_actions(config: ExpertConfig, benchmark: Benchmark, tasks: Sequence[Task]) -> dict[str, list[str]]:
+    """Return what the experts do, task id → actions, without playing it.
+
+    Raises:
+        DataError: the file of demonstrations is missing or malformed.
+    """
+    if config.path is None:
+        return {task_id: list(actions) for task_id, actions in benchmark.expert_actions(tasks).items()}
+    found = read_demonstrations(Path(config.path), tasks, "action", known=benchmark.tasks("train"))
+    return {trajectory.task.id: [turn.action for turn in trajectory.turns] for trajectory in found}
+
+
+def _without_rest(trajectory: Trajectory, num_turns: int) -> Trajectory:
+    """Drop the empty actions that follow an expert's last one, where the world did not end with that."""
+    if len(trajectory.turns) <= num_turns:
+        return trajectory
+    kept, after = trajectory.turns[:num_turns], trajectory.turns[num_turns]
+    reward = kept[-1].reward if kept else 0.0
+    return replace(trajectory, turns=kept, final_observation=after.observation, reward=reward)
 
 
 def read_demonstrations(

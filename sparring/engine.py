@@ -75,7 +75,7 @@ def build_world(run: Run, config: Config, benchmark: Benchmark, pool: EnvPool, p
     if shared:
         raise ConfigError(f"eval.split: {len(shared)} held-out tasks are training tasks too, {min(shared)!r} for one.")
     shown_how = select_tasks(train_tasks, num=config.expert.num_tasks)
-    experts = _experts(run, config, benchmark, shown_how, progress)
+    experts = _experts(run, config, benchmark, pool, shown_how, progress)
     if not experts:
         raise DataError(
             f"{env.id}: no expert trajectories for the {len(train_tasks)} training tasks. Name a file of "
@@ -85,24 +85,23 @@ def build_world(run: Run, config: Config, benchmark: Benchmark, pool: EnvPool, p
 
 
 def _experts(
-    run: Run, config: Config, benchmark: Benchmark, tasks: Sequence[Task], progress: Progress
+    run: Run, config: Config, benchmark: Benchmark, pool: EnvPool, tasks: Sequence[Task], progress: Progress
 ) -> list[Trajectory]:
     """Return the experts' trajectories of some tasks, from the run's folder if they were gathered before."""
     path = run.folder / "experts.jsonl"
     phase = run.phase("phases/experts")
     if not phase.is_done:
-        with progress.phase(f"experts of {len(tasks)} tasks"):
-            if config.expert.path is not None:
-                from sparring.demonstrations import read_demonstrations
+        from sparring.demonstrations import expert_trajectories
 
-                known = benchmark.tasks("train")
-                found = read_demonstrations(Path(config.expert.path), tasks, config.chat.format, known=known)
-            else:
-                found = benchmark.experts(tasks)
-        if config.chat.format == "react" and config.expert.path is None and found:
-            raise ConfigError(
-                "chat.format: the world's own experts have no thoughts, and none are invented. Use "
-                'chat.format = "action", or name demonstrations with thoughts in expert.path.'
+        with progress.phase("experts", total=len(tasks)) as bar:
+            found = expert_trajectories(
+                config.expert,
+                benchmark,
+                pool,
+                tasks,
+                format=config.chat.format,
+                num_slots=config.env.num_envs,
+                on_episode=lambda _: bar.advance(1),
             )
         Journal(path).replace(trajectory_to_json(trajectory) for trajectory in found)
         phase.finish({"num": len(found), "tasks": len(tasks)})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from sparring.demonstrations import expert_actions, expert_trajectories
 from sparring.envs.base import Benchmark, load_benchmark, select_tasks
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, DataError
@@ -43,20 +44,13 @@ class World:
         """Choose tasks of a split."""
         return select_tasks(self.benchmark.tasks(split), kinds=self.config.env.kinds, num=num)
 
-    def experts(self, tasks: Sequence[Task]) -> list[Trajectory]:
-        """Return the experts' trajectories, from `expert.path` or the world.
+    def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
+        """Return what the experts do, from `expert.path` or the world: task id → actions.
 
         Raises:
-            DataError: there are none.
+            DataError: there are no experts.
         """
-        path = self.config.expert.path
-        if path is None:
-            found = self.benchmark.experts(tasks)
-        else:
-            from sparring.demonstrations import read_demonstrations
-
-            known = self.benchmark.tasks("train")
-            found = read_demonstrations(Path(path), tasks, self.config.chat.format, known=known)
+        found = expert_actions(self.config.expert, self.benchmark, tasks)
         if not found:
             raise DataError(f"{self.config.env.id}: no expert trajectories. Name demonstrations with expert.path.")
         return found
@@ -179,17 +173,16 @@ def _policy(world: World, player: Player, tasks: Sequence[Task], seed: int, prog
             return _model(world)
     if player == "expert":
         with progress.phase("asking the experts"):
-            experts = world.experts(tasks)
-        missing = [task.id for task in tasks if task.id not in {expert.task.id for expert in experts}]
+            actions = world.expert_actions(tasks)
+        missing = [task.id for task in tasks if task.id not in actions]
         if missing:
             progress.note(
                 f"{len(missing)} of {len(tasks)} tasks have no expert, {missing[0]} for one; their answer is empty."
             )
-        actions = {task_id: [] for task_id in missing}
-        return ReplayPolicy(actions | {e.task.id: [turn.action for turn in e.turns] for e in experts})
+        return ReplayPolicy(dict.fromkeys(missing, ()) | actions)
     with progress.phase("gathering actions"):
-        experts = world.experts(world.tasks("train", NUM_TASKS_FOR_ACTIONS))
-    return RandomPolicy(seed, sorted({turn.action for expert in experts for turn in expert.turns}))
+        known = world.expert_actions(world.tasks("train", NUM_TASKS_FOR_ACTIONS))
+    return RandomPolicy(seed, sorted({action for actions in known.values() for action in actions}))
 
 
 def _model(world: World) -> Policy:
@@ -213,7 +206,7 @@ def _examples(world: World) -> list[Trajectory]:
     num = world.config.chat.num_examples
     if not num:
         return []
-    tasks = world.tasks("train", world.config.env.num_train)
-    if world.config.expert.path is None:
-        tasks = select_tasks(tasks, num=world.config.expert.num_tasks)
-    return world.experts(tasks)[:num]
+    config = world.config
+    tasks = select_tasks(world.tasks("train", config.env.num_train), num=config.expert.num_tasks)
+    play = {"format": config.chat.format, "num_slots": config.env.num_envs}
+    return expert_trajectories(config.expert, world.benchmark, world.pool, tasks, **play)[:num]

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from sparring.demonstrations import read_demonstrations
-from sparring.errors import DataError
+from sparring.demonstrations import ExpertConfig, expert_trajectories, read_demonstrations
+from sparring.envs.pool import EnvPool
+from sparring.errors import ConfigError, DataError
 from sparring.types import StopReason, Task
+from tests.toy_world import COLOURS, ToyWorld
 
 TASKS = [Task(id=f"walk/{i}", kind="walk") for i in range(3)]
 GOOD: dict[str, Any] = {
@@ -116,3 +118,39 @@ def test_missing_empty_and_broken_files(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"task_id": \n')
     with pytest.raises(DataError, match=r"d\.jsonl:1: not JSON"):
         read_demonstrations(tmp_path / "d.jsonl", TASKS, "action")
+
+
+def test_a_worlds_own_experts_are_played_before_they_are_believed():
+    """One solves its task, one jams the machine half way, one stops half way, and one task has no expert."""
+    world = ToyWorld(size=2)
+    tasks = [task for task in world.tasks("train") if task.kind == "long"] + [world.tasks("train")[0]]
+    solved, jammed, _ = tasks
+    goal = [f"press {colour}" for colour in jammed.data["goal"]]
+    wrong = next(f"press {colour}" for colour in COLOURS if colour != jammed.data["goal"][2])
+
+    class Partial(ToyWorld):
+        def __init__(self, actions):
+            super().__init__(size=2)
+            self.actions = actions
+
+        def expert_actions(self, tasks):
+            return self.actions
+
+    def experts(actions, **config):
+        with EnvPool("tests.toy_world:ToyWorld", {"size": 2}, num_envs=2) as pool:
+            options = {"format": "action", "num_slots": 2}
+            return expert_trajectories(ExpertConfig(**config), Partial(actions), pool, tasks, **options)
+
+    whole = world.expert_actions([solved])
+    (found,) = experts({**whole, jammed.id: [*goal[:2], wrong, *goal[2:]]})
+    assert (found.id, found.agent, found.task, found.reward) == (f"expert/{solved.id}", "expert", solved, 1.0)
+    assert [turn.action for turn in found.turns] == [turn.text for turn in found.turns] == whole[solved.id]
+    assert (found.stop, found.turns[0].token_ids) == (StopReason.DONE, ())
+
+    _, stopped = experts({**whole, jammed.id: goal[:2]}, min_reward=0.5)
+    assert [turn.action for turn in stopped.turns] == goal[:2]
+    assert stopped.reward == 0.5 and "button clicks" in stopped.final_observation
+    assert experts({jammed.id: goal[:2]}) == []
+    assert experts({}) == []
+    with pytest.raises(ConfigError, match="no thoughts"), EnvPool("tests.toy_world:ToyWorld", num_envs=1) as pool:
+        expert_trajectories(ExpertConfig(), world, pool, tasks, format="react", num_slots=1)

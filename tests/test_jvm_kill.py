@@ -45,9 +45,9 @@ def test_a_rollout_whose_jvm_is_killed_equals_one_that_was_left_alone() -> None:
     before = jvms()
     world = ScienceWorld()
     tasks = select_tasks(world.tasks("train"), kinds=KINDS, num=4)
-    experts = world.experts(tasks)
-    assert len(experts) == len(tasks) == 4
-    policy = ReplayPolicy({expert.task.id: [turn.action for turn in expert.turns] for expert in experts})
+    actions = world.expert_actions(tasks)
+    assert len(actions) == len(tasks) == 4
+    policy = ReplayPolicy(actions)
     specs = episode_specs("r", tasks, agent="target", seed=0, num_per_task=1)
     with EnvPool("scienceworld", {}, num_envs=NUM_ENVS, max_retries=2) as pool:
         expected = rollout(policy, pool, world, specs, num_slots=NUM_ENVS, wave_size=1)

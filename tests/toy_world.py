@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from sparring.envs.base import EnvStep
 from sparring.errors import ConfigError
-from sparring.types import StopReason, Task, Trajectory, Turn
+from sparring.types import Task
 
 COLOURS = ("red", "green", "blue", "white")
 LENGTHS = {"short": 2, "long": 4}
@@ -107,23 +107,10 @@ class ToyWorld:
     def make_env(self) -> ToyEnv:
         return ToyEnv()
 
-    def experts(self, tasks: Sequence[Task]) -> list[Trajectory]:
-        return [self._expert(task) for task in tasks]
+    def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
+        return {task.id: [f"press {colour}" for colour in task.data["goal"]] for task in tasks}
 
     def _task(self, split: str, kind: str, index: int) -> Task:
         digest = hashlib.sha256(f"{split}/{kind}/{index}".encode()).digest()
         goal = [COLOURS[byte % len(COLOURS)] for byte in digest[: LENGTHS[kind]]]
         return Task(id=f"{kind}/{split}-{index}", kind=kind, data={"goal": goal})
-
-    def _expert(self, task: Task) -> Trajectory:
-        env, turns = self.make_env(), []
-        observation, reward = env.reset(task, 0), 0.0
-        for colour in task.data["goal"]:
-            action = f"press {colour}"
-            answer = env.step(action)
-            turns.append(Turn(observation=observation, text=action, action=action, reward=answer.reward))
-            observation, reward = answer.observation, answer.reward
-        return Trajectory(
-            id=f"expert/{task.id}", task=task, agent="expert", turns=tuple(turns), final_observation=observation,
-            reward=reward, stop=StopReason.DONE,
-        )  # fmt: skip

@@ -1,6 +1,6 @@
 """The Env and Benchmark protocols, the literal table of known worlds, and the selection of tasks.
 
-A benchmark lists tasks per split and can give an expert's actions for a task; an env is one live world.
+A benchmark lists tasks per split and may give an expert's actions for a task; an env is one live world.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from sparring.errors import ConfigError
-from sparring.types import Task, Trajectory
+from sparring.types import Task
 
 BENCHMARKS: Mapping[str, str] = {
     "scienceworld": "sparring.envs.scienceworld:ScienceWorld",
@@ -68,10 +68,11 @@ class Benchmark(Protocol):
         """Make one live world."""
         ...
 
-    def experts(self, tasks: Sequence[Task]) -> list[Trajectory]:
-        """Return expert trajectories, at most one a task, without those that could not be verified.
+    def expert_actions(self, tasks: Sequence[Task]) -> Mapping[str, Sequence[str]]:
+        """Return actions that solve tasks, as far as the world knows: task id → actions.
 
-        A world without experts of its own returns an empty list; demonstrations then come from `expert.path`.
+        They are played before they are used. A world without experts of its own returns nothing; demonstrations then
+        come from `expert.path`.
         """
         ...
 

@@ -1,8 +1,7 @@
 """ScienceWorld: 30 kinds of elementary-school science experiments in a text world; needs the `scienceworld` package.
 
-Comes in: the simulator's own split, or a split from files such as ETO's. Goes out: tasks, live worlds, expert
-trajectories that were replayed and reached the full score. Source: arXiv 2203.07540 (the world), 2403.02502 (ETO's
-split, turn limits and reward: the best score over the turns).
+Comes in: the simulator's own split, or a split from files such as ETO's. Goes out: tasks, live worlds, gold paths.
+Source: arXiv 2203.07540 (the world), 2403.02502 (ETO's split, turn limits and reward: the best score over the turns).
 
 Deviates: the simulator is called directly: the package's own `step` lists every valid action after every turn, which no
 agent here reads and which costs more than the turn itself. Scores and endings are computed as it does.
@@ -22,7 +21,7 @@ from typing import Any
 from sparring.envs.base import EnvStep, num_cores
 from sparring.envs.scienceworld_jvm import Simulator, find_jar, find_java
 from sparring.errors import ConfigError, DataError, EnvFault
-from sparring.types import StopReason, Task, Trajectory, Turn
+from sparring.types import Task
 
 NUM_VARIATIONS: Mapping[str, int] = {
     "boil": 30,
@@ -97,18 +96,18 @@ training split."""
 SPLIT_FILES: Mapping[str, str] = {split: f"eto_{split}_indices.json" for split in ("train", "dev", "test")}
 """What the files of `split_dir` are called."""
 
-EXPERT_SIMULATORS = 4
-"""Most simulators that look for experts side by side; never more than there are cores."""
+MOST_SEARCHES = 4
+"""Most simulators that look for gold paths side by side; never more than there are cores."""
 
-TASKS_PER_SIMULATOR = 8
+TASKS_PER_SEARCH = 8
 """Fewer tasks than this are not worth another simulator: it needs seconds to start and to warm up."""
 
-EXPERT_ATTEMPTS = 2
-"""How often an expert is asked for before a simulator that dies over it counts as a fault."""
+SEARCH_ATTEMPTS = 2
+"""How often a gold path is asked for before a simulator that dies over it counts as a fault."""
 
 GOLD_PATHS = Path(__file__).with_name("scienceworld_gold.json")
 """Gold paths of training variations as the simulator gave them once, in its "easy" form (recipes/gold/record.py): it
-takes a second of CPU over each. Like any other they are replayed, and kept only if they reach the full score."""
+takes a second of CPU over each."""
 
 LOOK = "look around"
 
@@ -174,48 +173,48 @@ class ScienceWorld:
     def make_env(self) -> ScienceWorldEnv:
         return ScienceWorldEnv(self.simplification)
 
-    def experts(self, tasks: Sequence[Task]) -> list[Trajectory]:
-        """Replay the simulator's gold paths; keep those that reach the full score in time, in the order of `tasks`.
+    def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
+        """Return gold paths: recorded ones where they ship with the package, else found on the spot by the simulator.
 
-        A path ends where the world does. Its leading `look around` is left out, since the first observation shows
-        the same. `text` is the action alone.
+        A leading `look around` is left out, since the first observation shows the same.
 
         Raises:
             EnvFault: a simulator died twice over one task.
         """
-        num = min(EXPERT_SIMULATORS, num_cores(), math.ceil(len(tasks) / TASKS_PER_SIMULATOR))
-        if not num:
-            return []
+        recorded = recorded_gold_paths() if self.simplification == "easy" else {}
+        paths = {task.id: recorded[task.id] for task in tasks if task.id in recorded}
+        unknown = [task for task in tasks if task.id not in recorded]
+        num = min(MOST_SEARCHES, num_cores(), math.ceil(len(unknown) / TASKS_PER_SEARCH))
         is_over = threading.Event()
-        with ThreadPoolExecutor(num) as threads:
+        with ThreadPoolExecutor(max(1, num)) as threads:
             try:
-                found = list(threads.map(lambda i: self._experts_of(tasks[i::num], is_over), range(num)))
+                for found in threads.map(lambda i: self._search(unknown[i::num], is_over), range(num)):
+                    paths |= found
             except BaseException:  # Ctrl-C too: the other threads must not go on
                 is_over.set()
                 raise
-        experts = {expert.task.id: expert for part in found for expert in part}
-        return [experts[task.id] for task in tasks if task.id in experts]
+        return {task.id: _without_first_look(paths[task.id]) for task in tasks if task.id in paths}
 
-    def _experts_of(self, tasks: Sequence[Task], is_over: threading.Event) -> list[Trajectory]:
-        """Look for experts one after another on one simulator, until there are no more tasks or it is over."""
-        experts: list[Trajectory | None] = []
+    def _search(self, tasks: Sequence[Task], is_over: threading.Event) -> dict[str, list[str]]:
+        """Ask one simulator for one gold path after another, until there are no more tasks or it is over."""
+        paths: dict[str, list[str]] = {}
         env = self.make_env()
         try:
             for task in tasks:
-                for attempt in range(1, EXPERT_ATTEMPTS + 1):
+                for attempt in range(1, SEARCH_ATTEMPTS + 1):
                     if is_over.is_set():
-                        return []
+                        return paths
                     try:
-                        experts.append(find_expert(env, task))
+                        paths[task.id] = env.gold_path(task)
                         break
                     except EnvFault:
                         env.close()
-                        if attempt == EXPERT_ATTEMPTS:
+                        if attempt == SEARCH_ATTEMPTS:
                             raise
                         env = self.make_env()
         finally:
             env.close()
-        return [expert for expert in experts if expert is not None]
+        return paths
 
 
 class ScienceWorldEnv:
@@ -253,31 +252,8 @@ def recorded_gold_paths() -> dict[str, list[str]]:
     return json.loads(GOLD_PATHS.read_text(encoding="utf-8")) if GOLD_PATHS.exists() else {}
 
 
-def find_expert(env: ScienceWorldEnv, task: Task) -> Trajectory | None:
-    """Replay a task's gold path on a fresh load; None if it does not reach the full score within the turn limit."""
-    recorded = recorded_gold_paths() if env.simplification == "easy" else {}
-    actions = recorded.get(task.id) or env.gold_path(task)
-    if actions and actions[0] == LOOK:
-        actions = actions[1:]
-    observation, turns, best = env.reset(task, 0), [], 0.0
-    for action in actions[: TURN_LIMITS[task.kind]]:
-        answer = env.step(action)
-        best = min(max(best, answer.reward), 1.0)
-        turns.append(Turn(observation=observation, text=action, action=action, reward=best))
-        observation = answer.observation
-        if answer.is_done:
-            break
-    if best < 1.0:
-        return None
-    return Trajectory(
-        id=f"expert/{task.id}",
-        task=task,
-        agent="expert",
-        turns=tuple(turns),
-        final_observation=observation,
-        reward=best,
-        stop=StopReason.DONE,
-    )
+def _without_first_look(actions: Sequence[str]) -> list[str]:
+    return list(actions[1:] if actions and actions[0] == LOOK else actions)
 
 
 def own_splits() -> dict[str, list[Task]]:

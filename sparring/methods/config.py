@@ -16,20 +16,6 @@ METHODS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertConfig:
-    """Where the expert trajectories come from."""
-
-    path: str | None = None
-    """JSONL file of demonstrations (schema: docs/your-environment.md); none: the world's own experts."""
-    num_tasks: int | None = None
-    """Training tasks whose expert trajectory is used, spread evenly over the types; none: all that have one."""
-
-    def __post_init__(self) -> None:
-        """Refuse an empty set of experts."""
-        _at_least(1, num_tasks=self.num_tasks)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LoopConfig:
     """The outer loop that ETO and Co-Evolving Agents share."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sparring.demonstrations import ExpertConfig, expert_trajectories
 from sparring.envs import scienceworld, scienceworld_jvm
 from sparring.envs.base import select_tasks
 from sparring.envs.pool import EnvPool
@@ -234,29 +235,29 @@ class FragileWorld(ScienceWorld):
         return env
 
 
-def test_an_expert_ends_where_the_world_does_and_does_not_look_twice(jvms):
+def test_an_expert_does_not_look_twice(jvms):
     task = scienceworld.make_task("use-thermometer", 2)
-    (expert,) = ScienceWorld().experts([task])
-    assert expert.turns[0].action == "pick up thermometer"  # the gold path itself begins with `look around`
-    assert [turn.reward for turn in expert.turns][-2:] != [1.0, 1.0]
-    assert all(turn.text == turn.action for turn in expert.turns)
+    actions = ScienceWorld().expert_actions([task])[task.id]
+    assert actions[0] == "pick up thermometer"  # the gold path itself begins with `look around`
     assert not jvms()
 
 
-def test_a_gold_path_longer_than_the_turn_limit_is_no_expert(monkeypatch):
-    paths = scienceworld.recorded_gold_paths()
-    too_long = [task for task in ScienceWorld().tasks("train") if len(paths.get(task.id, [])) == 16]
-    assert "look around" not in (paths[task.id][0] for task in too_long)
-    assert ScienceWorld().experts(too_long[:1]) == []
-    monkeypatch.setitem(scienceworld.TURN_LIMITS, too_long[0].kind, 16)
-    (expert,) = ScienceWorld().experts(too_long[:1])
-    assert len(expert.turns) == 16 and expert.reward == 1.0
+def test_a_gold_path_longer_than_the_turn_limit_is_no_expert(jvms):
+    """The limit is 15: of a path of 16 actions and one of 14, one fits."""
+    world = ScienceWorld()
+    actions = world.expert_actions([task for task in world.tasks("train") if task.kind == "find-animal"])
+    too_long, fitting = (next(id for id, path in actions.items() if len(path) == num) for num in (16, 14))
+    tasks = [task for task in world.tasks("train") if task.id in (too_long, fitting)]
+    with EnvPool("scienceworld", {}, num_envs=1) as pool:
+        found = expert_trajectories(ExpertConfig(), world, pool, tasks, format="action", num_slots=1)
+    assert [(expert.task.id, len(expert.turns), expert.reward) for expert in found] == [(fitting, 14, 1.0)]
+    assert not jvms()
 
 
-def test_experts_survive_one_lost_jvm_and_no_more(jvms):
-    assert [expert.task for expert in FragileWorld(1).experts([LIFESPAN])] == [LIFESPAN]
+def test_a_search_survives_one_lost_jvm_and_no_more(jvms):
+    assert list(FragileWorld(1).expert_actions([LIFESPAN])) == [LIFESPAN.id]
     with pytest.raises(EnvFault, match="JVM is gone"):
-        FragileWorld(2).experts([LIFESPAN])
+        FragileWorld(2).expert_actions([LIFESPAN])
     assert not jvms()
 
 
