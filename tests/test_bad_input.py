@@ -15,8 +15,9 @@ import pytest
 
 from sparring.policies.local import save_model
 from tests.command_line import CommandLine, Ended
-from tests.test_kill import RECIPE, outcome
+from tests.test_kill import outcome
 from tests.tiny_models import tiny_model, tiny_tokenizer
+from tests.toy_world import TOY_RECIPE
 
 NUM_DISKS = 8
 PAGE = 4096
@@ -45,7 +46,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recipe")
     save_model(tiny_model(), tiny_tokenizer(), folder / "model")
     path = folder / "toy.toml"
-    path.write_text(RECIPE.format(model=folder / "model").replace("epochs = 10", "epochs = 2"))
+    one_arm = TOY_RECIPE.replace('[arms.sft]\nmethod = "sft"\n[arms.eto]\nmethod = "eto"\n', "")
+    text = one_arm.replace("epochs = 1", "epochs = 2", 1).replace("batch_size = 4", "batch_size = 4\nsave_every_s = 0")
+    path.write_text(text.format(model=folder / "model"))
     return path
 
 
