@@ -1,0 +1,41 @@
+"""What the benchmarks count and compare is what they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.prefixes import forward_once, shared_length, tree_size
+from benchmarks.rollouts import _covered
+from sparring.chat import Encoded
+from sparring.forward import Forward
+from tests.training_toys import node, qwen
+
+
+def test_a_prefix_tree_counts_shared_tokens_once():
+    assert tree_size([(1, 2, 3), (1, 2, 4), (5,)]) == 5
+    assert tree_size([(1, 2), (1, 2, 3), (1, 2)]) == 3
+
+
+def test_what_sequences_share_leaves_each_a_token():
+    assert shared_length([(1, 2, 3), (1, 2, 4)]) == 2
+    assert shared_length([(1, 2), (1, 2, 3)]) == 1
+    assert shared_length([(1,), (2,)]) == 0
+
+
+def test_time_covered_by_overlapping_spans():
+    assert _covered([(0.0, 2.0), (1.0, 3.0), (5.0, 6.0), (5.2, 5.4)]) == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("num_shared", [3, 20])
+def test_forwarding_a_prefix_once_gives_the_same_log_probabilities(num_shared):
+    prefix = list(range(1, num_shared + 1))
+    groups = [[node(seed, 4, prefix=prefix) for seed in (3 * i, 3 * i + 1, 3 * i + 2)] for i in range(3)]
+    longest = groups[0][0]
+    groups.append([longest, Encoded(longest.ids[: longest.spans[1][1]], longest.spans[:2])])  # one begins the other
+    model = qwen()
+    with torch.no_grad():
+        once = forward_once(model, groups)
+        each = Forward(model, max_tokens=2048)([one for group in groups for one in group])
+    for ours, theirs in zip(once, each, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
