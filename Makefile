@@ -41,7 +41,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup ## Train the agents on ScienceWorld and show what came out (ten to fifteen minutes)
+demo: setup ## Train the agents on ScienceWorld and show what came out (ten minutes on two cores)
 	$(BIN)/sparring run recipes/quickstart.toml --out runs/quickstart $(DEMO_ARGS)
 
 test: setup ## Run the tests (offline, under five minutes on two cores)
