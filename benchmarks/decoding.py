@@ -10,14 +10,11 @@ what small models of known families get.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import random
-import sys
 import time
 from typing import Any
 
-from benchmarks.measure import in_child, save, show
+from benchmarks.measure import in_child, parse, save, show
 
 BATCHES = (2, 4, 8, 16, 64)
 HISTORY, STEPS, REPEATS = 400, 24, 8
@@ -67,13 +64,7 @@ def main() -> None:
     """Measure all batch sizes, print the table and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="sparring-base")
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        with contextlib.redirect_stdout(sys.stderr):
-            result = child(args.child)
-        print(json.dumps(result))
-        return
+    args = parse(parser, child)
     found = {batch: in_child("benchmarks.decoding", {"model": args.model, "batch": batch}) for batch in BATCHES}
     rows = [
         [batch, ms["bare"], ms["transformers"], ms["lean"], ms["bare"] / ms["transformers"], ms["bare"] / ms["lean"]]

@@ -10,16 +10,14 @@ without which no two loads of a variation agree. Time counts after a few episode
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import random
-import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from benchmarks.measure import in_child, save, show
+from benchmarks.measure import in_child, parse, save, show
 
 REPLACED = 0.2
 HASH = {"JAVA_TOOL_OPTIONS": "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2"}
@@ -145,13 +143,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=200, help="episodes")
     parser.add_argument("--warmup", type=int, default=40, help="episodes before the clock starts")
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        with contextlib.redirect_stdout(sys.stderr):
-            result = child(args.child)
-        print(json.dumps(result))
-        return
+    args = parse(parser, child)
     sides = {}
     for side in ("ours", "official"):
         request = {"side": side, "num": args.num, "warmup": args.warmup}

@@ -9,15 +9,12 @@ shows: rollouts, pairs, training, journals, evaluation, report. One round of Co-
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import in_child, peak, reset_peak, save, show
+from benchmarks.measure import in_child, parse, peak, reset_peak, save, show
 
 NUM_TASKS = 8
 """Training tasks at size 1."""
@@ -79,13 +76,7 @@ def child(request: dict[str, Any]) -> dict[str, float]:
 def main() -> None:
     """Measure all sizes, print the tables and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        with contextlib.redirect_stdout(sys.stderr):
-            result = child(args.child)
-        print(json.dumps(result))
-        return
+    parse(parser, child)
     wanted = [(size, 1) for size in SIZES] + [(SIZES[1], num) for num in ROLLOUTS[1:]]
     rows, found = [], []
     for size, num_per_task in wanted:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,18 @@ def in_child(module: str, request: Mapping[str, Any], *, threads: int = 1, env: 
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def parse(parser: argparse.ArgumentParser, child: Callable[[Any], Any]) -> argparse.Namespace:
+    """Read the command line; in a process that `in_child` started, answer its request and end."""
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child is None:
+        return args
+    with contextlib.redirect_stdout(sys.stderr):
+        result = child(args.child)
+    print(json.dumps(result))
+    sys.exit()
 
 
 def reset_peak() -> int:

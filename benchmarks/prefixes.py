@@ -11,16 +11,13 @@ are timed against `Forward`, and their log-probabilities compared.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
-import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import in_child, save, show
+from benchmarks.measure import in_child, parse, save, show
 from benchmarks.training import CASES, load, make_groups
 
 
@@ -124,13 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--run", default="runs/quickstart", help="a finished run folder (make demo)")
     parser.add_argument("--num-timed", type=int, default=16, help="groups that are timed")
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        with contextlib.redirect_stdout(sys.stderr):
-            result = child(args.child)
-        print(json.dumps(result))
-        return
+    args = parse(parser, child)
     rows = in_child("benchmarks.prefixes", {"run": args.run, "num_timed": args.num_timed})
     times = ["each forwarded, CPU-s", "prefix once, CPU-s", "ratio", "gap, nats"]
     header = ["case", "worked examples", "groups", "tokens", "shared in a tree", *times]

@@ -11,9 +11,6 @@ together, after warm-up.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.env_steps import HASH, Official
-from benchmarks.measure import in_child, save, show
+from benchmarks.measure import in_child, parse, save, show
 
 KINDS = ("find-animal", "find-living-thing", "find-non-living-thing", "find-plant")
 MAX_NEW_TOKENS = 24
@@ -241,13 +238,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=80, help="episodes")
     parser.add_argument("--warmup", type=int, default=40, help="episodes before the clock starts")
     parser.add_argument("--num-envs", type=int, default=4)
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        with contextlib.redirect_stdout(sys.stderr):
-            result = {"ours": ours, "official": official, "gaps": gaps}[args.child["side"]](args.child)
-        print(json.dumps(result))
-        return
+    args = parse(parser, lambda request: {"ours": ours, "official": official, "gaps": gaps}[request["side"]](request))
     shared = {"model": str(Path(args.model)), "num": args.num, "warmup": args.warmup, "num_envs": args.num_envs}
     mine = in_child("benchmarks.rollouts", {**shared, "side": "ours"})
     theirs = in_child("benchmarks.rollouts", {**shared, "side": "official"}, env=HASH)

@@ -10,9 +10,7 @@ nothing is cut. TRL's micro-batch is the fastest of several. Pure DPO, since TRL
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,7 +18,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import in_child, peak, reset_peak, save, show
+from benchmarks.measure import in_child, parse, peak, reset_peak, save, show
 
 TASKS_PER_STEP = 4
 LR, BETA, CLIP = 1e-4, 0.1, 1.0
@@ -266,13 +264,7 @@ def main() -> None:
     parser.add_argument("--run", default="runs/quickstart", help="a finished run folder (make demo)")
     parser.add_argument("--num-tasks", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        with contextlib.redirect_stdout(sys.stderr):
-            result = child(args.child)
-        print(json.dumps(result))
-        return
+    args = parse(parser, child)
     found = [compare(args.run, case, args.num_tasks, autocast=False, threads=args.threads) for case in CASES]
     if in_child("benchmarks.training", {"side": "bfloat16"}):
         found.append(compare(args.run, "three pairs a task", args.num_tasks, autocast=True, threads=args.threads))
