@@ -140,7 +140,7 @@ def ours(request: dict[str, Any]) -> dict[str, Any]:
     """Play all tasks with Sparring's rollout."""
     from sparring.envs.pool import EnvPool
     from sparring.policies.local import LocalPolicy
-    from sparring.rollout import episode_specs, rollout
+    from sparring.rollout import cut_waves, episode_specs, rollout
 
     model, chat, benchmark, tasks = setting(request["model"], request["warmup"] + request["num"])
     num_envs, watch = request["num_envs"], Watch([], [])
@@ -155,10 +155,9 @@ def ours(request: dict[str, Any]) -> dict[str, Any]:
             policy = LocalPolicy(model, chat, **options)
             specs = episode_specs("benchmark", part, agent="target", seed=0, num_per_task=1)
             if is_watched:
-                return rollout(
-                    WatchedPolicy(policy, watch), WatchedPool(pool, watch), benchmark, specs, num_slots=num_envs
-                )
-            return rollout(policy, pool, benchmark, specs, num_slots=num_envs)
+                watched = WatchedPolicy(policy, watch), WatchedPool(pool, watch)
+                return rollout(*watched, benchmark, cut_waves(specs), num_slots=num_envs)
+            return rollout(policy, pool, benchmark, cut_waves(specs), num_slots=num_envs)
 
         play(tasks[: request["warmup"]], is_watched=False)
         clock, started = pool.cpu_seconds() + time.process_time(), time.perf_counter()

@@ -23,7 +23,7 @@ from sparring.envs.base import Benchmark
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.journal import read_jsonl
 from sparring.policies.scripted import ReplayPolicy
-from sparring.rollout import EpisodeSpec, Pool, rollout
+from sparring.rollout import EpisodeSpec, Pool, cut_waves, rollout
 from sparring.types import StopReason, Task, Trajectory, Turn
 
 RECORD_FIELDS = {"task_id": True, "reward": True, "turns": True, "final_observation": False}
@@ -76,7 +76,9 @@ def expert_trajectories(
         )
     solved = [task for task in tasks if task.id in actions]
     specs = [EpisodeSpec(id=f"expert/{task.id}", task=task, agent="expert", seed=0) for task in solved]
-    played = rollout(ReplayPolicy(actions), pool, benchmark, specs, num_slots=num_slots, on_episode=on_episode)
+    played = rollout(
+        ReplayPolicy(actions), pool, benchmark, cut_waves(specs), num_slots=num_slots, on_episode=on_episode
+    )
     broken = [trajectory for trajectory in played if trajectory.stop is StopReason.ENV_FAULT]
     if broken:
         raise EnvFault(f"{len(broken)} of {len(played)} experts' episodes broke: {broken[0].error}")

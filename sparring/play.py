@@ -15,8 +15,8 @@ from sparring.evaluate import paired_difference, summarise
 from sparring.journal import Journal
 from sparring.policies.base import Policy
 from sparring.policies.scripted import RandomPolicy, ReplayPolicy
-from sparring.rollout import episode_specs
-from sparring.rollout import rollout as play_specs
+from sparring.rollout import cut_waves, episode_specs
+from sparring.rollout import rollout as play_waves
 from sparring.run import trajectory_to_json
 from sparring.types import StopReason, Task, Trajectory
 
@@ -155,13 +155,12 @@ def _play(
             journal.append(trajectory_to_json(trajectory) for trajectory in wave)
 
     with progress.phase(f"{name} plays", total=len(specs)) as bar:
-        return play_specs(
+        return play_waves(
             policy,
             world.pool,
             world.benchmark,
-            specs,
+            cut_waves(specs, config.rollout.wave_size),
             num_slots=config.env.num_envs,
-            wave_size=config.rollout.wave_size,
             finished=finished,
             on_episode=lambda _: bar.advance(1),
         )

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import pairwise
 from numbers import Real
 from typing import Protocol
 
@@ -37,7 +38,7 @@ class RolloutConfig:
     max_new_tokens: int = 64
     """Most tokens in an action; one that has not ended by then is sent as it is."""
     wave_size: int = 32
-    """Episodes that are played, saved and resumed together."""
+    """Most episodes that are played, saved and resumed together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,32 +77,40 @@ def episode_specs(prefix: str, tasks: Sequence[Task], *, agent: str, seed: int, 
     ]
 
 
-def cut_waves(specs: Sequence[EpisodeSpec], wave_size: int) -> list[Sequence[EpisodeSpec]]:
-    """Cut specs into contiguous waves; the last may be short."""
-    return [specs[start : start + wave_size] for start in range(0, len(specs), wave_size)]
+def cut_waves(specs: Sequence[EpisodeSpec], wave_size: int = 32) -> list[Sequence[EpisodeSpec]]:
+    """Cut specs into contiguous waves of at most `wave_size`.
+
+    There is an even number of them and they differ by one episode at most, so that both lanes have as much to play.
+
+    Raises:
+        ConfigError: `wave_size` is below 1.
+    """
+    if wave_size < 1:
+        raise ConfigError("rollout.wave_size must be at least 1.")
+    num = 2 * math.ceil(len(specs) / (2 * wave_size))
+    bounds = [len(specs) * i // num for i in range(num + 1)] if num else []
+    return [specs[start:end] for start, end in pairwise(bounds) if end > start]
 
 
 def rollout(
     policy: Policy,
     pool: Pool,
     benchmark: Benchmark,
-    specs: Sequence[EpisodeSpec],
+    waves: Sequence[Sequence[EpisodeSpec]],
     *,
     num_slots: int,
-    wave_size: int = 32,
     finished: Callable[[list[Trajectory]], None] | None = None,
     on_episode: Callable[[Trajectory], None] | None = None,
 ) -> list[Trajectory]:
-    """Play every spec's episode and return the trajectories in the order of `specs`.
+    """Play the waves' episodes and return the trajectories in their order.
 
     Args:
         policy: acts in this thread, for one lane at a time.
         pool: live envs; slots 0 … num_slots−1 are used.
         benchmark: for its turn limits.
-        specs: distinct ids.
+        waves: what `cut_waves` gives, or what of it is still to be played; ids are distinct.
         num_slots: each lane plays on half of them (with one slot there is one lane).
-        wave_size: episodes per wave.
-        finished: gets a wave's trajectories, in spec order, once the wave is whole: the unit of resuming.
+        finished: gets a wave's trajectories, in its order, once the wave is whole: the unit of resuming.
         on_episode: gets each trajectory as it ends.
 
     Returns:
@@ -110,12 +119,12 @@ def rollout(
     Raises:
         ConfigError: no slots, or an id that occurs twice; and what an env refuses with `ConfigError` or `DataError`.
     """
-    if num_slots < 1 or wave_size < 1:
-        raise ConfigError("env.num_envs and rollout.wave_size must be at least 1.")
+    if num_slots < 1:
+        raise ConfigError("env.num_envs must be at least 1.")
+    specs = [spec for wave in waves for spec in wave]
     if len({spec.id for spec in specs}) != len(specs):
         raise ConfigError("rollout: two episodes have the same id.")
     num_lanes, share = (2, num_slots // 2) if num_slots > 1 else (1, 1)
-    waves = cut_waves(specs, wave_size)
     world = _World(policy, pool, benchmark, on_episode or _ignore)
     lanes = [
         _Lane(world, number, range(number * share, (number + 1) * share), deque(waves[number::num_lanes]))

@@ -240,8 +240,7 @@ class Session:
         advance: Callable[[int], None],
     ) -> None:
         journal = phase.journal("trajectories.jsonl")
-        wave_size = self.config.rollout.wave_size
-        rest, kept = _unfinished_waves(specs, journal.read(), wave_size)
+        rest, kept = _unfinished_waves(cut_waves(specs, self.config.rollout.wave_size), journal.read())
         journal.replace(kept)
         advance(len(kept))
         if not rest:
@@ -261,7 +260,6 @@ class Session:
             self.world.benchmark,
             rest,
             num_slots=self.config.env.num_envs,
-            wave_size=wave_size,
             finished=finished,
             on_episode=lambda _: advance(1),
         )
@@ -397,20 +395,20 @@ def _counting_encoder(chat: Chat) -> tuple[Callable[[Trajectory], Encoded | None
 
 
 def _unfinished_waves(
-    specs: Sequence[EpisodeSpec], records: Sequence[dict[str, Any]], wave_size: int
-) -> tuple[list[EpisodeSpec], list[dict[str, Any]]]:
-    """Split into episodes still to be played and records to keep: a wave counts only as a whole.
+    waves: Sequence[Sequence[EpisodeSpec]], records: Sequence[dict[str, Any]]
+) -> tuple[list[Sequence[EpisodeSpec]], list[dict[str, Any]]]:
+    """Split into waves still to be played and records to keep: a wave counts only as a whole.
 
     A wave's batches depend on all of its episodes, so half of one can't be gone on with bit for bit.
     """
     by_id = {record["id"]: record for record in records}
-    rest: list[EpisodeSpec] = []
+    rest: list[Sequence[EpisodeSpec]] = []
     kept: list[dict[str, Any]] = []
-    for wave in cut_waves(specs, wave_size):
+    for wave in waves:
         if all(spec.id in by_id for spec in wave):
             kept += [by_id[spec.id] for spec in wave]
         else:
-            rest += wave
+            rest.append(wave)
     return rest, kept
 
 

@@ -17,7 +17,7 @@ from sparring.demonstrations import read_demonstrations
 from sparring.envs.base import Benchmark, Env
 from sparring.envs.pool import EnvPool
 from sparring.policies.scripted import ReplayPolicy
-from sparring.rollout import EpisodeSpec, rollout
+from sparring.rollout import EpisodeSpec, cut_waves, rollout
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "your-environment.md").read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ def test_the_world_answers_as_the_demonstrations_say(format: Any) -> None:
     actions = {one.task.id: [turn.action for turn in one.turns] for one in demonstrations}
     specs = [EpisodeSpec(id=one.id, task=one.task, agent="expert", seed=0) for one in demonstrations]
     with EnvPool("examples.treasure:Treasure", num_envs=4) as pool:
-        played = rollout(ReplayPolicy(actions), pool, world, specs, num_slots=4)
+        played = rollout(ReplayPolicy(actions), pool, world, cut_waves(specs), num_slots=4)
     for ours, theirs in zip(played, demonstrations, strict=True):
         assert [(turn.observation, turn.action) for turn in ours.turns] == [
             (turn.observation, turn.action) for turn in theirs.turns

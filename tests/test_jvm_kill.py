@@ -12,7 +12,7 @@ from sparring.envs.pool import EnvPool
 from sparring.envs.scienceworld import ScienceWorld
 from sparring.policies.base import Episode, Reply
 from sparring.policies.scripted import ReplayPolicy
-from sparring.rollout import episode_specs, rollout
+from sparring.rollout import cut_waves, episode_specs, rollout
 from sparring.types import StopReason
 
 NUM_ENVS = 2
@@ -48,13 +48,13 @@ def test_a_rollout_whose_jvm_is_killed_equals_one_that_was_left_alone() -> None:
     actions = world.expert_actions(tasks)
     assert len(actions) == len(tasks) == 4
     policy = ReplayPolicy(actions)
-    specs = episode_specs("r", tasks, agent="target", seed=0, num_per_task=1)
+    waves = cut_waves(episode_specs("r", tasks, agent="target", seed=0, num_per_task=1), 1)
     with EnvPool("scienceworld", {}, num_envs=NUM_ENVS, max_retries=2) as pool:
-        expected = rollout(policy, pool, world, specs, num_slots=NUM_ENVS, wave_size=1)
+        expected = rollout(policy, pool, world, waves, num_slots=NUM_ENVS)
         running = jvms() - before
         assert len(running) == NUM_ENVS
         killing = Killing(policy, min(running))
-        played = rollout(killing, pool, world, specs, num_slots=NUM_ENVS, wave_size=1)
+        played = rollout(killing, pool, world, waves, num_slots=NUM_ENVS)
         assert killing.has_killed
         survivors = jvms() - before
         assert len(survivors) == NUM_ENVS and len(survivors & running) == NUM_ENVS - 1

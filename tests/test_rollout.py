@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 import threading
 import time
@@ -71,13 +70,23 @@ class OddWorld(ToyWorld):
 
 
 def play(
-    policy, world="tests.toy_world:ToyWorld", *, size=4, num_slots=4, specs=None, num_per_task=1, num_turns=8, **options
+    policy,
+    world="tests.toy_world:ToyWorld",
+    *,
+    size=4,
+    num_slots=4,
+    specs=None,
+    num_per_task=1,
+    num_turns=8,
+    wave_size=32,
+    waves=None,
+    **options,
 ):
     benchmark = ToyWorld(size=size, num_turns=num_turns)
-    if specs is None:
-        specs = specs_of(size, num_per_task)
+    if waves is None:
+        waves = cut_waves(specs_of(size, num_per_task) if specs is None else specs, wave_size)
     with EnvPool(world, {"size": size}, num_envs=num_slots, max_retries=0) as pool:
-        return rollout(policy, pool, benchmark, specs, num_slots=num_slots, **options)
+        return rollout(policy, pool, benchmark, waves, num_slots=num_slots, **options)
 
 
 def specs_of(size=4, num_per_task=1):
@@ -159,7 +168,7 @@ def test_batches_are_lockstep_within_a_lane_and_its_wave():
         assert list(batch) == sorted(batch, key=order.__getitem__)
     assert sorted(policy.closed) == sorted(order)
     lanes = [lane for lane, _ in policy.batches]
-    assert lanes[:6] == [0, 1, 0, 1, 0, 1]
+    assert lanes[:4] == [0, 1, 0, 1]  # in turns, as long as both have something open
 
 
 def test_freed_slots_are_refilled_in_spec_order():
@@ -168,7 +177,7 @@ def test_freed_slots_are_refilled_in_spec_order():
     lasting = specs[0].id
     jam = {spec.id: next(c for c in COLOURS if c != spec.task.data["goal"][0]) for spec in specs}
     policy = Noting(ScriptedPolicy(lambda one: "look" if one.id == lasting else f"press {jam[one.id]}"))
-    played = play(policy, specs=specs, num_slots=4, wave_size=4)
+    played = play(policy, waves=[specs], num_slots=4)
     ids = [spec.id for spec in specs]
     one, *rest = [[ids.index(id) for id in batch] for _, batch in policy.batches]
     assert one == [0, 1]
@@ -219,9 +228,8 @@ def test_envs_of_one_lane_step_while_the_policy_acts_for_the_other():
         Policy(0, ACTIONS),
         Pool(),
         ToyWorld(),
-        specs,
+        cut_waves(specs, 1),
         num_slots=2,
-        wave_size=1,
         on_episode=lambda ended: acting[lane_of[ended.id]].set(),  # the last step has nobody else to wait for
     )
     assert waited == [True] * 16
@@ -247,8 +255,8 @@ def test_waves_are_reported_whole_and_in_spec_order():
 
 def test_what_is_left_after_a_stop_is_played_the_same():
     """Interrupted after the first whole wave, resumed with the other waves: the same trajectories."""
-    specs, whole = specs_of(5, 2), []
-    expected = play(RandomPolicy(0, ACTIONS), size=5, specs=specs, wave_size=4)
+    waves, whole = cut_waves(specs_of(5, 2), 4), []
+    expected = play(RandomPolicy(0, ACTIONS), size=5, waves=waves)
 
     def stop(wave):
         whole.extend(wave)
@@ -256,13 +264,13 @@ def test_what_is_left_after_a_stop_is_played_the_same():
 
     policy = Noting(RandomPolicy(0, ACTIONS))
     with pytest.raises(KeyboardInterrupt):
-        play(policy, size=5, specs=specs, wave_size=4, finished=stop)
+        play(policy, size=5, waves=waves, finished=stop)
     begun = {id for _, batch in policy.batches for id in batch}
     assert begun <= set(policy.closed)
     finished = {trajectory.id for trajectory in whole}
-    rest = [spec for spec in specs if spec.id not in finished]
-    assert len(rest) == len(specs) - 4
-    whole += play(RandomPolicy(0, ACTIONS), size=5, specs=rest, wave_size=4)
+    rest = [wave for wave in waves if not finished.issuperset(spec.id for spec in wave)]
+    assert len(rest) == len(waves) - 1
+    whole += play(RandomPolicy(0, ACTIONS), size=5, waves=rest)
     assert sorted(as_text([t]) for t in whole) == sorted(as_text([t]) for t in expected)
 
 
@@ -317,7 +325,7 @@ def test_faults_leave_the_others_alone():
     specs = specs_of()
     with Pool("tests.toy_world:ToyWorld", {"size": 4}, num_envs=2) as pool:
         policy = Noting(RandomPolicy(0, ACTIONS))
-        played = rollout(policy, pool, ToyWorld(), specs, num_slots=2, wave_size=3)
+        played = rollout(policy, pool, ToyWorld(), cut_waves(specs, 3), num_slots=2)
     expected = play(RandomPolicy(0, ACTIONS), specs=specs)
     kinds = Counter()
     for trajectory, healthy in zip(played, expected, strict=True):
@@ -358,12 +366,24 @@ def test_bad_arguments_are_named():
     twice = [EpisodeSpec(id="a", task=task, agent="target", seed=0)] * 2
     with pytest.raises(ConfigError, match="the same id"):
         play(RandomPolicy(0, ACTIONS), specs=twice)
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="wave_size must be at least 1"):
+        cut_waves(twice, 0)
+    with pytest.raises(ConfigError, match="num_envs must be at least 1"):
         rollout(RandomPolicy(0, ACTIONS), EnvPool("tests.toy_world:ToyWorld", num_envs=1), ToyWorld(), [], num_slots=0)
 
 
 def test_specs_are_listed_task_by_task():
     specs = specs_of(2, 3)
     assert [spec.id for spec in specs[:4]] == [f"r/short/train-0/{k}" for k in range(3)] + ["r/short/train-1/0"]
-    assert [len(wave) for wave in cut_waves(specs, 5)] == [5, 5, 2]
-    assert math.prod(len(wave) for wave in cut_waves([], 5)) == 1
+
+
+@pytest.mark.parametrize(
+    ("num", "wave_size", "sizes"),
+    [(12, 6, [6, 6]), (12, 5, [3, 3, 3, 3]), (100, 32, [25] * 4), (9, 5, [4, 5]), (1, 5, [1]), (0, 5, [])],
+)
+def test_waves_give_both_lanes_as_much_to_play(num, wave_size, sizes):
+    task = specs_of()[0].task
+    specs = [EpisodeSpec(id=str(i), task=task, agent="target", seed=0) for i in range(num)]
+    waves = cut_waves(specs, wave_size)
+    assert [len(wave) for wave in waves] == sizes
+    assert [spec for wave in waves for spec in wave] == specs

@@ -7,9 +7,11 @@ cache is always a prefix of what `Chat.encode` gives for the finished trajectory
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -86,16 +88,17 @@ def load_model(model: ModelConfig | str) -> tuple[PreTrainedModel, PreTrainedTok
     wants_bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and _computes_bf16(device))
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-        loaded, report = cast(
-            "tuple[PreTrainedModel, dict[str, Any]]",
-            AutoModelForCausalLM.from_pretrained(
-                path,
-                dtype=torch.bfloat16 if wants_bf16 else torch.float32,
-                trust_remote_code=config.trust_remote_code,
-                use_safetensors=True,
-                output_loading_info=True,
-            ),
-        )
+        with _without_warnings("transformers"):  # what it says of a load that failed or was interrupted misleads
+            loaded, report = cast(
+                "tuple[PreTrainedModel, dict[str, Any]]",
+                AutoModelForCausalLM.from_pretrained(
+                    path,
+                    dtype=torch.bfloat16 if wants_bf16 else torch.float32,
+                    trust_remote_code=config.trust_remote_code,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                ),
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first_line = str(error).strip().partition("\n")[0]
         raise ModelError(f"model.path: can't load {config.path!r}: {first_line}") from error
@@ -111,6 +114,18 @@ def load_model(model: ModelConfig | str) -> tuple[PreTrainedModel, PreTrainedTok
     if len(tokenizer) > num_embeddings:
         raise ModelError(f"model.path: the tokenizer has {len(tokenizer)} tokens, the model only {num_embeddings}.")
     return cast("PreTrainedModel", torch.nn.Module.to(loaded, device)).eval(), tokenizer
+
+
+@contextmanager
+def _without_warnings(name: str) -> Iterator[None]:
+    """Let a logger tell nothing below an error."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike[str]) -> None:

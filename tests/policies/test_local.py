@@ -20,7 +20,7 @@ from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, ModelError
 from sparring.policies.base import Episode
 from sparring.policies.local import BUNDLED, LocalPolicy, ModelConfig, load_model, resolve_model, save_model, uniforms
-from sparring.rollout import episode_specs, rollout
+from sparring.rollout import cut_waves, episode_specs, rollout
 from sparring.types import StopReason, Task, Turn
 from tests.tiny_models import TEMPLATES, tiny_model, tiny_tokenizer
 from tests.toy_world import ToyWorld
@@ -74,7 +74,7 @@ def test_the_cache_holds_what_training_encodes(name, kind, temperature):
     policy.__class__, policy.held = Watched, {}
     with EnvPool("tests.toy_world:ToyWorld", {"size": 2, "num_turns": 3}, num_envs=4) as pool:
         specs = episode_specs("x", WORLD.tasks("train"), agent="target", seed=0, num_per_task=1)
-        played = rollout(policy, pool, WORLD, specs, num_slots=4, wave_size=2)
+        played = rollout(policy, pool, WORLD, cut_waves(specs, 2), num_slots=4)
     assert len(played) == 4
     for trajectory in played:
         encoded = policy._chat.encode(trajectory)
