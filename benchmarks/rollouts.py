@@ -1,6 +1,7 @@
 """Rollouts against the original pipeline: episodes per CPU-second, and the same greedy trajectories.
 
     python -m benchmarks.rollouts --model runs/quickstart/seed-0/sft/sft-target/checkpoint
+    python -m benchmarks.rollouts --padded --num-envs 8 --num 24   # the same episodes at the cost of 108 M parameters
 
 The peer is the way of ETO's and the paper's code, made anew: one episode after another, the whole history encoded again
 by `generate` at every turn, the package's own `env.step`. Both sides decode greedily in float32, on the same tokens; an
@@ -13,8 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.env_steps import HASH, Official
@@ -27,13 +27,16 @@ WINDOW_S, CELLS = 2.0, 100
 """The stretch of time that the timeline shows, and its width in characters."""
 
 
-def setting(path: str, num: int) -> tuple[Any, Any, Any, list[Any]]:
+def setting(request: dict[str, Any], num: int) -> tuple[Any, Any, Any, list[Any]]:
     """Return the model, the chat, the benchmark and the tasks, the same ones for both sides."""
+    from benchmarks.padding import padded
     from sparring.chat import Chat, ChatConfig
     from sparring.envs.base import load_benchmark, select_tasks
     from sparring.policies.local import ModelConfig, load_model
 
-    model, tokenizer = load_model(ModelConfig(path=path, dtype="float32"))
+    model, tokenizer = load_model(ModelConfig(path=request["model"], dtype="float32"))
+    if request["padded"]:
+        model = padded(model)
     chat = Chat(tokenizer, ChatConfig(format="action", instruction="", max_context=2048), instruction="")
     benchmark = load_benchmark("scienceworld")
     return model, chat, benchmark, select_tasks(benchmark.tasks("dev"), kinds=KINDS, num=num)
@@ -74,7 +77,7 @@ def official(request: dict[str, Any]) -> dict[str, Any]:
     """Play all tasks the original's way."""
     import psutil
 
-    model, chat, benchmark, tasks = setting(request["model"], request["warmup"] + request["num"])
+    model, chat, benchmark, tasks = setting(request, request["warmup"] + request["num"])
     world = Official()
     java = psutil.Process(world.java)
     played = {}
@@ -142,7 +145,7 @@ def ours(request: dict[str, Any]) -> dict[str, Any]:
     from sparring.policies.local import LocalPolicy
     from sparring.rollout import cut_waves, episode_specs, rollout
 
-    model, chat, benchmark, tasks = setting(request["model"], request["warmup"] + request["num"])
+    model, chat, benchmark, tasks = setting(request, request["warmup"] + request["num"])
     num_envs, watch = request["num_envs"], Watch([], [])
     with EnvPool("scienceworld", {}, num_envs=num_envs) as pool:
 
@@ -208,7 +211,7 @@ def gaps(request: dict[str, Any]) -> dict[str, float]:
 
     from sparring.types import Turn
 
-    model, chat, benchmark, tasks = setting(request["model"], request["warmup"] + request["num"])
+    model, chat, benchmark, tasks = setting(request, request["warmup"] + request["num"])
     found = {}
     env = benchmark.make_env()
     for task in tasks:
@@ -237,8 +240,9 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=80, help="episodes")
     parser.add_argument("--warmup", type=int, default=40, help="episodes before the clock starts")
     parser.add_argument("--num-envs", type=int, default=4)
+    parser.add_argument("--padded", action="store_true", help="the same model, filled up to 108 M parameters")
     args = parse(parser, lambda request: {"ours": ours, "official": official, "gaps": gaps}[request["side"]](request))
-    shared = {"model": str(Path(args.model)), "num": args.num, "warmup": args.warmup, "num_envs": args.num_envs}
+    shared = {name: value for name, value in vars(args).items() if name != "child"}
     mine = in_child("benchmarks.rollouts", {**shared, "side": "ours"})
     theirs = in_child("benchmarks.rollouts", {**shared, "side": "official"}, env=HASH)
     asked = {**shared, "side": "gaps", "ours": mine.pop("tokens"), "official": theirs.pop("tokens")}
@@ -253,17 +257,8 @@ def main() -> None:
     print(f"\n{args.num - len(differing)} of {args.num} episodes equal token for token; {ties} part at a near-tie")
     print(f"policy acts {mine['acting']:.0%} of the time, nothing works {mine['idle']:.0%} of it\n")
     print("\n".join(mine["timeline"]))
-    save("rollouts", {**asdict(Settings(**shared)), "ours": mine, "official": theirs, "gaps": differing})
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What was asked for."""
-
-    model: str
-    num: int
-    warmup: int
-    num_envs: int
+    name = "rollouts_padded" if args.padded else "rollouts"
+    save(name, {**shared, "ours": mine, "official": theirs, "gaps": differing})
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.padding import padded
 from benchmarks.prefixes import forward_once, shared_length, tree_size
 from benchmarks.rollouts import _covered
 from sparring.chat import Encoded
@@ -39,3 +40,14 @@ def test_forwarding_a_prefix_once_gives_the_same_log_probabilities(num_shared):
         each = Forward(model, max_tokens=2048)([one for group in groups for one in group])
     for ours, theirs in zip(once, each, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_padded_model_computes_the_same():
+    from sparring.policies.local import load_model
+
+    small, _ = load_model("sparring-base")
+    large = padded(small)
+    assert sum(parameter.numel() for parameter in large.parameters()) > 1e8
+    ids_BT = torch.arange(60).view(2, 30) * 31 % 2048
+    with torch.inference_mode():
+        torch.testing.assert_close(large(ids_BT).logits, small(ids_BT).logits, atol=1e-4, rtol=1e-4)
