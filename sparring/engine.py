@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparring.analysis import counted, summarise_rollouts, to_json
 from sparring.convert import to_dict
-from sparring.envs.base import Benchmark, load_benchmark, select_tasks
+from sparring.envs.base import Benchmark, select_tasks
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, DataError
 from sparring.journal import Journal, read_json, write_json_atomic
@@ -44,7 +44,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
     config = _shared_config(recipe)
     for arm in recipe.arms.values():
         resolve_model(arm.config.model.path)  # before anything is written that another config would then refuse
-    benchmark = load_benchmark(config.env.id, config.env.options)
+    benchmark = config.env.load()
     with Run.open(out, recipe.to_dict(), versions()) as run, EnvPool.of(config.env) as pool:
         jobs = [(seed, name, arm) for seed in recipe.seeds for name, arm in recipe.arms.items()]
         with progress.phase(f"{recipe.name} → {out}", total=len(jobs)) as bar:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sparring.demonstrations import expert_actions, expert_trajectories
-from sparring.envs.base import Benchmark, load_benchmark, select_tasks
+from sparring.envs.base import Benchmark, select_tasks
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, DataError
 from sparring.evaluate import paired_difference, summarise
@@ -72,7 +72,7 @@ def play(
         SparringError: whatever the user can mend.
     """
     with EnvPool.of(config.env) as pool:
-        world = World(config=config, benchmark=load_benchmark(config.env.id, config.env.options), pool=pool)
+        world = World(config=config, benchmark=config.env.load(), pool=pool)
         tasks = world.tasks(split, num_tasks)
         policy = _policy(world, player, tasks, seed, progress)
         return _play(world, policy, tasks, name=player, seed=seed, progress=progress, out=out)
@@ -90,7 +90,7 @@ def evaluate_models(
         raise ConfigError("eval: a model is named twice.")
     greedy = replace(config.rollout, temperature=0.0, num_per_task=1)
     with EnvPool.of(config.env) as pool:
-        benchmark = load_benchmark(config.env.id, config.env.options)
+        benchmark = config.env.load()
         played = {}
         for model in models:
             own = replace(config, rollout=greedy, model=replace(config.model, path=model))

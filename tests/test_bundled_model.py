@@ -34,7 +34,7 @@ def test_the_corpus_holds_training_variations_alone(corpus_tasks: set[str]) -> N
 
 @pytest.mark.data
 def test_the_corpus_holds_nothing_of_the_published_evaluation_splits(corpus_tasks: set[str], data_dir: Path) -> None:
-    world = ScienceWorld(split_dir=str(data_dir / "scienceworld"))
+    world = ScienceWorld(path=str(data_dir / "scienceworld"))
     for split in ("dev", "dev-clean", "test"):
         assert corpus_tasks.isdisjoint(task.id for task in world.tasks(split)), split
 

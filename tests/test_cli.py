@@ -203,7 +203,7 @@ def test_overrides_reach_every_arm_and_tables_are_read(tmp_path: Path) -> None:
     from sparring.config import load_recipe
 
     words = ["x", "--dpo.batch-size=3", "--env.kinds", "a", "b", "--dpo.shuffle", "FALSE", "--env.num_train", "None"]
-    words += ["--env.options", '{split_dir = "x"}', "--chat.template_kwargs", '{"enable_thinking": false}']
+    words += ["--env.options", '{depth = "x"}', "--chat.template_kwargs", '{"enable_thinking": false}']
     keys = _typed_keys(words, Config())
     with _value_rules():
         options = tyro.cli(RunOptions, args=words)
@@ -213,7 +213,7 @@ def test_overrides_reach_every_arm_and_tables_are_read(tmp_path: Path) -> None:
         "env.kinds": ("a", "b"),
         "dpo.shuffle": False,
         "env.num_train": None,
-        "env.options": {"split_dir": "x"},
+        "env.options": {"depth": "x"},
         "chat.template_kwargs": {"enable_thinking": False},
     }
     path = tmp_path / "r.toml"
@@ -242,8 +242,7 @@ def test_thoughts_are_not_invented(recipe: Path, tmp_path: Path) -> None:
 def test_split_file_with_an_unknown_task_is_named(tmp_path: Path) -> None:
     for split in ("train", "dev", "test"):
         (tmp_path / f"eto_{split}_indices.json").write_text('[["find-animal", 0], ["find-unicorn", 3]]')
-    options = json.dumps({"split_dir": str(tmp_path)})
-    message = refused("rollout", "--policy", "random", "--out", str(tmp_path / "t.jsonl"), "--env.options", options)
+    message = refused("rollout", "--policy", "random", "--out", str(tmp_path / "t.jsonl"), "--env.path", str(tmp_path))
     assert "find-unicorn" in message
     assert "eto_train_indices.json" in message
 

@@ -11,6 +11,7 @@ import pytest
 
 from sparring.config import Config, load_recipe, recipe_from_dict
 from sparring.convert import from_dict, to_dict, type_hints
+from sparring.envs.base import EnvConfig
 from sparring.errors import ConfigError
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("**/*.toml"))
@@ -181,3 +182,10 @@ def test_config_survives_json() -> None:
 
     walk(Config())
     assert from_dict(Config(), json.loads(json.dumps(to_dict(Config()))), source="x") == Config()
+
+
+def test_a_path_of_data_reaches_the_world_once() -> None:
+    assert EnvConfig(path="d", options={"depth": 1}).constructor_options() == {"path": "d", "depth": 1}
+    assert EnvConfig(options={"path": "d"}).constructor_options() == {"path": "d"}
+    with pytest.raises(ConfigError, match=r"env\.path is given, and a path in env\.options too"):
+        EnvConfig(path="d", options={"path": "e"}).constructor_options()

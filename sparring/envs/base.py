@@ -95,8 +95,26 @@ class EnvConfig:
     """Seconds within which an env must have answered an action."""
     max_retries: int = 2
     """How often an episode is restored on a fresh env after infrastructure failed."""
+    path: str | None = None
+    """Folder with data of yours for this world, such as official files (docs/environments.md); none: what it brings."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Passed to the benchmark's constructor, for instance `{split_dir = "…"}`."""
+    """Passed to the benchmark's constructor besides `path`, for instance `{graded = true}`."""
+
+    def constructor_options(self) -> dict[str, Any]:
+        """Return what the benchmark is built with.
+
+        Raises:
+            ConfigError: the path is given twice.
+        """
+        if self.path is None:
+            return dict(self.options)
+        if "path" in self.options:
+            raise ConfigError("env.path is given, and a path in env.options too. Keep env.path.")
+        return {**self.options, "path": self.path}
+
+    def load(self) -> Benchmark:
+        """Import and build the benchmark. Raises ConfigError as `load_benchmark` does."""
+        return load_benchmark(self.id, self.constructor_options())
 
 
 def num_cores() -> int:
@@ -124,7 +142,7 @@ def load_benchmark(env_id: str, options: Mapping[str, Any] | None = None) -> Ben
     try:
         return benchmark_class(**(options or {}))
     except TypeError as error:
-        raise ConfigError(f"env.options: {class_name} refuses them: {error}") from None
+        raise ConfigError(f"env.path or env.options: {class_name} refuses them: {error}") from None
 
 
 def select_tasks(tasks: Sequence[Task], *, kinds: Sequence[str] = (), num: int | None = None) -> list[Task]:

