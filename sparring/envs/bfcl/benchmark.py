@@ -1,0 +1,115 @@
+"""BFCL v3 multi-turn as a benchmark: 800 tasks in four variants, their splits and their experts.
+
+Source: the Berkeley Function Calling Leaderboard, `bfcl-eval` 2026.3.23 (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import get_args
+
+from sparring.envs.bfcl.calls import write_calls
+from sparring.envs.bfcl.env import STEPS_PER_TURN, BFCLEnv
+from sparring.envs.bfcl.functions import Style
+from sparring.envs.bfcl.scenario import Reference, Scenario, benchmark_task, reference_of, scenario_of
+from sparring.envs.bfcl.wheel import VARIANTS, entries, find_wheel
+from sparring.errors import ConfigError
+from sparring.types import Task
+
+SIDES = ("train", "train", "train", "dev", "test")
+"""The side of a scenario whose number is 0, 1, 2, 3 or 4 modulo 5."""
+ALL = "all"
+"""The split with all 800 tasks, as the benchmark itself evaluates."""
+DONE = "done"
+"""How experts end a user's turn."""
+
+
+class BFCL:
+    """The benchmark. Splits `train`, `dev`, `test` by scenario, and `all`; task types are the four variants."""
+
+    env_per_process = False  # each episode has its own instances; nothing that they share is left changed
+
+    def __init__(self, *, docs: Style = "short", steps_per_turn: int = STEPS_PER_TURN) -> None:
+        """Look the wheel up; reads nothing yet.
+
+        Args:
+            docs: `short` shows each function's signature and a sentence, `signatures` the former, `full` the
+                benchmark's JSON docs.
+            steps_per_turn: answers with calls that an agent may give in one user turn.
+
+        Raises:
+            ConfigError: the wheel or mpmath is not installed, or an option makes no sense.
+        """
+        if docs not in get_args(Style):
+            raise ConfigError(f"env.options: docs is {docs!r}. Give one of: {', '.join(get_args(Style))}.")
+        if not isinstance(steps_per_turn, int) or steps_per_turn < 1:
+            raise ConfigError(f"env.options: steps_per_turn is {steps_per_turn!r}. Give a whole number from 1.")
+        find_wheel()
+        self.docs: Style = docs
+        self.steps_per_turn = steps_per_turn
+        self.instruction = (
+            "You serve a user by calling functions. Answer with calls on one line, in the form "
+            "[function(name=value), function(name=value)]. Values are literals: text in quotes, numbers, True, False, "
+            "None, lists, dictionaries. You see what the calls return and may call again, up to "
+            f"{steps_per_turn} times for one message. Do what the user asks and nothing else. When it is done, or when "
+            f"a function or a detail that it needs is missing, answer {DONE}; then the user goes on."
+        )
+
+    def tasks(self, split: str) -> Sequence[Task]:
+        """List a split's tasks, variant by variant.
+
+        Raises:
+            ConfigError: there is no such split.
+        """
+        known = (*dict.fromkeys(SIDES), ALL)
+        if split not in known:
+            raise ConfigError(f"split: BFCL has none called {split!r}. Splits: {', '.join(known)}.")
+        numbers = [number for number, side in enumerate(scenario_sides()) if split in (side, ALL)]
+        return [benchmark_task(variant, number) for variant in VARIANTS for number in numbers]
+
+    def turn_limit(self, task: Task) -> int:
+        """Return as many actions as the world allows: for each user turn its steps and the answer that ends it."""
+        return len(scenario_of(task).requests) * (self.steps_per_turn + 1)
+
+    def make_env(self) -> BFCLEnv:
+        return BFCLEnv(docs=self.docs, steps_per_turn=self.steps_per_turn)
+
+    def expert_actions(self, tasks: Sequence[Task]) -> Mapping[str, Sequence[str]]:
+        """Return the reference's calls, one an answer where the steps allow it, and `done` after each user turn."""
+        return {task.id: expert(reference_of(task), self.steps_per_turn) for task in tasks}
+
+    def training_scenario(self, task: Task) -> Scenario:
+        """Return a training task's scenario, for making other tasks from it.
+
+        Raises:
+            ConfigError: the task is one of the benchmark's that is kept for evaluation.
+        """
+        scenario = scenario_of(task)
+        if "entry" in task.data and scenario_sides()[int(task.data["entry"].rpartition("_")[2])] != "train":
+            raise ConfigError(f"BFCL task {task.id} is kept for evaluation: tasks are made from the split train alone.")
+        return scenario
+
+
+def expert(reference: Reference, steps_per_turn: int = STEPS_PER_TURN) -> list[str]:
+    """Write a reference as an agent's answers."""
+    actions = []
+    for calls in reference:
+        size = max(1, math.ceil(len(calls) / steps_per_turn))
+        actions += [write_calls(list(calls[i : i + size])) for i in range(0, len(calls), size)]
+        actions.append(DONE)
+    return actions
+
+
+@cache
+def scenario_sides() -> Sequence[str]:
+    """Return each scenario's side by its number. Scenarios that start in the same state go with the first of them."""
+    first: dict[str, int] = {}
+    base = entries("base")
+    sides = []
+    for number in range(len(base)):
+        state = json.dumps(base[f"multi_turn_base_{number}"]["initial_config"], sort_keys=True)
+        sides.append(SIDES[first.setdefault(state, number) % len(SIDES)])
+    return sides

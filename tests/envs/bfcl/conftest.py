@@ -1,0 +1,17 @@
+"""Fixtures for the BFCL tests: the wheel, or a reason to skip."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparring.envs.bfcl import BFCL
+from sparring.errors import ConfigError
+
+
+@pytest.fixture(scope="session")
+def world() -> BFCL:
+    """The benchmark, where the wheel is installed."""
+    try:
+        return BFCL()
+    except ConfigError as error:
+        pytest.skip(str(error))
