@@ -8,8 +8,14 @@ stands and can be copied.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 END_OF_TURN = "<|im_end|>"
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", END_OF_TURN]
@@ -49,12 +55,29 @@ BOILERPLATE = (
     r"Ambiguous request: Please enter the number for the action you intended \(or blank to cancel\):",
     r"No known action matches that input\.",
 )
+WORLDS_BOILERPLATE = (
+    r" \[SEP\] ",
+    r"WebShop \[SEP\] Instruction: \[SEP\] ",
+    r"Instruction: \[SEP\] ",
+    r"Back to Search",
+    r"Page \d \(Total results: ",
+    r"Next >",
+    r"< Prev",
+    r"Description \[SEP\] Features \[SEP\] Reviews \[SEP\] Buy Now",
+    r"Thank you for shopping with us!",
+    r"Your score \(min 0\.0, max 1\.0\)",
+    r"and price lower than",
+    r"\.00 dollars",
+    r"search\[",
+    r"click\[",
+)
+"""Of the other worlds. A separator takes the spaces around it, so that a name begins alike on a page and in a click."""
 WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def read_walks(folder: Path) -> Iterator[dict]:
-    """Yield the walks of a folder, file by file; a torn last line is skipped."""
-    for path in sorted(folder.glob("walks-*.jsonl")):
+def read_walks(*folders: Path) -> Iterator[dict]:
+    """Yield the walks of some folders, file by file; a torn last line is skipped."""
+    for path in [path for folder in folders for path in sorted(folder.glob("walks-*.jsonl"))]:
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 yield json.loads(line)
@@ -62,10 +85,9 @@ def read_walks(folder: Path) -> Iterator[dict]:
                 print(f"{path}: skipped a torn line")
 
 
-def train_tokenizer(walks_folder: Path, folder: Path, vocab_size: int) -> None:
+def train_tokenizer(walks_folders: Sequence[Path], folder: Path, vocab_size: int) -> None:
     """Train on the walks' observations and actions and save `folder` for `AutoTokenizer.from_pretrained`."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex("|".join((*BOILERPLATE, WORDS))), "isolated")
@@ -80,13 +102,76 @@ def train_tokenizer(walks_folder: Path, folder: Path, vocab_size: int) -> None:
         show_progress=False,
     )
 
-    def texts() -> Iterator[str]:
-        for walk in read_walks(walks_folder):
-            for turn in walk["turns"]:
-                yield f"user\n{turn['observation']}"
-                yield f"assistant\n{turn['action']}"
+    tokenizer.train_from_iterator(texts(*walks_folders), trainer)
+    _save(tokenizer, folder)
 
-    tokenizer.train_from_iterator(texts(), trainer)
+
+def extend_tokenizer(init: Path, walks_folders: Sequence[Path], folder: Path, vocab_size: int) -> None:
+    """Give a tokenizer further tokens for other worlds' walks and save it to `folder`; those it has keep their ids.
+
+    The further merges come after the old ones, so that text of the old world is cut as before, nearly everywhere.
+    """
+    from tokenizers import Tokenizer
+
+    state = json.loads((init / "tokenizer.json").read_text(encoding="utf-8"))
+    split = state["pre_tokenizer"]["pretokenizers"][0]
+    split["pattern"]["Regex"] = "|".join((*WORLDS_BOILERPLATE, split["pattern"]["Regex"]))
+    old = Tokenizer.from_str(json.dumps(state))
+    counts = Counter(piece for text in texts(*walks_folders) for piece, _ in old.pre_tokenizer.pre_tokenize_str(text))
+    words = [[token.value for token in old.model.tokenize(piece)] for piece in counts]
+    vocabulary, merges = state["model"]["vocab"], state["model"]["merges"]
+    for pair in _commonest_pairs(words, list(counts.values())):
+        if len(vocabulary) >= vocab_size:
+            break
+        merges.append(list(pair))
+        vocabulary.setdefault("".join(pair), len(vocabulary))
+    _save(Tokenizer.from_str(json.dumps(state)), folder)
+
+
+def texts(*walks_folders: Path) -> Iterator[str]:
+    """Yield the messages of all walks, with their roles."""
+    for walk in read_walks(*walks_folders):
+        for turn in walk["turns"]:
+            yield f"user\n{turn['observation']}"
+            yield f"assistant\n{turn['action']}"
+
+
+def _commonest_pairs(words: list[list[str]], counts: list[int]) -> Iterator[tuple[str, str]]:
+    """Merge the commonest pair of neighbours again and again, in place, and yield it: byte-pair encoding."""
+    pairs: Counter[tuple[str, str]] = Counter()
+    where: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for index, word in enumerate(words):
+        for pair in pairwise(word):
+            pairs[pair] += counts[index]
+            where[pair].add(index)
+    while pairs:
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        if pairs[best] < 2:
+            return
+        for index in where.pop(best):
+            for pair in pairwise(words[index]):
+                pairs[pair] -= counts[index]
+            words[index] = _merged(words[index], best)
+            for pair in pairwise(words[index]):
+                pairs[pair] += counts[index]
+                where[pair].add(index)
+        del pairs[best]
+        yield best
+
+
+def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for token in word:
+        if merged and (merged[-1], token) == pair:
+            merged[-1] += token
+        else:
+            merged.append(token)
+    return merged
+
+
+def _save(tokenizer: Tokenizer, folder: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END_OF_TURN,

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizer import END_OF_TURN, read_walks, train_tokenizer
+from tokenizer import END_OF_TURN, extend_tokenizer, read_walks, train_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 HELD_OUT = 100
-"""Walks that are kept for the validation loss."""
+"""Walks of each folder that are kept for the validation loss."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, width: int, num_layers: int) -> Qwen3ForCausalLM:
@@ -46,6 +46,23 @@ def build_model(tokenizer: PreTrainedTokenizerFast, width: int, num_layers: int)
     )
     torch.manual_seed(0)
     return Qwen3ForCausalLM(config).float()
+
+
+def grow(model: Qwen3ForCausalLM, old: PreTrainedTokenizerFast, new: PreTrainedTokenizerFast) -> None:
+    """Add rows to the embedding: a further token starts as the mean of what the old tokenizer made of its text."""
+    num_old = len(old)
+    if len(new) == num_old:
+        return
+    model.resize_token_embeddings(len(new), mean_resizing=False)
+    rows_VD = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for token in range(num_old, len(new)):
+            rows_VD[token] = rows_VD[old(new.decode([token]), add_special_tokens=False).input_ids].mean(0)
+
+
+def draw(walks: list[dict], most: int | None) -> list[dict]:
+    """Draw at most so many walks, always the same ones, in random order."""
+    return random.Random(0).sample(walks, min(most or len(walks), len(walks)))
 
 
 def encode(walks: list[dict], tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> list[list[int]]:
@@ -163,7 +180,8 @@ def validate(model: Qwen3ForCausalLM, sequences: list[list[int]], pad: int) -> f
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--walks", type=Path, required=True)
+    parser.add_argument("--walks", type=Path, nargs="+", required=True, help="folders of walks")
+    parser.add_argument("--most-walks", type=int, help="at most so many walks of each folder, drawn at random")
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="folder of the checkpoint")
     parser.add_argument("--width", type=int, default=192)
@@ -174,7 +192,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, default=8_192, help="padded tokens a step")
     parser.add_argument("--max-tokens", type=int, default=1_536, help="tokens a walk")
     parser.add_argument("--threads", type=int, default=3)
-    parser.add_argument("--init", type=Path, help="go on from this model folder, tokenizer included")
+    parser.add_argument("--init", type=Path, help="go on from this model folder; its tokenizer grows to --vocab-size")
+    parser.add_argument("--learn-from", type=Path, nargs="*", default=[], help="walks that name the further tokens")
     return parser.parse_args()
 
 
@@ -183,36 +202,42 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     args.work.mkdir(parents=True, exist_ok=True)
-    if args.init:
+    if args.init and args.learn_from:
+        extend_tokenizer(args.init, args.learn_from, args.out, args.vocab_size)
+    elif args.init:
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             shutil.copy(args.init / name, args.out / name)
     elif not (args.out / "tokenizer.json").exists():
         train_tokenizer(args.walks, args.out, args.vocab_size)
     tokenizer = AutoTokenizer.from_pretrained(args.out)
-    walks = list(read_walks(args.walks))
-    random.Random(0).shuffle(walks)
+    walks, held_out, tasks = [], {}, set()
+    for folder in args.walks:
+        drawn = draw(list(read_walks(folder)), args.most_walks)
+        held_out[folder.name] = encode(drawn[:HELD_OUT], tokenizer, args.max_tokens)
+        walks += drawn[HELD_OUT:]
+        tasks |= {walk["task"] for walk in drawn}
     sequences = encode(walks, tokenizer, args.max_tokens)
-    held_out, sequences = sequences[:HELD_OUT], sequences[HELD_OUT:]
     if args.init:
         model = Qwen3ForCausalLM.from_pretrained(args.init, dtype=torch.float32)
+        grow(model, AutoTokenizer.from_pretrained(args.init), tokenizer)
     else:
         model = build_model(tokenizer, args.width, args.num_layers)
     num_parameters = sum(p.numel() for p in model.parameters())
     print(f"{len(walks)} walks, {sum(map(len, sequences)):,} tokens, {num_parameters:,} parameters", flush=True)
 
     train(model, sequences, tokenizer.pad_token_id, args)
-    validation = validate(model, held_out, tokenizer.pad_token_id)
+    validation = {name: round(validate(model, part, tokenizer.pad_token_id), 4) for name, part in held_out.items()}
     model.save_pretrained(args.out)
     facts = {
-        "tasks": sorted({walk["task"] for walk in walks}),
+        "tasks": sorted(tasks),
         "walks": len(walks),
         "tokens": sum(map(len, sequences)),
         "epochs": args.epochs,
         "parameters": num_parameters,
-        "validation_nats_per_token": round(validation, 4),
+        "validation_nats_per_token": validation,
     }
     (args.out / "manifest.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    print(f"validation {validation:.4f} nats/token; saved to {args.out}")
+    print(f"validation {validation} nats/token; saved to {args.out}")
 
 
 if __name__ == "__main__":
