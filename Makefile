@@ -25,20 +25,22 @@ setup: $(READY) ## Make .venv with everything that is needed (says what it downl
 
 # The stamp is written last, so a set-up that was interrupted starts again, and one that is done costs nothing until
 # what is asked for changes.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt worlds.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Sparring needs Python 3.11 or later, and $(PYTHON) is not. Name another one: make setup PYTHON=python3.12"; exit 2; }
 	@echo "Setting up .venv. Downloads, unless pip has them already:"
 	@echo "  - PyTorch $$(sed -n 's/^torch==//p' constraints.txt): about 0.2 GB as a CPU build or on macOS. On Linux the ordinary build"
 	@echo "    brings NVIDIA's CUDA packages: several GB. To avoid that, stop now and give the address of PyTorch's"
 	@echo "    CPU wheel index (pytorch.org, Get started: Pip, CPU):  make setup TORCH_INDEX=<address>"
-	@echo "  - everything else, Java for ScienceWorld and the test tools included: about 0.3 GB"
+	@echo "  - everything else, Java for ScienceWorld, the data of BFCL (15 MB) and InterCodeSQL and the test tools"
+	@echo "    included: about 0.3 GB"
 	@echo "  On disk: about 2 GB with a CPU build."
 	@echo "torch comes from: $(if $(strip $(TORCH_INDEX)),$(TORCH_INDEX),pip's configured index)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 	  { echo "Could not make .venv. On Debian and Ubuntu, install python3-venv first."; exit 2; }
 	$(BIN)/python -m pip install $(TORCH_FROM) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --no-deps -r worlds.txt
 	@touch $@
 
 demo: setup ## Train the agents on ScienceWorld and show what came out (ten minutes on two cores)

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparring.chat import Chat, ChatConfig
+    from sparring.chat import Chat, ChatConfig, Dialogue
+    from sparring.completions import OpenAIConfig
     from sparring.envs.base import Benchmark, Env, EnvConfig, EnvStep, load_benchmark, select_tasks
     from sparring.envs.pool import EnvPool
     from sparring.errors import ConfigError, DataError, EnvFault, ModelError, SparringError, TrainingError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from sparring.pairs import PairConfig, expert_pairs, failure_pairs, target_pairs
     from sparring.policies.base import Episode, Policy, Reply
     from sparring.policies.local import LocalPolicy, ModelConfig, load_model
+    from sparring.policies.openai import OpenAIPolicy
     from sparring.policies.scripted import RandomPolicy, ReplayPolicy, ScriptedPolicy
     from sparring.rollout import EpisodeSpec, RolloutConfig
     from sparring.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
@@ -32,6 +34,7 @@ __all__ = [
     "ChatConfig",
     "ConfigError",
     "DataError",
+    "Dialogue",
     "Env",
     "EnvConfig",
     "EnvFault",
@@ -42,6 +45,8 @@ __all__ = [
     "LocalPolicy",
     "ModelConfig",
     "ModelError",
+    "OpenAIConfig",
+    "OpenAIPolicy",
     "PairConfig",
     "PairKind",
     "Policy",
@@ -69,7 +74,8 @@ __all__ = [
 ]
 
 _HOMES: Mapping[str, tuple[str, ...]] = {
-    "chat": ("Chat", "ChatConfig"),
+    "chat": ("Chat", "ChatConfig", "Dialogue"),
+    "completions": ("OpenAIConfig",),
     "envs.base": ("Benchmark", "Env", "EnvConfig", "EnvStep", "load_benchmark", "select_tasks"),
     "envs.pool": ("EnvPool",),
     "errors": ("ConfigError", "DataError", "EnvFault", "ModelError", "SparringError", "TrainingError"),
@@ -77,6 +83,7 @@ _HOMES: Mapping[str, tuple[str, ...]] = {
     "pairs": ("PairConfig", "expert_pairs", "failure_pairs", "target_pairs"),
     "policies.base": ("Episode", "Policy", "Reply"),
     "policies.local": ("LocalPolicy", "ModelConfig", "load_model"),
+    "policies.openai": ("OpenAIPolicy",),
     "policies.scripted": ("RandomPolicy", "ReplayPolicy", "ScriptedPolicy"),
     "rollout": ("EpisodeSpec", "RolloutConfig"),
     "types": ("PairKind", "PreferencePair", "StopReason", "Task", "Trajectory", "Turn"),

@@ -42,6 +42,25 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What policy gradient knows of a node besides its tokens: a number per action token, in the order of the spans.
+
+    All of it was fixed before training began, so it lies beside the node and is not computed again.
+    """
+
+    advantages: tuple[float, ...]
+    """How much better than expected the action was."""
+    logprobs: tuple[float, ...]
+    """log π_old: under the policy that the importance ratio compares with."""
+    reference: tuple[float, ...] = ()
+    """log π_ref; empty where the objective has no KL term."""
+    values: tuple[float, ...] = ()
+    """What the value head expected; empty where there is none."""
+    returns: tuple[float, ...] = ()
+    """What it should have expected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """The trajectories of one task that are trained on together, each once."""
 
@@ -50,7 +69,9 @@ class Group:
     nodes: tuple[Encoded, ...]
     """Distinct trajectories."""
     edges: tuple[Edge, ...] = ()
-    """Preferences between them; none for cloning."""
+    """Preferences between them; none for cloning and policy gradient."""
+    samples: tuple[Sample, ...] = ()
+    """One per node for policy gradient, else none."""
 
     @property
     def num_tokens(self) -> int:
@@ -99,6 +120,19 @@ def groups_from_trajectories(
     """
     encoded = ((trajectory, encode(trajectory)) for trajectory in trajectories)
     return [Group(task_id=t.task.id, nodes=(node,)) for t, node in encoded if node is not None and node.spans]
+
+
+def groups_from_samples(samples: Iterable[tuple[str, Encoded, Sample]]) -> list[Group]:
+    """Make one group per trajectory, for policy gradient: its task's id, its tokens and what is known of them.
+
+    Advantages are known already, so the trajectories of a task need not share a batch.
+    """
+    groups = []
+    for task_id, node, sample in samples:
+        num = num_action_tokens(node)
+        assert len(sample.advantages) == len(sample.logprobs) == num, "one number per action token"
+        groups.append(Group(task_id=task_id, nodes=(node,), samples=(sample,)))
+    return groups
 
 
 def groups_from_pairs(pairs: Sequence[PreferencePair], encode: Callable[[Trajectory], Encoded | None]) -> list[Group]:

@@ -1,4 +1,4 @@
-"""Turns in, token ids and action spans out; the only owner of chat templates and action formats.
+"""Turns in, token ids and action spans out, or messages; the only owner of chat templates and action formats.
 
 An episode is one token sequence that only ever grows:
 
@@ -18,7 +18,7 @@ Source: arXiv 2511.22254, Eq. 2 (only action tokens carry probability).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -33,6 +33,8 @@ ASSISTANT_SENTINEL = "Xq7AssistantXq7"
 USER_SENTINEL = "Xq7UserXq7"
 BREAKERS = ("\u2060", " ")
 """What breaks up a control token, in order of preference: invisible first, a space where a normaliser drops that."""
+KNOWN_CONTROLS = re.compile(r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]")
+"""What control tokens look like in ChatML, Llama, DeepSeek, Mistral and Gemma."""
 FIXED_DATE = "01 January 2025"
 """What a template that asks for today's date is told: a prompt may not depend on the day."""
 NEW_TASK = "A new task begins.\n\n"
@@ -89,6 +91,73 @@ class ActionFormat:
         """Write an action, with its thought where the format has one."""
         return f"Thought: {thought}\nAction: {action}" if self.name == "react" else action
 
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Text at which an answer is over, for models that would go on and play the world's part, too."""
+        return ("\nObservation:",) if self.name == "react" else ()
+
+    def agent_text(self, turn: Turn) -> str:
+        """Return what an agent of this format writes in a turn of someone else, for instance an expert's."""
+        return turn.action if self.name == "action" else turn.text
+
+
+class Dialogue:
+    """An episode as chat messages, for any model: instruction, worked examples and turns. Needs no tokenizer."""
+
+    def __init__(
+        self,
+        config: ChatConfig,
+        *,
+        instruction: str,
+        examples: Sequence[Trajectory] = (),
+        clean_world: Callable[[str], str] | None = None,
+        clean_agent: Callable[[str], str] | None = None,
+    ) -> None:
+        """Lay out what stands before the task.
+
+        Args:
+            config: the format and what stands before the task.
+            instruction: the benchmark's; `config.instruction` overrules it.
+            examples: expert trajectories; the first `config.num_examples` of them are shown.
+            clean_world: breaks up control tokens in the world's text; none: those that well-known models have.
+            clean_agent: the same for an agent's text.
+
+        Raises:
+            ConfigError: fewer examples than asked for.
+        """
+        self.config = config
+        self.format = ActionFormat(name=config.format)
+        self._clean_world = clean_world or _break_known_controls
+        self._clean_agent = clean_agent or _break_known_controls
+        self._instruction = f"{instruction}\n\n{self.format.rule}" if config.instruction is None else config.instruction
+        if len(examples) < config.num_examples:
+            raise ConfigError(
+                f"chat.num_examples is {config.num_examples}, but there are {len(examples)} expert trajectories."
+            )
+        self._examples: list[dict[str, str]] = []
+        for example in examples[: config.num_examples]:
+            shown = [(turn.observation, self.format.agent_text(turn)) for turn in example.turns]
+            self._examples += self._task(shown, is_first=not self._examples)
+
+    def messages(self, turns: Sequence[Turn], observation: str) -> list[dict[str, str]]:
+        """Return all messages before the action that answers `observation`; what the agent wrote stands as it is."""
+        played = [(turn.observation, turn.text) for turn in turns]
+        *rest, _ = self._task([*played, (observation, "")], is_first=not self._examples)
+        return [*map(dict, self._examples), *rest]
+
+    def _task(self, turns: Sequence[tuple[str, str]], *, is_first: bool) -> list[dict[str, str]]:
+        messages: list[dict[str, str]] = []
+        for i, (observation, text) in enumerate(turns):
+            content = self._clean_world(observation)
+            if i == 0:
+                content = self._with_instruction(content) if is_first else f"{NEW_TASK}{content}"
+            messages.append({"role": "user", "content": content})
+            messages.append({"role": "assistant", "content": self._clean_agent(text)})
+        return messages
+
+    def _with_instruction(self, content: str) -> str:
+        return f"{self._instruction}\n\n{content}" if self._instruction else content
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -123,7 +192,6 @@ class Chat:
             ConfigError: fewer examples than asked for.
         """
         self.config = config
-        self.format = ActionFormat(name=config.format)
         self.num_tokens = len(tokenizer)
         self._tokenizer = tokenizer
         self._template = _dateless(_template_of(tokenizer))
@@ -131,9 +199,15 @@ class Chat:
         self._user_controls = _pattern(controls)
         self._agent_controls = _pattern({text: id for text, id in controls.items() if _is_special(tokenizer, id)})
         self._control_ids = frozenset(controls.values())
-        self._instruction = f"{instruction}\n\n{self.format.rule}" if config.instruction is None else config.instruction
+        self._dialogue = Dialogue(
+            config,
+            instruction=instruction,
+            examples=examples,
+            clean_world=lambda text: self._neutral(text, self._user_controls),
+            clean_agent=lambda text: self._neutral(text, self._agent_controls),
+        )
+        self.format = self._dialogue.format
         self._study_template(controls)
-        self._examples = self._example_messages(examples)
         self._first = lru_cache(maxsize=256)(self._encode_first)
         self._tail = lru_cache(maxsize=4096)(self._encode_tail)
 
@@ -153,7 +227,7 @@ class Chat:
         """Return a turn's action tokens: as sampled, or its text (action-only: its action) and the end of turn."""
         if turn.token_ids:
             return list(turn.token_ids)
-        text = self._neutral(self._agent_text(turn), self._agent_controls)
+        text = self._neutral(self.format.agent_text(turn), self._agent_controls)
         return self._encode_after(self._prompt, self._prompt_ids, self._lead + text + self._closing_text) + self._eos
 
     def history(self, turns: Sequence[Turn], observation: str) -> list[int]:
@@ -241,9 +315,7 @@ class Chat:
         return str(text)
 
     def _encode_first(self, observation: str) -> tuple[int, ...]:
-        content = self._neutral(observation, self._user_controls)
-        content = f"{NEW_TASK}{content}" if self._examples else self._with_instruction(content)
-        return tuple(self._tokenize(self._render([*self._examples, {"role": "user", "content": content}])))
+        return tuple(self._tokenize(self._render(self._dialogue.messages((), observation))))
 
     def _encode_tail(self, observation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the tokens that close an action, and those from there to the next action."""
@@ -255,27 +327,6 @@ class Chat:
         tail = self._render(messages).partition(ASSISTANT_SENTINEL)[2]
         ids = self._encode_after("x", self._tokenize("x"), tail)
         return tuple(ids[: self._num_closing] + self._eos), tuple(ids[self._num_closing :])
-
-    def _example_messages(self, examples: Sequence[Trajectory]) -> list[dict[str, str]]:
-        if len(examples) < self.config.num_examples:
-            wanted = self.config.num_examples
-            raise ConfigError(f"chat.num_examples is {wanted}, but there are {len(examples)} expert trajectories.")
-        messages: list[dict[str, str]] = []
-        for number, example in enumerate(examples[: self.config.num_examples]):
-            for i, turn in enumerate(example.turns):
-                content = self._neutral(turn.observation, self._user_controls)
-                if i == 0:
-                    content = f"{NEW_TASK}{content}" if number else self._with_instruction(content)
-                messages.append({"role": "user", "content": content})
-                text = self._neutral(self._agent_text(turn), self._agent_controls)
-                messages.append({"role": "assistant", "content": text})
-        return messages
-
-    def _with_instruction(self, content: str) -> str:
-        return f"{self._instruction}\n\n{content}" if self._instruction else content
-
-    def _agent_text(self, turn: Turn) -> str:
-        return turn.action if self.format.name == "action" else turn.text
 
     # ------------------------------------------------------------------------------------------------ tokens
 
@@ -331,6 +382,11 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> dict[s
         for text, token_id in added.items()
         if len(text) > 1 and not text.isspace() and (_is_special(tokenizer, token_id) or text in template)
     }
+
+
+def _break_known_controls(text: str) -> str:
+    """Break up what looks like a control token of a well-known model, where its tokenizer is not at hand."""
+    return KNOWN_CONTROLS.sub(lambda found: f"{found[0][0]}{BREAKERS[0]}{found[0][1:]}", text)
 
 
 def _pattern(tokens: Mapping[str, int]) -> re.Pattern[str] | None:

@@ -83,13 +83,42 @@ def load_state(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
+    _set_moments(moments, parameters, optimizer)
+    return step, read_json(source / _NUMBERS)
+
+
+def moments_path(folder: Path) -> Path:
+    """Return the newest state's file of the optimizer's moments, which may start another training.
+
+    Raises:
+        AssertionError: there is no state.
+    """
+    step = latest_step(folder)
+    assert step is not None, f"{folder} holds no state"
+    return folder / f"{_PREFIX}{step}" / _OPTIMIZER
+
+
+def load_moments(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer the moments of a training before.
+
+    Raises:
+        DataError: the file is unreadable or belongs to another model.
+    """
+    moments, parameters = read_tensors(path), trainable(model)
+    if not {name.rsplit("/", 1)[0] for name in moments} <= parameters.keys():
+        raise DataError(f"{path}: an optimizer's state for another model. Delete it to start afresh.")
+    _set_moments(moments, parameters, optimizer)
+
+
+def _set_moments(
+    moments: dict[str, Tensor], parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
     for full_name, value in moments.items():
         name, key = full_name.rsplit("/", 1)
         parameter = parameters[name]
         # AdamW keeps its step count on the CPU unless it is fused or capturable, and then beside the parameter.
         beside = key != "step" or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
         optimizer.state[parameter][key] = value.to(parameter.device) if beside else value
-    return step, read_json(source / _NUMBERS)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -61,11 +61,14 @@ class RunOptions:
 class EvalOptions:
     """Play a split of a world with one or more models, greedily, one episode a task.
 
-    A checkpoint inside a run's folder is played with that run's settings.
+    A checkpoint inside a run's folder is played with that run's settings. With `--policy openai` the models are those
+    of a server (`--openai.base_url`), which act from the instruction and worked examples alone.
     """
 
     models: tyro.conf.Positional[tuple[str, ...]]
-    """Model folders, Hub ids or `sparring-base`."""
+    """Model folders, Hub ids or `sparring-base`; or a server's names for its models (none: `openai.model`)."""
+    policy: Literal["model", "openai"] = "model"
+    """Who plays: models in this process, or those of an OpenAI-compatible server (docs/openai.md)."""
     recipe: Path | None = None
     """A recipe or a run's folder whose settings are used; none: those of the run that the first model lies in."""
     out: Path | None = None
@@ -84,8 +87,8 @@ class RolloutOptions:
 
     out: Path
     """JSONL file to write to; it must not exist yet."""
-    policy: Literal["model", "expert", "random"] = "model"
-    """Who plays: `model.path`; the world's own experts; or actions drawn from those that experts play."""
+    policy: Literal["model", "openai", "expert", "random"] = "model"
+    """Who plays: `model.path`; a server's `openai.model`; the experts; or actions drawn from what experts play."""
     split: str = "train"
     """Split whose tasks are played."""
     num_tasks: int | None = None
@@ -164,16 +167,19 @@ def evaluate(options: EvalOptions, overrides: dict[str, Any]) -> None:
     """Play a split with each model and print a table."""
     from sparring.play import evaluate_models, evaluation_table
 
-    if not options.models:
-        raise ConfigError("eval: name at least one model: a folder, a Hub id or 'sparring-base'.")
-    source = options.recipe or find_config(Path(options.models[0]))
-    config = play_config(source, overrides, arm_of=Path(options.models[0]))
+    is_served = options.policy == "openai"
+    models = options.models or ((options.config.openai.model,) if is_served and options.config.openai.model else ())
+    if not models:
+        what = "as the server calls it" if is_served else "a folder, a Hub id or 'sparring-base'"
+        raise ConfigError(f"eval: name at least one model: {what}.")
+    source = options.recipe or (None if is_served else find_config(Path(models[0])))
+    config = play_config(source, overrides, arm_of=None if is_served else Path(models[0]))
     console = _console()
     if source and not options.recipe:
         console.print(f"Settings: {source}", markup=False, highlight=False, soft_wrap=True)
-    _hush_loading(options.models)
+    _hush_loading(models)
     with _heard(options.quiet) as progress:
-        played = evaluate_models(config, options.models, _new_file(options.out), progress)
+        played = evaluate_models(config, models, _new_file(options.out), progress, player=options.policy)
     console.print(evaluation_table(config, played))
 
 

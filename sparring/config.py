@@ -15,13 +15,23 @@ from typing import Any
 
 from sparring.analysis import AnalysisConfig
 from sparring.chat import ChatConfig
+from sparring.completions import OpenAIConfig
 from sparring.convert import convert, from_dict, suggest, to_dict
 from sparring.demonstrations import ExpertConfig
 from sparring.envs.base import EnvConfig
 from sparring.errors import ConfigError
 from sparring.evaluate import EvalConfig
 from sparring.journal import read_json
-from sparring.methods.config import METHODS, EtoConfig, FailConfig, LoopConfig, PartnerConfig, RftConfig
+from sparring.methods.config import (
+    METHODS,
+    EtoConfig,
+    FailConfig,
+    GrpoConfig,
+    LoopConfig,
+    PartnerConfig,
+    PpoConfig,
+    RftConfig,
+)
 from sparring.objectives import LossConfig
 from sparring.pairs import PairConfig
 from sparring.policies.local import ModelConfig
@@ -30,6 +40,8 @@ from sparring.trainer import TrainConfig
 
 DPO_DEFAULTS = TrainConfig(lr=1e-6, epochs=3, batch_size=32, schedule="constant", warmup_ratio=0.1)
 """The paper's DPO settings where they differ from its SFT settings, which are `TrainConfig`'s own defaults."""
+RL_DEFAULTS = TrainConfig(lr=1e-6, epochs=1, batch_size=256, schedule="constant", warmup_ratio=0.0)
+"""CoEvolve's settings: one step a round over all trajectories of 32 tasks, eight times each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +62,8 @@ class Config:
     """Optimisation of the supervised start, and of RFT."""
     dpo: TrainConfig = DPO_DEFAULTS
     """Optimisation on preference pairs, of both agents."""
+    rl: TrainConfig = RL_DEFAULTS
+    """Optimisation on sampled trajectories (GRPO, PPO), each round anew; `batch_size` counts trajectories."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The preference loss and its weights."""
     pairs: PairConfig = field(default_factory=PairConfig)
@@ -64,6 +78,10 @@ class Config:
     """ETO's loss weights."""
     rft: RftConfig = field(default_factory=RftConfig)
     """Rejection sampling (RFT)."""
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    """Group-relative policy optimisation (GRPO)."""
+    ppo: PpoConfig = field(default_factory=PpoConfig)
+    """Proximal policy optimisation (PPO)."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """Evaluation on held-out tasks."""
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
@@ -76,6 +94,8 @@ class PlayConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     """The model that plays."""
+    openai: OpenAIConfig = field(default_factory=OpenAIConfig)
+    """The server whose model plays with `--policy openai`; no recipe sets this."""
     env: EnvConfig = field(default_factory=EnvConfig)
     """The world, its tasks and its live envs."""
     chat: ChatConfig = field(default_factory=ChatConfig)
@@ -93,7 +113,7 @@ class Arm:
     """A method under a name, with its config."""
 
     method: str
-    """`sft`, `rft`, `eto` or `coevolving_agents`."""
+    """`sft`, `rft`, `eto`, `coevolving_agents`, `ppo` or `grpo`."""
     label: str
     """The name that tables and figures show."""
     config: Config
@@ -211,7 +231,8 @@ def play_config(
         place = arm_of.absolute() if arm_of else source.absolute()
         names = place.relative_to(source.absolute()).parts if place.is_relative_to(source.absolute()) else ()
         arm = next((arm for name, arm in recipe.arms.items() if name in names), next(iter(recipe.arms.values())))
-        config = PlayConfig(**{name: getattr(arm.config, name) for name in PlayConfig.__dataclass_fields__})
+        shared = PlayConfig.__dataclass_fields__.keys() & Config.__dataclass_fields__.keys()
+        config = PlayConfig(**{name: getattr(arm.config, name) for name in shared})
     return from_dict(config, _nest(overrides or {}), source="command line")
 
 

@@ -14,6 +14,8 @@ from sparring.errors import ConfigError, DataError
 from sparring.journal import Journal, read_json, write_json_atomic
 from sparring.methods.coevolving_agents import coevolving_agents
 from sparring.methods.eto import eto
+from sparring.methods.grpo import grpo
+from sparring.methods.ppo import ppo
 from sparring.methods.rft import rft
 from sparring.methods.sft import sft
 from sparring.run import Run, read_trajectories, trajectory_to_json, versions
@@ -29,6 +31,8 @@ METHODS: Mapping[str, Callable[[Session], Agent]] = {
     "rft": rft,
     "eto": eto,
     "coevolving_agents": coevolving_agents,
+    "ppo": ppo,
+    "grpo": grpo,
 }
 """The algorithms by the name that recipes give them."""
 
@@ -153,7 +157,7 @@ def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
     names = ("evaluations", "rollouts", "refreshed", "pairs", "training")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     thresholds, eps = arm.config.analysis.hard_thresholds, arm.config.pairs.success_eps
-    for number in range(arm.config.loop.rounds + 1):
+    for number in sorted(int(path.name.removeprefix("round-")) for path in folder.glob("round-*")):
         for agent in ("target", "partner"):
             key = {"round": number, "agent": agent}
             played = folder / f"round-{number}" / f"evaluate-{agent}" / "trajectories.jsonl"

@@ -5,7 +5,7 @@
     ├── DataError         a data file is missing, torn or malformed                      (also a ValueError)
     ├── ModelError        a model folder lacks something that is needed                  (also a ValueError)
     ├── TrainingError     training can't go on: a loss that is not finite, no pairs
-    └── EnvFault          infrastructure failed: a dead or silent env process; never a reward
+    └── EnvFault          infrastructure failed: a dead or silent env process or model server; never a reward
 
 Each message names the offending thing and the remedy. The command line prints it alone, without a traceback, and exits
 with 2 for `ConfigError`, `DataError` and `ModelError`, with 1 for the others.
@@ -33,4 +33,4 @@ class TrainingError(SparringError):
 
 
 class EnvFault(SparringError):
-    """Infrastructure failed: an env process died, fell silent or broke its protocol."""
+    """Infrastructure failed: an env process or a model server died, fell silent or broke its protocol."""

@@ -1,4 +1,5 @@
-"""A causal language model and encoded trajectories come in, log-probabilities of their action tokens go out.
+"""A causal language model and encoded trajectories come in, log-probabilities of their action tokens go out; and
+values, where the model has a value head.
 
 Invariant: what comes out equals the model's own log-softmax at the action positions; this is checked on one short
 sequence before anything is trained. Hidden states are computed for all tokens, the head for action tokens alone.
@@ -39,14 +40,22 @@ class Forward:
         max_tokens: padded tokens per pass.
         head_chunk: action tokens whose logits exist at once.
         autocast: dtype of matrix products, or none for the weights' own.
+        temperature: divides the logits; log-probabilities are those of sampling at it.
     """
 
     def __init__(
-        self, model: Any, *, max_tokens: int, head_chunk: int = 1024, autocast: torch.dtype | None = None
+        self,
+        model: Any,
+        *,
+        max_tokens: int,
+        head_chunk: int = 1024,
+        autocast: torch.dtype | None = None,
+        temperature: float = 1.0,
     ) -> None:
         self.model = model
         self.head_chunk = head_chunk
         self.autocast = autocast
+        self.temperature = temperature
         self.device = next(model.parameters()).device
         self.max_tokens = min(max_tokens, CPU_PASS_TOKENS) if self.device.type == "cpu" else max_tokens
         self.is_fast = True
@@ -54,17 +63,24 @@ class Forward:
 
     def __call__(self, nodes: Sequence[Encoded]) -> list[Tensor]:
         """Compute log π of each node's action tokens, shape N each, in the order of the nodes."""
+        return self.with_values(nodes)[0]
+
+    def with_values(self, nodes: Sequence[Encoded]) -> tuple[list[Tensor], list[Tensor] | None]:
+        """Compute log π of each node's action tokens, and the value head's values before them (none without a head)."""
         import torch
 
-        results: list[Tensor | None] = [None] * len(nodes)
+        logprobs: dict[int, Tensor] = {}
+        values: dict[int, Tensor] = {}
         enabled = self.autocast is not None
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled):
             for batch in pad_together([len(node.ids) for node in nodes], self.max_tokens):
-                part = self._flat([nodes[index] for index in batch])
+                logprobs_N, values_N = self._flat([nodes[index] for index in batch])
                 counts = [num_action_tokens(nodes[index]) for index in batch]
-                for index, logprobs_N in zip(batch, part.split(counts), strict=True):
-                    results[index] = logprobs_N
-        return [result for result in results if result is not None]
+                logprobs.update(zip(batch, logprobs_N.split(counts), strict=True))
+                if values_N is not None:
+                    values.update(zip(batch, values_N.split(counts), strict=True))
+        order = range(len(nodes))
+        return [logprobs[i] for i in order], [values[i] for i in order] if values else None
 
     def check(self, node: Encoded) -> None:
         """Compare with the model's own forward once, and give up the head at action tokens where they differ."""
@@ -76,9 +92,9 @@ class Forward:
         with torch.no_grad():
             ids_BT = torch.tensor([ids], device=self.device)
             logits_TV = self.model(input_ids=ids_BT, use_cache=False).logits[0].float()
-            own = logits_TV[:-1].log_softmax(-1).gather(-1, ids_BT[0, 1:, None]).squeeze(-1)
+            own = (logits_TV[:-1] / self.temperature).log_softmax(-1).gather(-1, ids_BT[0, 1:, None]).squeeze(-1)
             try:
-                ours = self._flat([longer, short])[len(ids) - 1 :]
+                ours = self._flat([longer, short])[0][len(ids) - 1 :]
                 gap = float((ours - own).abs().max())
             except (AttributeError, TypeError, RuntimeError) as error:
                 gap, reason = float("inf"), f"{type(error).__name__}: {error}"
@@ -93,8 +109,8 @@ class Forward:
                 stacklevel=2,
             )
 
-    def _flat(self, nodes: Sequence[Encoded]) -> Tensor:
-        """Run one padded pass and return the action tokens' log-probabilities, node after node."""
+    def _flat(self, nodes: Sequence[Encoded]) -> tuple[Tensor, Tensor | None]:
+        """Run one padded pass; return the action tokens' log-probabilities and values, node after node."""
         import torch
 
         from sparring.losses import token_logprobs
@@ -115,17 +131,32 @@ class Forward:
             return self._full(nodes, ids_BT, positions_N, targets_N)
         hidden_BTD = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, positions_N - 1)
+        values_N = self._values(hidden_ND)
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
-        return token_logprobs(hidden_ND, head.weight, targets_N, chunk=self.head_chunk, bias=bias)
+        if self.temperature != 1:  # a linear head's logits are divided by dividing what goes in
+            hidden_ND, bias = hidden_ND / self.temperature, None if bias is None else bias / self.temperature
+        return token_logprobs(hidden_ND, head.weight, targets_N, chunk=self.head_chunk, bias=bias), values_N
 
-    def _full(self, nodes: Sequence[Encoded], ids_BT: Tensor, positions_N: Tensor, targets_N: Tensor) -> Tensor:
+    def _values(self, hidden_ND: Tensor) -> Tensor | None:
+        head = getattr(self.model, "value_head", None)
+        return None if head is None else head(hidden_ND)
+
+    def _full(
+        self, nodes: Sequence[Encoded], ids_BT: Tensor, positions_N: Tensor, targets_N: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         mask_BT = ids_BT.new_zeros(ids_BT.shape)
         for row, node in enumerate(nodes):
             mask_BT[row, : len(node.ids)] = 1
-        logits_BTV = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
-        logits_NV = logits_BTV.flatten(0, 1).index_select(0, positions_N - 1).float()
-        return logits_NV.log_softmax(-1).gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)
+        more = {"output_hidden_states": True} if hasattr(self.model, "value_head") else {}
+        out = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, **more)
+        logits_NV = out.logits.flatten(0, 1).index_select(0, positions_N - 1).float()
+        if self.temperature != 1:
+            logits_NV = logits_NV / self.temperature
+        logprobs_N = logits_NV.log_softmax(-1).gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)
+        if not more:
+            return logprobs_N, None
+        return logprobs_N, self._values(out.hidden_states[-1].flatten(0, 1).index_select(0, positions_N - 1))
 
 
 def autocast_dtype(device: torch.device, mode: Literal["auto", "off"]) -> torch.dtype | None:

@@ -1,9 +1,10 @@
 """Hidden states and log-probabilities come in, losses go out: pure tensor functions.
 
-Shapes: N action tokens, D width of the model, V vocabulary, P preference pairs. Log-probabilities are in nats, and a
-side's is the *sum* over its action tokens unless it says otherwise.
+Shapes: N action tokens, D width of the model, V vocabulary, P preference pairs, K trajectories of one task.
+Log-probabilities are in nats, and a side's is the *sum* over its action tokens unless it says otherwise.
 
-Paper: arXiv 2511.22254, Eq. 5, 7 and 9; arXiv 2305.18290 (DPO), 2310.12036 (IPO), 2402.13228 (DPOP).
+Paper: arXiv 2511.22254, Eq. 5, 7 and 9; arXiv 2305.18290 (DPO), 2310.12036 (IPO), 2402.13228 (DPOP); 2402.03300 (GRPO),
+2503.14476 (DAPO), 1707.06347 (PPO), 1506.02438 (GAE).
 """
 
 from __future__ import annotations
@@ -175,3 +176,81 @@ def kl_estimate(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
     """
     log_ratio = logprobs_N - ref_logprobs_N
     return log_ratio.exp() - 1 - log_ratio
+
+
+def group_advantages(rewards_K: Tensor, *, is_scaled: bool = True, epsilon: float = 1e-4) -> Tensor:
+    """Compare each reward of a group with the group's mean, in units of its standard deviation.
+
+    Rewards 0, 0, 1, 1: mean 0.5, standard deviation 0.5774 (of a sample: K − 1), advantages ±0.8659; ±0.5 unscaled.
+    A group whose rewards are all alike has advantages of 0, and so has a group of one.
+
+    Args:
+        rewards_K: the rewards of one task's trajectories.
+        is_scaled: divide by the standard deviation. Without it tasks that are nearly always or nearly never solved
+            weigh less: their rewards hardly differ (arXiv 2503.20783).
+        epsilon: added to the standard deviation.
+
+    Source: arXiv 2402.03300, section 4.1.2 (outcome supervision).
+    """
+    centred_K = rewards_K - rewards_K.mean()
+    if not is_scaled or len(rewards_K) < 2:
+        return centred_K
+    return centred_K / (rewards_K.std() + epsilon)
+
+
+def clipped_surrogate(
+    logprobs_N: Tensor, old_logprobs_N: Tensor, advantages_N: Tensor, *, clip_low: float = 0.2, clip_high: float = 0.28
+) -> Tensor:
+    """Compute −min(ρ A, clip(ρ, 1 − ε_low, 1 + ε_high) A) per token, with the importance ratio ρ = π / π_old.
+
+    ρ 1.5: with A 1 the loss is −1.28, and flat: no more is to be gained. With A −1 it is 1.5: a mistake that has become
+    likelier is always unlearnt. ρ 0.5: with A 1 it is −0.5, with A −1 it is 0.8, and flat. At ρ 1 it is −A, and its
+    gradient that of −A log π.
+
+    Source: arXiv 1707.06347, Eq. 7; two bounds: arXiv 2503.14476, Eq. 10.
+    """
+    ratio_N = (logprobs_N - old_logprobs_N).exp()
+    return -torch.minimum(ratio_N * advantages_N, ratio_N.clamp(1 - clip_low, 1 + clip_high) * advantages_N)
+
+
+def kl_penalty(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
+    """Estimate KL(π ‖ π_ref) per token as r − 1 − log r with r = π_ref / π: never negative.
+
+    log π = -1, log π_ref = -1.5: r = e^-0.5 = 0.6065 and the estimate is 0.1065. Unbiased on tokens sampled from π: the
+    other way round than `kl_estimate`, whose tokens are the reference's. Its gradient per token is (1 − r) ∇ log π.
+
+    Source: arXiv 2402.03300, Eq. 4 (k3).
+    """
+    return kl_estimate(ref_logprobs_N, logprobs_N)
+
+
+def clipped_value_loss(values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, *, clip: float = 0.2) -> Tensor:
+    """Compute ½ max((V − R)², (V_clipped − R)²) per token, V_clipped no further than `clip` from the old value.
+
+    V 0.9, old value 0.5, return 1: V_clipped is 0.7, the loss ½ max(0.01, 0.09) = 0.045, and flat: the value has gone
+    as far as it may. V 0.6: nothing is clipped, ½ 0.16 = 0.08.
+
+    Source: the PPO authors' code (openai/baselines, ppo2); not in arXiv 1707.06347.
+    """
+    clipped_N = old_values_N + (values_N - old_values_N).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values_N - returns_N) ** 2, (clipped_N - returns_N) ** 2)
+
+
+def discounted_advantages(rewards_N: Tensor, values_N: Tensor, *, gamma: float = 1.0, lam: float = 0.95) -> Tensor:
+    """Compute generalised advantages of one episode: A_t = δ_t + γλ A_(t+1), δ_t = r_t + γ V_(t+1) − V_t, 0 at the end.
+
+    Rewards 0, 0, 1, values 0.2, 0.4, 0.7, γ 1, λ 0.5: δ = 0.2, 0.3, 0.3, and from the back A = 0.3, 0.45, 0.425.
+    λ 1 gives what the rest of the episode brought, less the value: 0.8, 0.6, 0.3. λ 0 gives δ.
+
+    Args:
+        rewards_N: the reward of each step, be it a token or a turn.
+        values_N: what was expected before it.
+
+    Source: arXiv 1506.02438, Eq. 16.
+    """
+    advantages_N = torch.zeros_like(values_N)
+    following, advantage = values_N.new_zeros(()), values_N.new_zeros(())
+    for step in range(len(values_N) - 1, -1, -1):
+        advantage = rewards_N[step] + gamma * following - values_N[step] + gamma * lam * advantage
+        advantages_N[step], following = advantage, values_N[step]
+    return advantages_N

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Metrics = dict[str, tuple[float, float]]
-"""Per name, a sum and the count to divide it by; so metrics of parts add up."""
+"""Per name, a sum and the count to divide it by; so metrics of parts add up. A name that ends in `_max` has a maximum
+and 1."""
+
+
+def add_metrics(total: Metrics, part: Metrics) -> None:
+    """Add the metrics of a part to those of the whole."""
+    for name, (value, count) in part.items():
+        if name.endswith("_max"):
+            total[name] = (max(value, total.get(name, (value, 1))[0]), 1)
+        else:
+            before = total.get(name, (0.0, 0.0))
+            total[name] = (before[0] + value, before[1] + count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +74,12 @@ class Objective(Protocol):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the reference policy's log-probabilities are used."""
+        """Whether the log-probabilities of the policy as training begins are used."""
+        ...
+
+    @property
+    def temperature(self) -> float:
+        """The temperature at which log-probabilities are taken."""
         ...
 
     def size(self, group: Group) -> int:
@@ -75,7 +91,11 @@ class Objective(Protocol):
         ...
 
     def __call__(
-        self, groups: Sequence[Group], logprobs: Sequence[Tensor], reference: Sequence[Tensor] | None
+        self,
+        groups: Sequence[Group],
+        logprobs: Sequence[Tensor],
+        reference: Sequence[Tensor] | None,
+        values: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Metrics]:
         """Sum the loss over groups.
 
@@ -83,6 +103,7 @@ class Objective(Protocol):
             groups: their nodes, one after the other, are what the next two run over.
             logprobs: per node, log π of its action tokens, shape N.
             reference: likewise of the reference, without gradient.
+            values: per node, the value head's value before each action token; none for a model without one.
         """
         ...
 
@@ -98,6 +119,8 @@ class SFTObjective:
     """Divide a step's loss by its action tokens, or by its sequences (Eq. 5 to the letter)."""
     needs_reference: bool = field(default=False, init=False)
     """Cloning compares with nothing."""
+    temperature: float = field(default=1.0, init=False, repr=False)
+    """The experts' actions were sampled at none."""
 
     def size(self, group: Group) -> int:
         """Count sequences."""
@@ -108,7 +131,11 @@ class SFTObjective:
         return sum(map(num_action_tokens, group.nodes)) if self.reduction == "mean" else len(group.nodes)
 
     def __call__(
-        self, groups: Sequence[Group], logprobs: Sequence[Tensor], reference: Sequence[Tensor] | None = None
+        self,
+        groups: Sequence[Group],
+        logprobs: Sequence[Tensor],
+        reference: Sequence[Tensor] | None = None,
+        values: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Metrics]:
         """Sum −log π over all action tokens."""
         import torch
@@ -126,6 +153,8 @@ class PreferenceObjective:
     """Variant and weights."""
     needs_reference: bool = field(default=True, init=False)
     """Every variant compares with the reference."""
+    temperature: float = field(default=1.0, init=False, repr=False)
+    """Preferences compare whole trajectories, not samples."""
 
     def size(self, group: Group) -> int:
         """Count pairs."""
@@ -136,7 +165,11 @@ class PreferenceObjective:
         return len(group.edges)
 
     def __call__(
-        self, groups: Sequence[Group], logprobs: Sequence[Tensor], reference: Sequence[Tensor] | None
+        self,
+        groups: Sequence[Group],
+        logprobs: Sequence[Tensor],
+        reference: Sequence[Tensor] | None,
+        values: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Metrics]:
         """Sum the loss over pairs, with metrics per pair kind."""
         import torch

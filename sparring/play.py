@@ -1,4 +1,4 @@
-"""A config comes in, a model, the experts or chance plays its tasks, trajectories and a table go out. No training."""
+"""A config comes in, a model, a server, the experts or chance plays its tasks, trajectories and a table go out."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from sparring.config import PlayConfig
     from sparring.progress import Progress
 
+EXAMPLE_STEP = 8
+"""Experts that are played at a time until there are enough worked examples."""
+
 NUM_TASKS_FOR_ACTIONS = 50
 """Training tasks whose experts' actions chance draws from."""
 
-Player = Literal["model", "expert", "random"]
+Player = Literal["model", "openai", "expert", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +82,21 @@ def play(
 
 
 def evaluate_models(
-    config: PlayConfig, models: Sequence[str], out: Path | None, progress: Progress
+    config: PlayConfig,
+    models: Sequence[str],
+    out: Path | None,
+    progress: Progress,
+    *,
+    player: Literal["model", "openai"] = "model",
 ) -> dict[str, list[Trajectory]]:
     """Let each model play the held-out tasks greedily, one episode each; return model → trajectories.
+
+    Args:
+        config: its `model.path` or `openai.model` gives way to each model's name.
+        models: folders, Hub ids or the bundled model's name; for `openai`, as the server calls them.
+        out: JSONL file that gets the trajectories.
+        progress: shows how it goes.
+        player: who plays the models: this process, or the server of `openai.base_url`.
 
     Raises:
         SparringError: whatever the user can mend.
@@ -93,10 +108,13 @@ def evaluate_models(
         benchmark = config.env.load()
         played = {}
         for model in models:
-            own = replace(config, rollout=greedy, model=replace(config.model, path=model))
+            if player == "openai":
+                own = replace(config, rollout=greedy, openai=replace(config.openai, model=model))
+            else:
+                own = replace(config, rollout=greedy, model=replace(config.model, path=model))
             world = World(config=own, benchmark=benchmark, pool=pool)
             tasks = world.tasks(config.eval.split, config.eval.num_tasks)
-            policy = _policy(world, "model", tasks, 0, progress)
+            policy = _policy(world, player, tasks, 0, progress)
             played[model] = _play(world, policy, tasks, name=model, seed=0, progress=progress, out=out)
     return played
 
@@ -170,6 +188,9 @@ def _policy(world: World, player: Player, tasks: Sequence[Task], seed: int, prog
     if player == "model":
         with progress.phase(f"loading {world.config.model.path}"):
             return _model(world)
+    if player == "openai":
+        with progress.phase("laying out the prompt"):
+            return _server(world)
     if player == "expert":
         with progress.phase("asking the experts"):
             actions = world.expert_actions(tasks)
@@ -200,6 +221,20 @@ def _model(world: World) -> Policy:
     )
 
 
+def _server(world: World) -> Policy:
+    from sparring.chat import Dialogue
+    from sparring.policies.openai import OpenAIPolicy
+
+    config = world.config
+    dialogue = Dialogue(config.chat, instruction=world.benchmark.instruction, examples=_examples(world))
+    return OpenAIPolicy(
+        config.openai,
+        dialogue,
+        temperature=config.rollout.temperature,
+        max_new_tokens=config.rollout.max_new_tokens,
+    )
+
+
 def _examples(world: World) -> list[Trajectory]:
     """Return the worked examples that a run of this config shows: the first of its experts."""
     num = world.config.chat.num_examples
@@ -208,4 +243,11 @@ def _examples(world: World) -> list[Trajectory]:
     config = world.config
     tasks = select_tasks(world.tasks("train", config.env.num_train), num=config.expert.num_tasks)
     play = {"format": config.chat.format, "num_slots": config.env.num_envs}
-    return expert_trajectories(config.expert, world.benchmark, world.pool, tasks, **play)[:num]
+    # The world's own experts are played, which takes time: no more of them than are shown.
+    step = max(1, len(tasks)) if config.expert.path else EXAMPLE_STEP
+    found: list[Trajectory] = []
+    for start in range(0, len(tasks), step):
+        found += expert_trajectories(config.expert, world.benchmark, world.pool, tasks[start : start + step], **play)
+        if len(found) >= num:
+            break
+    return found[:num]

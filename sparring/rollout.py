@@ -253,6 +253,7 @@ class _Lane:
                 action=reply.action,
                 reward=min(max(float(best), 0.0), 1.0),
                 token_ids=reply.token_ids,
+                logprobs=reply.logprobs,
             )
         )
         episode.observation = step.observation
@@ -263,7 +264,7 @@ class _Lane:
 
     def _send(self, play: _Play, reply: Reply) -> None:
         if reply.stop is not None:
-            self._finish(play, reply.stop)
+            self._finish(play, reply.stop, error=reply.error)
             return
         play.reply = reply
         play.answer = self.world.pool.step(play.slot, reply.action)

@@ -49,6 +49,7 @@ def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
                 "action": turn.action,
                 "reward": turn.reward,
                 "token_ids": list(turn.token_ids),
+                **({"logprobs": list(turn.logprobs)} if turn.logprobs else {}),
             }
             for turn in trajectory.turns
         ],
@@ -75,6 +76,7 @@ def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
                     action=turn["action"],
                     reward=float(turn["reward"]),
                     token_ids=tuple(turn["token_ids"]),
+                    logprobs=tuple(turn.get("logprobs", ())),
                 )
                 for turn in record["turns"]
             ),

@@ -17,29 +17,30 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparring.batches import Group, groups_from_pairs, groups_from_trajectories
-from sparring.chat import Chat, ContextOverflow, Encoded
+from sparring.batches import groups_from_pairs, groups_from_trajectories
+from sparring.chat import Chat
 from sparring.envs.base import Benchmark
 from sparring.envs.pool import EnvPool
-from sparring.errors import EnvFault, TrainingError
-from sparring.journal import disk_errors, sync_tree
-from sparring.pairs import count_kinds, subsample
+from sparring.errors import ConfigError, EnvFault, TrainingError
+from sparring.pairs import subsample
 from sparring.policies.base import Policy
 from sparring.rollout import EpisodeSpec, cut_waves, rollout
-from sparring.run import Phase, Run, pair_to_json, read_trajectories, trajectory_to_json
+from sparring.run import Phase, Run, read_trajectories, trajectory_to_json
+from sparring.training import MOMENTS, SCORES, Learner, Training, grpo_training, ppo_training, train_phase
 from sparring.types import PreferencePair, StopReason, Task, Trajectory
 
 if TYPE_CHECKING:
     from sparring.config import Config
-    from sparring.objectives import LossConfig, Objective
+    from sparring.experience import Scores
+    from sparring.objectives import LossConfig
     from sparring.progress import Progress
-    from sparring.trainer import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,18 +108,21 @@ class Session:
         from sparring.objectives import SFTObjective
 
         config = self.config
-        base = Agent(name=name, checkpoint=config.model.path, lineage=digest(config.model))
+        base = self.base(name)
         demonstrations = [*self.experts, *extra]
         lineage = digest(base.lineage, name, self.seed, config.chat, config.sft, [t.id for t in demonstrations])
-        trained = self._fit(
-            base,
-            phase or f"sft-{name}",
+        training = Training(
             objective=SFTObjective(),
             train=config.sft,
-            make_groups=lambda encode: groups_from_trajectories(demonstrations, encode),
-            shared_key=None if extra else lineage,
+            make_groups=lambda encode, _: groups_from_trajectories(demonstrations, encode),
         )
+        trained = self._fit(base, phase or f"sft-{name}", training, shared_key=None if extra else lineage)
         return dataclasses.replace(trained, lineage=lineage, is_start=not extra)
+
+    def base(self, name: str) -> Agent:
+        """Return the base model as an agent, untrained."""
+        model = self.config.model
+        return Agent(name=name, checkpoint=model.path, lineage=digest(model), is_start=True)
 
     def rollout(
         self, agent: Agent, round_number: int, *, num_per_task: int | None = None, is_refreshed: bool = False
@@ -134,19 +138,28 @@ class Session:
         """
         config = self.config.rollout
         phase = f"round-{round_number}/rollout-{agent.name}{'-refreshed' if is_refreshed else ''}"
-        specs = [
-            EpisodeSpec(
-                id=f"{phase}/{task.id}/{attempt}",
-                task=task,
-                agent=agent.name,
-                seed=derive_seed(self.seed, phase, task.id, attempt),
-            )
-            for task in self._tasks_of_round(round_number)
-            for attempt in range(num_per_task or config.num_per_task)
-        ]
+        tasks = self._tasks_of_round(round_number, config.num_tasks)
+        specs = self._training_specs(agent, phase, tasks, num_per_task or config.num_per_task)
         buffer = self._buffers.setdefault(f"{agent.name} {is_refreshed}", [])
         buffer.append(self._play(agent, phase, specs, temperature=config.temperature))
         return [trajectory for rollouts in buffer[-self.config.loop.buffer_rounds :] for trajectory in rollouts]
+
+    def sample(self, agent: Agent, round_number: int, *, num_tasks: int | None, num_per_task: int) -> list[Trajectory]:
+        """Let the agent play a batch of training tasks several times, and keep the log-probabilities it sampled at.
+
+        Args:
+            round_number: from 1; it draws the tasks and enters the seeds.
+            num_tasks: how many tasks; none, or more than there are: all.
+            num_per_task: episodes a task.
+
+        Raises:
+            ConfigError: `rollout.temperature` is 0, so that a task's episodes would all be alike.
+        """
+        if self.config.rollout.temperature == 0:
+            raise ConfigError("rollout.temperature: policy gradient samples, so it must be above 0.")
+        phase = f"round-{round_number}/rollout-{agent.name}"
+        specs = self._training_specs(agent, phase, self._tasks_of_round(round_number, num_tasks), num_per_task)
+        return self._play(agent, phase, specs, temperature=self.config.rollout.temperature, keep_logprobs=True)
 
     def evaluate(self, agent: Agent, round_number: int) -> list[Trajectory]:
         """Let the agent play the held-out tasks, greedily, one episode each."""
@@ -186,14 +199,82 @@ class Session:
             lr = loop.later_lr or lr
         if agent.name == "partner":  # a rate of its own holds in every round
             lr = config.partner.lr or lr
-        return self._fit(
-            agent,
-            phase,
+        training = Training(
             objective=PreferenceObjective(config=loss),
             train=dataclasses.replace(config.dpo, lr=lr),
-            make_groups=lambda encode: groups_from_pairs(pairs, encode),
+            make_groups=lambda encode, _: groups_from_pairs(pairs, encode),
             pairs=pairs,
         )
+        return self._fit(agent, phase, training)
+
+    def improve(
+        self,
+        agent: Agent,
+        trajectories: Sequence[Trajectory],
+        advantages: Mapping[str, float],
+        round_number: int,
+        *,
+        reference: Agent,
+    ) -> Agent:
+        """Train the agent on what it sampled, by policy gradient with `grpo.*`; weights of the round before go.
+
+        Args:
+            trajectories: of `sample`.
+            advantages: trajectory id → advantage; trajectories without one are left out.
+            round_number: from 1.
+            reference: whom the KL term holds on to; it is asked only if `grpo.kl_weight` is above 0.
+
+        Raises:
+            TrainingError: there is no trajectory to learn from, or training ran into a loss that is not finite.
+        """
+        from sparring.policy_gradient import PolicyGradientObjective
+
+        config, phase = self.config.grpo, f"round-{round_number}/train-{agent.name}"
+        objective = PolicyGradientObjective(
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            kl_weight=config.kl_weight,
+            average=config.average,
+            temperature=self.config.rollout.temperature,
+        )
+        scored = self._reference(reference, trajectories, phase) if config.kl_weight else None
+        training = grpo_training(objective, self.config.rl, trajectories, advantages, scored)
+        return self._reinforce(agent, phase, round_number, training)
+
+    def improve_with_critic(
+        self, agent: Agent, trajectories: Sequence[Trajectory], round_number: int, *, reference: Agent
+    ) -> Agent:
+        """Train the agent and its value head by PPO with `ppo.*`; weights of the round before go.
+
+        Args:
+            trajectories: of `sample`; with `ppo.kind = "offline"` those of an earlier round.
+            round_number: from 1.
+            reference: the distance from it is taken off the reward, if `ppo.kl_weight` is above 0.
+
+        Raises:
+            TrainingError: as for `improve`.
+        """
+        from sparring.experience import Credit
+        from sparring.policy_gradient import ActorCriticObjective, PolicyGradientObjective
+
+        config, phase = self.config.ppo, f"round-{round_number}/train-{agent.name}"
+        temperature = self.config.rollout.temperature
+        actor = PolicyGradientObjective(clip_low=config.clip, clip_high=config.clip, temperature=temperature)
+        training = ppo_training(
+            ActorCriticObjective(policy=actor, value_weight=config.value_weight, value_clip=config.value_clip),
+            self.config.rl,
+            trajectories,
+            Credit(
+                kl_weight=config.kl_weight,
+                gamma=config.gamma,
+                lam=config.lam,
+                value_lr=config.value_lr,
+                is_sampled=config.kind == "online",
+            ),
+            self._reference(reference, trajectories, phase) if config.kl_weight else None,
+            self._phase(phase).path / SCORES / "agent.safetensors",
+        )
+        return self._reinforce(agent, phase, round_number, training)
 
     def eto_loss(self) -> LossConfig:
         """Return the loss without Eq. 9's weights: ETO's on expert pairs, plain DPO (Eq. 7) on failure pairs."""
@@ -210,33 +291,55 @@ class Session:
         """Tell the user of something that changes what the run means, and go on."""
         self.progress.note(f"{self.arm}: {message}")
 
-    def _tasks_of_round(self, round_number: int) -> Sequence[Task]:
-        tasks, num = self.world.train_tasks, self.config.rollout.num_tasks
+    def _tasks_of_round(self, round_number: int, num: int | None) -> Sequence[Task]:
+        tasks = self.world.train_tasks
         if num is None or num >= len(tasks):
             return tasks
         drawn = random.Random(derive_seed(self.seed, "tasks of round", round_number)).sample(range(len(tasks)), num)
         return [tasks[index] for index in sorted(drawn)]
 
+    def _training_specs(self, agent: Agent, phase: str, tasks: Sequence[Task], num_per_task: int) -> list[EpisodeSpec]:
+        return [
+            EpisodeSpec(
+                id=f"{phase}/{task.id}/{attempt}",
+                task=task,
+                agent=agent.name,
+                seed=derive_seed(self.seed, phase, task.id, attempt),
+            )
+            for task in tasks
+            for attempt in range(num_per_task)
+        ]
+
     # ── Playing ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _play(self, agent: Agent, name: str, specs: Sequence[EpisodeSpec], *, temperature: float) -> list[Trajectory]:
+    def _play(
+        self,
+        agent: Agent,
+        name: str,
+        specs: Sequence[EpisodeSpec],
+        *,
+        temperature: float,
+        keep_logprobs: bool = False,
+    ) -> list[Trajectory]:
         chat, play = self.config.chat, self.config.rollout
         settings = (agent.lineage, chat, play.max_new_tokens, play.wave_size, self.config.env.num_envs, temperature)
+        if keep_logprobs:  # another file than without them
+            settings = (*settings, "log-probabilities")
         phase = self._phase(name, shared_key=digest(settings, specs) if agent.is_start else None)
         path = phase.path / "trajectories.jsonl"
         if not phase.is_done:
             with self._timed(name), self.progress.phase(self._title(name), total=len(specs)) as bar:
-                self._play_rest(agent, phase, specs, temperature, bar.advance)
+                make_policy = partial(self._policy, agent, temperature, keep_logprobs)
+                self._play_rest(make_policy, phase, specs, bar.advance)
             phase.finish({"num": len(specs)})
         by_id = {trajectory.id: trajectory for trajectory in read_trajectories(path)}
         return [by_id[spec.id] for spec in specs]
 
     def _play_rest(
         self,
-        agent: Agent,
+        make_policy: Callable[[], Policy],
         phase: Phase,
         specs: Sequence[EpisodeSpec],
-        temperature: float,
         advance: Callable[[int], None],
     ) -> None:
         journal = phase.journal("trajectories.jsonl")
@@ -255,7 +358,7 @@ class Session:
             journal.append([trajectory_to_json(trajectory) for trajectory in wave])
 
         rollout(
-            self._policy(agent, temperature),
+            make_policy(),
             self.world.pool,
             self.world.benchmark,
             rest,
@@ -264,7 +367,7 @@ class Session:
             on_episode=lambda _: advance(1),
         )
 
-    def _policy(self, agent: Agent, temperature: float) -> Policy:
+    def _policy(self, agent: Agent, temperature: float, keep_logprobs: bool) -> Policy:
         from sparring.policies.local import LocalPolicy, load_model
 
         model, tokenizer = load_model(self._model_config(agent))
@@ -274,76 +377,48 @@ class Session:
             temperature=temperature,
             max_new_tokens=self.config.rollout.max_new_tokens,
             num_slots_per_lane=max(1, self.config.env.num_envs // 2),
+            keep_logprobs=keep_logprobs,
         )
 
     # ── Training ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _fit(
-        self,
-        agent: Agent,
-        name: str,
-        *,
-        objective: Objective,
-        train: TrainConfig,
-        make_groups: Callable[[Callable[[Trajectory], Encoded | None]], list[Group]],
-        pairs: Sequence[PreferencePair] = (),
-        shared_key: str | None = None,
-    ) -> Agent:
+    def _fit(self, agent: Agent, name: str, training: Training, *, shared_key: str | None = None) -> Agent:
         phase = self._phase(name, shared_key=shared_key)
-        checkpoint = phase.path / "checkpoint"
         if not phase.is_done:
-            with self._timed(name):
-                self._fit_phase(agent, phase, name, objective, train, make_groups, pairs)
-        return Agent(name=agent.name, checkpoint=str(checkpoint), lineage=digest(agent.lineage, self.arm, name))
+            moments = None if agent.is_start else Path(agent.checkpoint).parent / MOMENTS
+            learner = Learner(model=self._model_config(agent), moments=moments, make_chat=self._chat, warn=self.warn)
+            with self._timed(name), self.progress.phase(self._title(name)) as bar:
+                train_phase(learner, training, phase, name, seed=derive_seed(self.seed, name), bar=bar)
+        checkpoint = str(phase.path / "checkpoint")
+        return Agent(name=agent.name, checkpoint=checkpoint, lineage=digest(agent.lineage, self.arm, name))
 
-    def _fit_phase(
-        self,
-        agent: Agent,
-        phase: Phase,
-        name: str,
-        objective: Objective,
-        train: TrainConfig,
-        make_groups: Callable[[Callable[[Trajectory], Encoded | None]], list[Group]],
-        pairs: Sequence[PreferencePair],
-    ) -> None:
-        from sparring.policies.local import load_model, save_model
-        from sparring.trainer import completed_steps, fit
+    def _reinforce(self, agent: Agent, name: str, round_number: int, training: Training) -> Agent:
+        """Train by policy gradient, then delete what only this round needed of the round before.
 
-        if pairs:
-            phase.journal("pairs.jsonl").replace(pair_to_json(pair) for pair in pairs)
-        model, tokenizer = load_model(dataclasses.replace(self._model_config(agent), dtype="float32"))
-        encode, overflows = _counting_encoder(self._chat(tokenizer))
-        groups = make_groups(encode)
-        if overflows:
-            self.warn(f"{name}: {len(overflows)} trajectories exceed chat.max_context and are left out.")
-        state_dir, journal = phase.path / "state", phase.journal("log.jsonl")
-        done = completed_steps(state_dir)
-        journal.replace([record for record in journal.read() if record["step"] <= done])
-        with self.progress.phase(self._title(name)) as bar:
-            result = fit(
-                model,
-                groups,
-                objective,
-                train,
-                seed=derive_seed(self.seed, name),
-                state_dir=state_dir,
-                log=lambda record: journal.append([record]),
-                progress=bar.update,
-            )
-        with disk_errors(phase.path / "checkpoint"):
-            save_model(model, tokenizer, phase.path / "checkpoint")
-            sync_tree(phase.path / "checkpoint")
-        counts = {str(kind): num for kind, num in count_kinds(pairs).items() if num}
-        phase.finish(
-            {
-                "steps": result.steps,
-                "stopped": result.stopped,
-                "overflows": len(overflows),
-                "pairs": counts,
-                "metrics": result.metrics,
-            }
-        )
-        shutil.rmtree(state_dir, ignore_errors=True)
+        There may be hundreds of rounds: weights are kept of those that were evaluated, and of the last.
+        """
+        improved = self._fit(agent, name, training)
+        before = self._phase(f"round-{round_number - 1}/train-{agent.name}")
+        (before.path / MOMENTS).unlink(missing_ok=True)
+        if not self._phase(f"round-{round_number - 1}/evaluate-{agent.name}").is_done:
+            shutil.rmtree(before.path / "checkpoint", ignore_errors=True)
+        return improved
+
+    def _reference(self, agent: Agent, trajectories: Sequence[Trajectory], name: str) -> Scores | None:
+        """Ask an agent for the log-probabilities of trajectories, once per phase; none for a phase that is done."""
+        from sparring.experience import read_scores, score
+
+        phase = self._phase(name)
+        path = phase.path / SCORES / "reference.safetensors"
+        if phase.is_done:
+            return None
+        if path.is_file():
+            return read_scores(path)
+        learner = Learner(model=self._model_config(agent), make_chat=self._chat, warn=self.warn)
+        with self._timed(name):
+            model, _, encode, _ = learner.load()
+            temperature = self.config.rollout.temperature
+            return score(model, trajectories, encode, path, train=self.config.rl, temperature=temperature)
 
     # ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -378,20 +453,6 @@ class Session:
             cpu_s=round(time.process_time() - cpu, 3),
             env_cpu_s=round(max(0.0, self.world.pool.cpu_seconds() - env_cpu), 3),  # a restart loses what was used
         )
-
-
-def _counting_encoder(chat: Chat) -> tuple[Callable[[Trajectory], Encoded | None], set[str]]:
-    """Return an encoder that answers None for a trajectory that exceeds the context, and the set of such ids."""
-    overflows: set[str] = set()
-
-    def encode(trajectory: Trajectory) -> Encoded | None:
-        try:
-            return chat.encode(trajectory)
-        except ContextOverflow:
-            overflows.add(trajectory.id)
-            return None
-
-    return encode, overflows
 
 
 def _unfinished_waves(

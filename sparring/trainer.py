@@ -23,7 +23,7 @@ from sparring.batches import Group, Step, cut_to_budget, num_action_tokens, plan
 from sparring.errors import ConfigError, TrainingError
 from sparring.forward import Forward, autocast_dtype
 from sparring.journal import read_json, write_json_atomic
-from sparring.objectives import Metrics, Objective
+from sparring.objectives import Metrics, Objective, add_metrics
 
 if TYPE_CHECKING:
     import torch
@@ -105,10 +105,9 @@ class _Progress:
     def add(self, epoch: int, metrics: Metrics) -> None:
         if epoch != self.epoch:
             self.epoch, self.sums = epoch, {}
-        for name, (total, count) in metrics.items():
-            entry = self.sums.setdefault(name, [0.0, 0.0])
-            entry[0] += total
-            entry[1] += count
+        sums: Metrics = {name: (total, count) for name, (total, count) in self.sums.items()}
+        add_metrics(sums, metrics)
+        self.sums = {name: list(entry) for name, entry in sums.items()}
 
     def displacement(self, metrics: Metrics) -> float | None:
         """Return the fall of log π(chosen) of expert pairs over the window, none where there are no such pairs."""
@@ -145,6 +144,7 @@ def fit(
     *,
     seed: int,
     state_dir: Path,
+    moments: Path | None = None,
     log: Callable[[dict[str, Any]], None] = lambda record: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FitResult:
@@ -159,6 +159,8 @@ def fit(
         objective: what to minimise.
         seed: determines the order of groups.
         state_dir: where states and the reference's log-probabilities are kept. Delete it to train anew.
+        moments: the optimizer's state to start with, as a training before left it (`checkpoint.moments_path`); none:
+            afresh. Policy gradient takes so few steps a round that Adam must not forget its averages between rounds.
         log: gets one flat record per step: step, epoch, lr, loss, grad_norm, tokens and the objective's metrics per
             pair kind. Steps after the last saved state are logged again after a resumption, with the same values.
         progress: gets steps done and steps in all.
@@ -171,7 +173,7 @@ def fit(
         raise TrainingError(
             "nothing to train on: there are no trajectories or pairs, or none fits into chat.max_context"
         )
-    return _Fit(model, groups, objective, config, seed, state_dir).run(log, progress)
+    return _Fit(model, groups, objective, config, seed, state_dir, moments).run(log, progress)
 
 
 class _Fit:
@@ -185,6 +187,7 @@ class _Fit:
         config: TrainConfig,
         seed: int,
         state_dir: Path,
+        moments: Path | None,
     ) -> None:
         self.model, self.groups, self.objective, self.config, self.state_dir = (
             model,
@@ -206,10 +209,13 @@ class _Fit:
             model,
             max_tokens=config.max_tokens_per_batch,
             autocast=autocast_dtype(next(model.parameters()).device, config.autocast),
+            temperature=objective.temperature,
         )
         self.forward.check(groups[0].nodes[0])
         self.reference = self._reference() if objective.needs_reference else None
         self.optimizer = make_optimizer(model, config)
+        if moments is not None:
+            checkpoint.load_moments(moments, model, self.optimizer)
         saved = checkpoint.load_state(state_dir, model, self.optimizer)
         self.progress = _Progress(**saved[1]) if saved else _Progress()
         self.saved_at, self.save_interval = time.monotonic(), config.save_every_s
@@ -246,15 +252,13 @@ class _Fit:
                 raise self._not_finite("loss", value, [groups[index] for index in batch])
             (part / denominator).backward()
             loss += value
-            for name, (total, count) in part_metrics.items():
-                before = metrics.get(name, (0.0, 0.0))
-                metrics[name] = (before[0] + total, before[1] + count)
+            add_metrics(metrics, part_metrics)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf).item()
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, groups)
         lr = learning_rate(self.progress.step, len(self.steps), self.config)
         for parameter_group in self.optimizer.param_groups:
-            parameter_group["lr"] = lr
+            parameter_group["lr"] = lr * parameter_group["scale"]
         self.is_whole = False
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -263,7 +267,9 @@ class _Fit:
 
     def _loss(self, indices: Sequence[int]) -> tuple[Tensor, Metrics]:
         groups = [self.groups[index] for index in indices]
-        logprobs = self.forward([node for group in groups for node in group.nodes])
+        logprobs, values = self.forward.with_values([node for group in groups for node in group.nodes])
+        if values is not None:
+            return self.objective(groups, logprobs, None, values)
         if self.reference is None:
             return self.objective(groups, logprobs, None)
         return self.objective(groups, logprobs, [node for index in indices for node in self.reference[index]])
@@ -345,14 +351,18 @@ def prepare(model: Any, *, recompute: bool = False) -> None:
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Make AdamW with decay on matrices alone, fused where that exists."""
+    """Make AdamW with decay on matrices alone, fused where that exists; a value head has a learning rate of its own."""
     import torch
 
-    parameters = list(checkpoint.trainable(model).values())
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    head = getattr(model, "value_head", None)
+    own = set() if head is None else set(head.parameters())
+    parameters = [p for p in checkpoint.trainable(model).values() if p not in own]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay, "scale": 1.0},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0, "scale": 1.0},
     ]
+    if head is not None:
+        groups.append({"params": list(head.parameters()), "weight_decay": 0.0, "scale": head.lr / config.lr})
     return torch.optim.AdamW(groups, lr=config.lr, fused=parameters[0].device.type in ("cpu", "cuda"))
 
 
@@ -361,6 +371,8 @@ def _fingerprint(groups: Sequence[Group], objective: Objective, config: TrainCon
     data = hashlib.sha256()
     for group in groups:
         data.update(repr((group.task_id, group.edges, [node.spans for node in group.nodes])).encode())
+        if group.samples:
+            data.update(repr(group.samples).encode())
         for node in group.nodes:
             data.update(array("q", node.ids).tobytes())
     course = {k: v for k, v in asdict(config).items() if k not in ("save_every_s", "displacement_warning")}

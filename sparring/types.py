@@ -61,6 +61,9 @@ class Turn:
     """Best reward so far, in [0,1], after the action."""
     token_ids: tuple[int, ...] = ()
     """The ids as sampled, end-of-turn token included; empty where no local policy wrote the text (experts)."""
+    logprobs: tuple[float, ...] = ()
+    """Per sampled id, its log-probability (nats) under the distribution it was drawn from, so at the sampling
+    temperature; empty where nobody asked for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

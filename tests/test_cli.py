@@ -91,7 +91,7 @@ def test_help_of_run_shows_every_key_and_its_default() -> None:
 def test_options_besides_the_config_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
     own = {
         "run": {"out", "seeds", "arms", "quiet", "no_quiet"},
-        "eval": {"recipe", "out", "quiet", "no_quiet"},
+        "eval": {"policy", "recipe", "out", "quiet", "no_quiet"},
         "rollout": {"out", "policy", "split", "num_tasks", "seed", "recipe", "quiet", "no_quiet"},
         "report": set(),
         "envs": set(),

@@ -18,13 +18,14 @@ PUBLIC_NAMES = {
     # worlds
     *("Benchmark", "Env", "EnvConfig", "EnvPool", "EnvStep", "load_benchmark", "select_tasks"),
     # policies and what they say
-    *("Chat", "ChatConfig", "Episode", "LocalPolicy", "ModelConfig", "Policy", "RandomPolicy", "ReplayPolicy"),
-    *("Reply", "ScriptedPolicy", "load_model"),
+    *("Chat", "ChatConfig", "Episode", "LocalPolicy", "ModelConfig", "OpenAIConfig", "OpenAIPolicy", "Policy"),
+    *("Dialogue", "RandomPolicy", "ReplayPolicy", "Reply", "ScriptedPolicy", "load_model"),
     # from episodes to figures and pairs
     *("EpisodeSpec", "PairConfig", "RolloutConfig", "Summary", "expert_pairs", "failure_pairs", "paired_difference"),
     *("summarise", "target_pairs"),
 }
-HEAVY = {"datasets", "numpy", "pandas", "py4j", "safetensors", "scienceworld", "tokenizers", "torch", "transformers"}
+HEAVY = {"datasets", "httpx", "numpy", "pandas", "py4j", "safetensors", "scienceworld", "tokenizers", "torch"}
+HEAVY |= {"transformers"}
 LOADED = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
 
 

@@ -570,6 +570,7 @@ class TestWhatGoesWrong:
             """The square root of zero: a finite loss with an infinite slope."""
 
             needs_reference = False
+            temperature = 1.0
 
             def size(self, group: Group) -> int:
                 return 1

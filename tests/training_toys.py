@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from sparring.batches import Edge, Group
+from sparring.batches import Edge, Group, Sample, groups_from_samples
 from sparring.chat import Encoded
 from sparring.types import PairKind
 
@@ -87,8 +87,31 @@ def action_mask(encoded: Encoded) -> list[int]:
     return [int(any(start <= i < end for start, end in encoded.spans)) for i in range(len(encoded.ids))]
 
 
-def plain_logprobs(model: torch.nn.Module, encoded: Encoded) -> torch.Tensor:
+def plain_logprobs(model: torch.nn.Module, encoded: Encoded, *, temperature: float = 1.0) -> torch.Tensor:
     """Compute log π of the action tokens the simple way: one sequence, full logits, the model's own forward."""
     ids = torch.tensor([encoded.ids])
-    logprobs = model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
+    logits = model(input_ids=ids).logits[0, :-1] / temperature
+    logprobs = logits.log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
     return logprobs[torch.tensor(action_mask(encoded)[1:], dtype=torch.bool)]
+
+
+def sampled_groups(num: int, model: torch.nn.Module, *, temperature: float = 1.0) -> list[Group]:
+    """Make groups of one trajectory for policy gradient: log-probs are the model's, advantages alternate in sign."""
+    nodes = [node(seed, 2 + seed % 4) for seed in range(num)]
+    samples = []
+    for number, encoded in enumerate(nodes):
+        with torch.no_grad():
+            logprobs = plain_logprobs(model, encoded, temperature=temperature).tolist()
+        num_tokens = len(logprobs)
+        samples.append(
+            Sample(
+                advantages=((-1.0) ** number * (0.5 + number % 3),) * num_tokens,
+                logprobs=tuple(logprobs),
+                reference=tuple(value - 0.1 for value in logprobs),
+                values=(0.25,) * num_tokens,
+                returns=(float(number % 2),) * num_tokens,
+            )
+        )
+    return groups_from_samples(
+        (f"task-{number}", encoded, sample) for number, (encoded, sample) in enumerate(zip(nodes, samples, strict=True))
+    )

@@ -16,6 +16,9 @@ from sparring.types import Task
 
 BENCHMARKS: Mapping[str, str] = {
     "scienceworld": "sparring.envs.scienceworld:ScienceWorld",
+    "webshop": "sparring.envs.webshop:WebShop",
+    "intercode_sql": "sparring.envs.intercode_sql:InterCodeSQL",
+    "bfcl": "sparring.envs.bfcl:BFCL",
 }
 """Known worlds: id → `module:Class`. A user's own world is named by `package.module:Class` directly."""
 

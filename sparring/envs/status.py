@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 
 from sparring.envs import scienceworld
 from sparring.envs.base import BENCHMARKS
+from sparring.envs.bfcl import wheel
+from sparring.envs.intercode_sql import dump as intercode_dump
+from sparring.envs.intercode_sql import official as intercode_official
 from sparring.envs.scienceworld_jvm import find_jar, find_java
+from sparring.envs.webshop import generated as webshop_generated
+from sparring.envs.webshop import official as webshop_official
 from sparring.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -100,5 +105,54 @@ def _scienceworld() -> WorldStatus:
     )
 
 
-STATUSES: Mapping[str, Callable[[], WorldStatus]] = {"scienceworld": _scienceworld}
+def _webshop() -> WorldStatus:
+    return WorldStatus(
+        id="webshop",
+        is_ready=True,
+        parts={"engine": "part of Sparring"},
+        problem="",
+        data=f"a catalogue of {webshop_generated.NUM_PRODUCTS:,} products invented by Sparring",
+        more='the benchmark\'s own products; use them with `path = "data/webshop"` under [env]',
+        command=webshop_official.FETCH_COMMAND,
+    )
+
+
+def _intercode_sql() -> WorldStatus:
+    try:
+        where, problem = str(intercode_dump.find_dump(None)), ""
+    except ConfigError as error:
+        where, problem = "", str(error).partition("\n")[0]
+    return WorldStatus(
+        id="intercode_sql",
+        is_ready=not problem,
+        parts={"databases": where},
+        problem=problem,
+        data="questions made by Sparring over 19 of the benchmark's 20 databases (one is empty)",
+        more='the benchmark\'s 972 usable questions; use them with `path = "data/intercode_sql"` under [env]',
+        command=intercode_dump.INSTALL if problem else intercode_official.FETCH_COMMAND,
+    )
+
+
+def _bfcl() -> WorldStatus:
+    try:
+        where, problem = f"bfcl-eval {metadata.version('bfcl-eval')}, {wheel.find_wheel()}", ""
+    except (ConfigError, metadata.PackageNotFoundError) as error:
+        where, problem = "", str(error)
+    return WorldStatus(
+        id="bfcl",
+        is_ready=not problem,
+        parts={"wheel": where},
+        problem=problem,
+        data="all 800 multi-turn tasks: 200 scenarios in four variants, with reference calls",
+        more="",
+        command=wheel.INSTALL_COMMAND,
+    )
+
+
+STATUSES: Mapping[str, Callable[[], WorldStatus]] = {
+    "scienceworld": _scienceworld,
+    "webshop": _webshop,
+    "intercode_sql": _intercode_sql,
+    "bfcl": _bfcl,
+}
 """World → the function that looks at it; a test holds it against `BENCHMARKS`."""

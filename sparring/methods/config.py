@@ -11,6 +11,8 @@ METHODS: Mapping[str, str] = {
     "rft": "RFT",
     "eto": "ETO",
     "coevolving_agents": "Co-Evolving Agents",
+    "ppo": "PPO",
+    "grpo": "GRPO",
 }
 """Known methods: id → the name that tables show."""
 
@@ -92,7 +94,83 @@ class RftConfig:
         _at_least(1, num_samples=self.num_samples)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpoConfig:
+    """Group-relative policy optimisation; how it is optimised is `[rl]`, how it is sampled `rollout.temperature`."""
+
+    rounds: int = 120
+    """Rounds of rollout and update (CoEvolve: 120)."""
+    num_tasks: int = 32
+    """Training tasks played in a round, drawn anew each time (CoEvolve: 32)."""
+    num_per_task: int = 8
+    """Episodes per task: the group whose rewards are compared (CoEvolve: 8)."""
+    start: Literal["imitation", "base"] = "imitation"
+    """`imitation`: from the SFT agent, as the other methods. `base`: from the base model (CoEvolve)."""
+    scale: Literal["deviation", "none"] = "deviation"
+    """`deviation`: advantages are divided by the group's standard deviation (GRPO). `none`: they are not (Dr. GRPO)."""
+    clip_low: float = 0.2
+    """How far below 1 the importance ratio still counts."""
+    clip_high: float = 0.28
+    """How far above 1; more than below lets rare tokens grow (DAPO)."""
+    kl_weight: float = 1e-3
+    """Weight of the KL to the agent as it started (CoEvolve: 1e-3); 0: the start is not asked."""
+    average: Literal["token", "sequence"] = "token"
+    """The loss's mean: over all action tokens of a step (DAPO), or over each trajectory's tokens first (GRPO)."""
+    evaluate_every: int = 10
+    """Rounds between two evaluations on held-out tasks; the last round is always evaluated."""
+
+    def __post_init__(self) -> None:
+        """Refuse groups of one, which have nothing to be compared with."""
+        _at_least(1, rounds=self.rounds, num_tasks=self.num_tasks, evaluate_every=self.evaluate_every)
+        _at_least(2, num_per_task=self.num_per_task)
+        _not_negative(clip_low=self.clip_low, clip_high=self.clip_high, kl_weight=self.kl_weight)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PpoConfig:
+    """Proximal policy optimisation with a value head; how it is optimised is `[rl]`."""
+
+    kind: Literal["online", "offline"] = "online"
+    """`online`: each round plays anew. `offline`: round 1's trajectories serve all rounds, and the ratio compares with
+    the agent at the round's start (ETO's baseline)."""
+    rounds: int = 3
+    """Rounds; offline: passes over the trajectories."""
+    num_tasks: int | None = None
+    """Training tasks played in a round; none: all."""
+    num_per_task: int = 1
+    """Episodes per task."""
+    clip: float = 0.2
+    """How far from 1 the importance ratio still counts."""
+    value_clip: float = 0.2
+    """How far a value may move in a round before its loss goes flat."""
+    value_weight: float = 0.1
+    """Weight of the value loss, whose gradient reaches the agent too."""
+    value_lr: float = 0.01
+    """Learning rate of the value head alone: about how far a value moves in an optimizer step."""
+    kl_weight: float = 0.1
+    """What a nat of log π / π_start costs, taken off the reward token by token; 0: the start is not asked."""
+    gamma: float = 1.0
+    """Discount per token."""
+    lam: float = 0.95
+    """GAE's λ, per token."""
+    evaluate_every: int = 1
+    """Rounds between two evaluations on held-out tasks; the last round is always evaluated."""
+
+    def __post_init__(self) -> None:
+        """Refuse a loop that does nothing."""
+        _at_least(1, rounds=self.rounds, num_per_task=self.num_per_task, evaluate_every=self.evaluate_every)
+        _at_least(1, num_tasks=self.num_tasks)
+        _not_negative(clip=self.clip, value_clip=self.value_clip, value_weight=self.value_weight)
+        _not_negative(value_lr=self.value_lr, kl_weight=self.kl_weight, gamma=self.gamma, lam=self.lam)
+
+
 def _at_least(minimum: int, **values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < minimum:
             raise ValueError(f"{name} must be at least {minimum}, not {value}")
+
+
+def _not_negative(**values: float) -> None:
+    for name, value in values.items():
+        if value < 0:
+            raise ValueError(f"{name} must not be negative, but is {value}")

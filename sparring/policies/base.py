@@ -30,8 +30,15 @@ class Reply:
     text: str
     action: str
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    """As in `Turn`."""
     stop: StopReason | None = None
-    """`CONTEXT_LIMIT` where the episode can't go on; `text` and `action` are then empty and no turn is recorded."""
+    """Where the episode can't go on: `CONTEXT_LIMIT`, or `ENV_FAULT` for a fault of infrastructure that hit it alone.
+
+    `text` and `action` are then empty and no turn is recorded.
+    """
+    error: str = ""
+    """What the fault was."""
 
 
 class Policy(Protocol):

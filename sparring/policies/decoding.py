@@ -127,7 +127,7 @@ class SlotDecoder:
         max_new_tokens: int,
         temperature: float,
         uniform_BT: Tensor | None,
-    ) -> list[list[int]]:
+    ) -> tuple[list[list[int]], list[list[float]]]:
         """Sample an action for each of the first B rows.
 
         Args:
@@ -138,7 +138,8 @@ class SlotDecoder:
             uniform_BT: numbers in [0, 1) to sample from by inverse CDF; None if greedy.
 
         Returns:
-            Each row's tokens, with the one that ended it. All but the last are in the cache afterwards.
+            Each row's tokens, with the one that ended it; all but the last are in the cache afterwards. And their
+            log-probabilities at the temperature; of greedy tokens there are none, and the lists are empty.
 
         Raises:
             ModelError: the model's outputs are not finite.
@@ -153,10 +154,12 @@ class SlotDecoder:
         is_live_B = torch.ones(num, dtype=torch.bool, device=device)
         is_finite_B = is_live_B.clone()
         sampled: list[Tensor] = []
+        probabilities: list[Tensor] = []
         for step in range(max_new_tokens):
-            token_B, check_B = pick(logits_BV, temperature, None if uniform_BT is None else uniform_BT[:, step])
-            is_finite_B &= check_B.isfinite()
+            token_B, value_B = pick(logits_BV, temperature, None if uniform_BT is None else uniform_BT[:, step])
+            is_finite_B &= value_B.isfinite()
             sampled.append(token_B)
+            probabilities.append(value_B)
             is_live_B &= ~self._is_end_V[token_B]
             if step + 1 == max_new_tokens or not is_live_B.any():
                 break
@@ -166,7 +169,11 @@ class SlotDecoder:
             position_B += 1  # an ended row idles on: it writes beyond what it holds, and nobody sees that
         if not is_finite_B.all():
             raise ModelError("The model's logits are not finite: its weights are broken (a training that diverged?).")
-        return [self._until_end(tokens) for tokens in torch.stack(sampled, 1).tolist()]
+        actions = [self._until_end(tokens) for tokens in torch.stack(sampled, 1).tolist()]
+        if uniform_BT is None:
+            return actions, [[] for _ in actions]
+        logprobs_BT = torch.stack(probabilities, 1).clamp_min(torch.finfo(torch.float32).tiny).log()
+        return actions, [row[: len(action)] for row, action in zip(logprobs_BT.tolist(), actions, strict=True)]
 
     def _until_end(self, tokens: list[int]) -> list[int]:
         for i, token in enumerate(tokens):
@@ -198,15 +205,17 @@ def pick(logits_BV: Tensor, temperature: float, uniform_B: Tensor | None) -> tup
     """Choose a token per row: the likeliest at temperature 0, else by inverse CDF from a number in [0, 1).
 
     Returns:
-        The ids, and a value per row that is finite if all of its logits are numbers.
+        The ids, and each one's probability at the temperature (if greedy, its logit): finite if all of the row's
+        logits are numbers.
     """
     if temperature == 0 or uniform_B is None:
         value_B, token_B = logits_BV.max(-1)
         return token_B, value_B
-    cdf_BV = torch.softmax(logits_BV / temperature, -1).cumsum(-1)
-    total_B = cdf_BV[:, -1]
-    token_B1 = torch.searchsorted(cdf_BV, (uniform_B * total_B)[:, None], right=True)
-    return token_B1[:, 0].clamp_max(logits_BV.shape[1] - 1), total_B
+    probability_BV = torch.softmax(logits_BV / temperature, -1)
+    cdf_BV = probability_BV.cumsum(-1)
+    threshold_B1 = uniform_B[:, None] * cdf_BV[:, -1:]
+    token_B1 = torch.searchsorted(cdf_BV, threshold_B1, right=True).clamp_max_(logits_BV.shape[1] - 1)
+    return token_B1[:, 0], probability_BV.gather(1, token_B1)[:, 0]
 
 
 def group_by_length(lengths: Sequence[int], forward_cost: int) -> list[list[int]]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 BUNDLED = {"sparring-base": Path(__file__).parent.parent / "models" / "base"}
 """Models that ship with the package: name → folder."""
+LOGPROB_DIGITS = 6
+"""Decimals of a kept log-probability: as many as single precision has, and short in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +218,7 @@ class LocalPolicy:
         temperature: float,
         max_new_tokens: int,
         num_slots_per_lane: int,
+        keep_logprobs: bool = False,
     ) -> None:
         """Args:
         model: its attention layers must all see the whole past.
@@ -223,6 +226,7 @@ class LocalPolicy:
         temperature: 0 is greedy.
         max_new_tokens: where an action without an end of turn is cut.
         num_slots_per_lane: most episodes open at once in a lane (memory is taken as it is needed).
+        keep_logprobs: replies carry each sampled token's log-probability at the temperature; greedy ones have none.
 
         Raises:
             ConfigError: `chat.max_context` exceeds what the model was made for.
@@ -236,6 +240,7 @@ class LocalPolicy:
         self._temperature = temperature
         self._max_new_tokens = max_new_tokens
         self._num_slots = num_slots_per_lane
+        self._keep_logprobs = keep_logprobs
         self._lanes: dict[int, _Lane] = {}
 
     def act(self, episodes: Sequence[Episode], *, lane: int = 0) -> list[Reply]:
@@ -259,14 +264,15 @@ class LocalPolicy:
                 slots = here.arrange(list(batch))
                 assert len(here.rows) <= self._num_slots, "more episodes are open in a lane than it has slots"
                 order = [slot.episode_id for slot in slots]
-                actions = self._decode(here, [histories[id] for id in order], [batch[id] for id in order])
-            for slot, action in zip(slots, actions, strict=True):
+                found = self._decode(here, [histories[id] for id in order], [batch[id] for id in order])
+            for slot, action, logprobs in zip(slots, *found, strict=True):
                 start, pending = histories[slot.episode_id]
                 slot.held[start:] = [*pending, *action[:-1]]
                 slot.num_turns = len(batch[slot.episode_id].turns) + 1
                 slot.last_action = tuple(action)
                 text, parsed = self._chat.parse(action)
-                replies[slot.episode_id] = Reply(text=text, action=parsed, token_ids=slot.last_action)
+                kept = tuple(round(value, LOGPROB_DIGITS) for value in logprobs) if self._keep_logprobs else ()
+                replies[slot.episode_id] = Reply(text=text, action=parsed, token_ids=slot.last_action, logprobs=kept)
         cut = Reply(text="", action="", stop=StopReason.CONTEXT_LIMIT)
         return [replies.get(episode.id, cut) for episode in episodes]
 
@@ -306,7 +312,7 @@ class LocalPolicy:
 
     def _decode(
         self, lane: _Lane, histories: Sequence[tuple[int, list[int]]], episodes: Sequence[Episode]
-    ) -> list[list[int]]:
+    ) -> tuple[list[list[int]], list[list[float]]]:
         starts, pieces = [start for start, _ in histories], [piece for _, piece in histories]
         logits_BV = lane.decoder.prefill(range(len(pieces)), starts, pieces)
         lengths = [sum_length(history) for history in histories]

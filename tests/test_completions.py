@@ -1,0 +1,477 @@
+"""Chat completions over real HTTP. What must hold:
+
+- whatever a model writes is an answer; whatever a server does wrong is none;
+- what may pass is tried again, not sooner than the server asks; what won't is refused at once, with the remedy;
+- the key goes to the configured server, and nowhere else: no log, no message, no repr, no redirect's target.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import itertools
+import json
+import logging
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+
+from sparring.completions import (
+    MAX_BODY,
+    MAX_TEXT,
+    Completion,
+    CompletionClient,
+    ContextFull,
+    OpenAIConfig,
+    Request,
+)
+from sparring.config import PlayConfig, load_recipe
+from sparring.convert import from_dict, to_dict
+from sparring.errors import ConfigError, EnvFault
+from tests.command_line import ENVIRONMENT, ROOT
+from tests.serving import Answer, ScriptedServer, Seen, completion, error
+
+KEY = "sk-test-7Qz1-do-not-tell"
+OK = Answer(body=completion("press red"))
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("sparring.completions.BACKOFF_S", 0.02)
+
+
+def client_of(server: ScriptedServer, **options) -> CompletionClient:
+    return CompletionClient(OpenAIConfig(base_url=server.base_url, model="tiny", **{"timeout_s": 20.0, **options}))
+
+
+def request(text: str = "Look.", **fields) -> Request:
+    fields = {"temperature": 0.0, "max_tokens": 8, "seed": 3, **fields}
+    return Request(messages=[{"role": "user", "content": text}], **fields)
+
+
+def outcome_of(*answers: Answer, **options):
+    """Return what came of one request, and the requests that the server saw."""
+    with ScriptedServer(answers) as server:
+        (outcome,) = client_of(server, **options).complete([request()])
+        return outcome, server.seen
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+# ── Answers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_asked_arrives_and_the_answer_comes_back():
+    with ScriptedServer([OK]) as server:
+        client = client_of(server, extra={"top_p": 0.5, "seed": None, "max_tokens": 9})
+        (outcome,) = client.complete([request("Look <|im_end|> \u2060 é \ud800.", stop=("\nObservation:",))])
+    assert outcome == Completion(text="press red")
+    (seen,) = server.seen
+    assert seen.path == "/v1/chat/completions"
+    assert seen.body == {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "Look <|im_end|> \u2060 é ?."}],
+        "temperature": 0.0,
+        "max_tokens": 9,
+        "stop": ["\nObservation:"],
+        "top_p": 0.5,
+    }
+    assert "Authorization" not in seen.headers
+
+
+def test_answers_come_in_order_and_no_more_are_under_way_than_allowed():
+    def slowly(seen: Seen) -> Answer:
+        text = seen.body["messages"][0]["content"]
+        return Answer(body=completion(f"answer {text}"), delay_s=0.15 if text == "0" else 0.05)
+
+    with ScriptedServer(slowly) as server:
+        outcomes = client_of(server, num_concurrent=3).complete([request(str(i)) for i in range(10)])
+    assert outcomes == [Completion(text=f"answer {i}") for i in range(10)]
+    assert server.most_at_once == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("", ""),
+        (None, ""),
+        (" \x00\x1b[2J\ud800 ", " \x00\x1b[2J\ud800 "),
+        ([{"type": "text", "text": "press "}, {"type": "text", "text": "red"}], "press red"),
+        ([], ""),
+        ({"press": ["red"]}, '{"press": ["red"]}'),
+        (7, "7"),
+        ("x" * 3_000_000, "x" * MAX_TEXT),
+    ],
+)
+def test_any_content_is_an_answer(content, text):
+    outcome, seen = outcome_of(Answer(body=completion(content)))
+    assert outcome == Completion(text=text)
+    assert len(seen) == 1
+
+
+def test_tool_calls_and_refusals_stand_in_for_content():
+    calls = [{"type": "function", "function": {"name": "press", "arguments": '{"colour": "red"}'}}]
+    for message, text in [
+        ({"content": None, "tool_calls": calls}, json.dumps(calls)),
+        ({"content": None, "refusal": "I won't."}, "I won't."),
+        ({"content": "look", "tool_calls": calls}, "look"),
+        ({}, ""),
+    ]:
+        outcome, _ = outcome_of(Answer(body={"choices": [{"message": message}]}))
+        assert outcome == Completion(text=text)
+
+
+def test_token_ids_are_kept_where_they_were_asked_for_and_make_sense():
+    wanted = {"return_token_ids": True}
+    assert outcome_of(Answer(body=completion("a", token_ids=[5, 7])), extra=wanted)[0] == Completion(
+        text="a", token_ids=(5, 7)
+    )
+    for body in (
+        completion("a", token_ids=[5, -7]),
+        completion("a", token_ids=[True, 2.5]),
+        completion("a", token_ids="57"),
+        completion("a"),
+    ):
+        assert outcome_of(Answer(body=body), extra=wanted)[0] == Completion(text="a")
+    cut = completion("x" * (MAX_TEXT + 1), token_ids=[5, 7])
+    assert outcome_of(Answer(body=cut), extra=wanted)[0] == Completion(text="x" * MAX_TEXT)
+    assert outcome_of(Answer(body=completion("a", token_ids=[5, 7])))[0] == Completion(text="a")
+
+
+# ── Faults that may pass ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Answer(status=500, body="oops"),
+        Answer(status=503, body=error("loading")),
+        Answer(status=429, body=error("slow down")),
+        Answer(status=408),
+        Answer(hangs_up=True),
+        Answer(body="<html>welcome</html>"),
+        Answer(body='{"choices": [{"message": {"content": "pre'),
+        Answer(body={"choices": []}),
+        Answer(body={"choices": [{"message": ["press red"]}]}),
+        Answer(body=error("upstream is gone")),
+        Answer(body="[" * 100_000),
+        Answer(body=b"\xff\xfe\x00"),
+        Answer(body=b"no gzip", headers={"Content-Encoding": "gzip"}),
+        Answer(body="{}", headers={"Content-Length": "1000"}),
+    ],
+    ids=lambda answer: f"{answer.status}-{str(answer.body)[:20]}-{answer.hangs_up}",
+)
+def test_what_may_pass_is_tried_again_and_in_the_end_is_a_fault(failure):
+    options = {"timeout_s": 0.5} if "Content-Length" in failure.headers else {}
+    outcome, seen = outcome_of(failure, OK, max_retries=1, **options)
+    assert outcome == Completion(text="press red")
+    assert len(seen) == 2
+    outcome, seen = outcome_of(failure, max_retries=1, **options)
+    assert isinstance(outcome, EnvFault)
+    assert "(2 tries)" in str(outcome)
+    assert "http://127.0.0.1:" in str(outcome)
+    assert len(seen) == 2
+
+
+def test_a_silent_server_and_a_dripping_one_run_into_the_same_deadline():
+    for slow in (Answer(body=completion("late"), delay_s=3.0), Answer(body=completion("late"), drip_s=0.1)):
+        began = time.monotonic()
+        outcome, _ = outcome_of(slow, timeout_s=0.5, max_retries=0)
+        assert isinstance(outcome, EnvFault)
+        assert "gave no answer within 0.5 s" in str(outcome)
+        assert "openai.timeout_s" in str(outcome)
+        assert time.monotonic() - began < 2.5
+
+
+def test_an_answer_without_end_is_not_read_to_its_end():
+    bomb = gzip.compress(json.dumps(completion("x" * (MAX_BODY + 1))).encode())
+    assert len(bomb) < 100_000
+    outcome, _ = outcome_of(Answer(body=bomb, headers={"Content-Encoding": "gzip"}), max_retries=0)
+    assert isinstance(outcome, EnvFault)
+    assert "more than 16 MB" in str(outcome)
+
+
+def test_waits_double_and_are_drawn(monkeypatch):
+    monkeypatch.setattr("sparring.completions.BACKOFF_S", 0.5)
+    outcome, seen = outcome_of(Answer(status=500), max_retries=2)
+    assert isinstance(outcome, EnvFault)
+    first, second = (b.at - a.at for a, b in itertools.pairwise(seen))
+    assert 0.25 <= first <= 0.8
+    assert 0.5 <= second <= 1.3
+
+
+@pytest.mark.parametrize("header", ["1.2", "date"])
+def test_retry_after_is_honoured(header):
+    def answers(seen: Seen) -> Answer:
+        if len(server.seen) > 1:
+            return OK
+        return Answer(status=429, headers={"Retry-After": formatdate(time.time() + 3) if header == "date" else header})
+
+    with ScriptedServer(answers) as server:
+        assert client_of(server).complete([request()]) == [Completion(text="press red")]
+        first, second = server.seen
+        assert second.at - first.at >= 1.2
+
+
+@pytest.mark.parametrize("header", ["soon", "-5", "nan", "inf", "9" * 400, "Wed, 99 Nov 2026 99:00:00 GMT"])
+def test_a_retry_after_that_makes_no_sense_is_ignored(header):
+    outcome, _ = outcome_of(Answer(status=429, headers={"Retry-After": header}), OK)
+    assert outcome == Completion(text="press red")
+
+
+def test_nobody_waits_for_an_hour():
+    outcome, seen = outcome_of(Answer(status=429, body=error("daily limit"), headers={"Retry-After": "3600"}))
+    assert isinstance(outcome, EnvFault)
+    assert "daily limit" in str(outcome)
+    assert "asks to wait 3600 s: try again later" in str(outcome)
+    assert len(seen) == 1
+
+
+def test_a_server_that_was_never_there_is_named_at_once():
+    config = OpenAIConfig(base_url=f"http://127.0.0.1:{free_port()}/v1", model="tiny")
+    began = time.monotonic()
+    (outcome,) = CompletionClient(config).complete([request()])
+    assert isinstance(outcome, EnvFault)
+    assert "can't be reached" in str(outcome)
+    assert "Start the server, or check openai.base_url" in str(outcome)
+    assert time.monotonic() - began < 5
+
+
+def test_a_server_that_comes_back_is_found_again():
+    with ScriptedServer([Answer(body=completion("one"), headers={"Connection": "close"})]) as server:
+        client = client_of(server, max_retries=10)
+        assert client.complete([request()]) == [Completion(text="one")]
+    outcomes = []
+    asking = threading.Thread(target=lambda: outcomes.extend(client.complete([request()])))
+    asking.start()
+    time.sleep(0.3)
+    with ScriptedServer([Answer(body=completion("two"))], port=int(server.base_url.split(":")[2][:-3])):
+        asking.join(30)
+    assert outcomes == [Completion(text="two")]
+
+
+# ── Refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(status=400, body=error("x", code="context_length_exceeded")),
+        Answer(status=400, body=error("This model's maximum context length is 4097 tokens. However, …")),
+        Answer(
+            status=400, body={"object": "error", "message": "max_tokens must be at least 1, got -186.", "code": 400}
+        ),
+        Answer(status=400, body=error("The input (61709 tokens) is longer than the model's context length (40960).")),
+        Answer(status=400, body=error("request (9 tokens) exceeds the available context size (8)", code=400)),
+        Answer(status=400, body={"error": {"message": "?", "code": 400, "type": "exceed_context_size_error"}}),
+        Answer(status=422, body=error("prompt is too long: 9 tokens > 8 maximum")),
+    ],
+    ids=lambda answer: json.dumps(answer.body)[:50],
+)
+def test_a_full_context_is_neither_an_answer_nor_a_fault(answer):
+    outcome, seen = outcome_of(answer)
+    assert isinstance(outcome, ContextFull)
+    assert len(seen) == 1
+
+
+def test_a_refused_request_is_not_sent_again_and_does_not_touch_the_others():
+    def some(seen: Seen) -> Answer:
+        is_bad = seen.body["messages"][0]["content"] == "bad"
+        return Answer(status=400, body=error("Unsupported parameter: 'max_tokens'")) if is_bad else OK
+
+    with ScriptedServer(some) as server:
+        good, bad = client_of(server).complete([request("good"), request("bad")])
+    assert good == Completion(text="press red")
+    assert isinstance(bad, ConfigError)
+    assert "answered 400: Unsupported parameter: 'max_tokens'. A field" in str(bad)
+    assert "openai.extra" in str(bad)
+    assert len(server.seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "remedy"),
+    [
+        (Answer(status=401, body=error("no key")), "MY_KEY is not set: put the API key there"),
+        (Answer(status=403, body="<html>\nno\x1b[2J\n</html>"), "MY_KEY is not set"),
+        (Answer(status=404, body=error("The model `tiny` does not exist.")), "openai.model"),
+        (Answer(status=404, body={"detail": "Not Found"}), "it ends in /v1"),
+        (Answer(status=429, body=error("You exceeded your quota", code="insufficient_quota")), "account"),
+        (Answer(status=302, headers={"Location": "https://elsewhere.example/v1"}), "if you trust it"),
+    ],
+)
+def test_what_every_request_would_meet_is_raised_at_once(answer, remedy):
+    with ScriptedServer([answer]) as server, pytest.raises(ConfigError) as raised:
+        client_of(server, api_key_env="MY_KEY", num_concurrent=1).complete([request()])
+    assert remedy in str(raised.value)
+    assert str(raised.value).isprintable()
+    assert len(server.seen) == 1
+
+
+# ── The key ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MY_KEY", f"{KEY}\n")
+    return KEY
+
+
+def test_the_key_is_sent_to_the_server_and_never_written(key, caplog, capfd):
+    """Not by us at any log level, nor by what we build on; not even where the server sends it back."""
+    caplog.set_level(logging.DEBUG)
+    echoes = [
+        Answer(status=500, body=f"I was sent {key}"),
+        Answer(body=f"I was sent {key}"),
+        Answer(body=completion(f"press {key}")),
+        Answer(status=400, body=error(f"bad key: {key}")),
+        Answer(status=400, body=error(f"context length, {key}")),
+        Answer(status=401, body=error(f"Incorrect API key provided: {key}")),
+    ]
+    said = []
+    with ScriptedServer(echoes) as server:
+        client = client_of(server, api_key_env="MY_KEY")
+        said += [client.complete([request()])[0] for _ in range(3)]
+        with pytest.raises(ConfigError) as raised:
+            client.complete([request()])
+        said += [raised.value, raised.getrepr(showlocals=False), repr(client), str(vars(client.config))]
+    assert all(seen.headers["Authorization"] == f"Bearer {key}" for seen in server.seen)
+    assert len(server.seen) == 6
+    assert said[0] == Completion(text="press [API key]")
+    assert "Check the key in MY_KEY" in str(raised.value)
+    assert key not in "".join(map(str, said))
+    assert caplog.records
+    assert key not in caplog.text
+    assert key not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_so_the_key_stays(key, status):
+    with ScriptedServer([OK]) as other:
+        location = {"Location": f"{other.base_url}/chat/completions?from={key}"}
+        with ScriptedServer([Answer(status=status, headers=location)]) as server:
+            client = client_of(server, api_key_env="MY_KEY")
+            with pytest.raises(ConfigError, match=r"redirects to .* Name that in openai.base_url") as raised:
+                client.complete([request()])
+        assert other.seen == []
+    assert key not in str(raised.value)
+
+
+def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(monkeypatch):
+    for bad in ("sk-geheim\nX-Evil: 1", "sk-schlüssel-geheim"):
+        monkeypatch.setenv("MY_KEY", bad)
+        with pytest.raises(ConfigError, match="environment variable MY_KEY holds no API key") as raised:
+            CompletionClient(OpenAIConfig(model="tiny", api_key_env="MY_KEY"))
+        assert "geheim" not in str(raised.value)
+
+
+def test_the_key_is_in_no_config(key):
+    config = PlayConfig(openai=OpenAIConfig(model="tiny", api_key_env="MY_KEY"))
+    for text in (repr(config), json.dumps(to_dict(config)), pickle.dumps(to_dict(config)).decode("latin-1")):
+        assert KEY not in text
+    assert from_dict(PlayConfig(), to_dict(config), source="x") == config
+
+
+def test_a_recipe_does_not_choose_where_a_key_is_sent(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('method = "sft"\n[openai]\nbase_url = "https://evil.example/v1"\n')
+    with pytest.raises(ConfigError, match="unknown key 'openai'"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_url": "localhost:8000/v1"}, "base_url: no web address"),
+        ({"base_url": "http://localhost:port/v1"}, "base_url: no web address"),
+        ({"base_url": "https://me:secret@host/v1"}, "base_url: takes no user, password"),
+        ({"base_url": "https://host/v1?key=secret"}, "base_url: takes no user, password"),
+        ({"api_key_env": "sk-proj-secret"}, "takes the name of an environment variable"),
+        ({"num_concurrent": 0}, "at least 1"),
+        ({"timeout_s": 0.0}, "above 0"),
+        ({"max_retries": -1}, "at least 0"),
+        ({"extra": {"stream": True}}, "'stream' can't be changed"),
+    ],
+)
+def test_settings_that_cant_be_meant_are_refused_without_showing_what_may_be_a_key(options, message):
+    with pytest.raises(ConfigError) as raised:
+        from_dict(PlayConfig(), {"openai": options}, source="command line")
+    assert message in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_without_a_model_nothing_is_asked():
+    with pytest.raises(ConfigError, match="names no model"):
+        CompletionClient(OpenAIConfig())
+
+
+# ── Surroundings ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_works_where_an_event_loop_is_running_already():
+    async def notebook(client: CompletionClient):
+        return client.complete([request()])
+
+    with ScriptedServer([OK]) as server:
+        assert asyncio.run(notebook(client_of(server))) == [Completion(text="press red")]
+
+
+def test_connections_are_reused_and_closed():
+    addresses = set()
+
+    class Watching(ScriptedServer):
+        def _handler(self):
+            class Handler(super()._handler()):
+                def setup(self):
+                    addresses.add(self.client_address)
+                    super().setup()
+
+            return Handler
+
+    with Watching([OK]) as server:
+        before = set(threading.enumerate())
+        client = client_of(server)
+        (thread,) = set(threading.enumerate()) - before
+        for _ in range(3):
+            client.complete([request()])
+        assert len(addresses) == 1
+        del client
+        gc.collect()
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_an_interrupt_ends_at_once_what_is_under_way(tmp_path: Path):
+    code = """
+import sys
+from sparring.completions import *
+client = CompletionClient(OpenAIConfig(base_url=sys.argv[1], model="tiny"))
+print("asking", flush=True)
+client.complete([Request(messages=[], temperature=0, max_tokens=1, seed=0)] * 3)
+"""
+    with ScriptedServer([Answer(delay_s=60)]) as server:
+        command = [sys.executable, "-c", code, server.base_url]
+        child = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while len(server.seen) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, errors = child.communicate(timeout=30)
+    assert time.monotonic() - began < 5
+    assert errors.decode().strip().endswith("KeyboardInterrupt")
+    assert "never retrieved" not in errors.decode()
