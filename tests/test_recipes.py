@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sparring.config import load_recipe
-from sparring.envs.base import load_benchmark, select_tasks
+from sparring.envs.base import select_tasks
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted([*ROOT.glob("recipes/**/*.toml"), *ROOT.glob("examples/*.toml")])
@@ -22,9 +22,11 @@ def test_a_recipe_parses_and_its_tasks_exist(path: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(str(ROOT))
     recipe = load_recipe(path)
     assert recipe.arms
+    if path.parent.name == "paper":  # its data does not ship: test_paper_recipes.py
+        return
     for arm in recipe.arms.values():
         env = arm.config.env
-        benchmark = load_benchmark(env.id, env.options)
+        benchmark = env.load()
         train = select_tasks(benchmark.tasks("train"), kinds=env.kinds, num=env.num_train)
         held_out = select_tasks(benchmark.tasks(arm.config.eval.split), kinds=env.kinds, num=arm.config.eval.num_tasks)
         assert train and held_out

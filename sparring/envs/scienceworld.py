@@ -20,6 +20,7 @@ from typing import Any
 
 from sparring.envs.base import EnvStep, num_cores
 from sparring.envs.scienceworld_jvm import Simulator, find_jar, find_java
+from sparring.envs.scienceworld_synthesis import Scene, ScienceWorldSynthesis, is_synthetic
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.types import Task
 
@@ -156,6 +157,8 @@ class ScienceWorld:
         if splits is not None and {"train", "dev"} <= self._tasks.keys():
             seen = {task.id for task in self._tasks["train"]}
             self._tasks["dev-clean"] = [task for task in self._tasks["dev"] if task.id not in seen]
+        held_out = {task.id for split, tasks in self._tasks.items() if split != "train" for task in tasks}
+        self.synthesis = ScienceWorldSynthesis(self._tasks.get("train", ()), held_out)
 
     def tasks(self, split: str) -> Sequence[Task]:
         """List a split's tasks: type by type, or in its file's order.
@@ -176,11 +179,12 @@ class ScienceWorld:
     def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
         """Return gold paths: recorded ones where they ship with the package, else found on the spot by the simulator.
 
-        A leading `look around` is left out, since the first observation shows the same.
+        A leading `look around` is left out, since the first observation shows the same. A synthetic task has none.
 
         Raises:
             EnvFault: a simulator died twice over one task.
         """
+        tasks = [task for task in tasks if not is_synthetic(task)]
         recorded = recorded_gold_paths() if self.simplification == "easy" else {}
         paths = {task.id: recorded[task.id] for task in tasks if task.id in recorded}
         unknown = [task for task in tasks if task.id not in recorded]
@@ -223,16 +227,21 @@ class ScienceWorldEnv:
     def __init__(self, simplification: str = "easy") -> None:
         self.simplification = simplification
         self.simulator = Simulator()
+        self._scene: Scene | None = None
 
     def reset(self, task: Task, seed: int) -> str:
         """Start a task. The world has no chance in it: `seed` changes nothing."""
         self.simulator.call("load", task.kind, task.data["variation"], self.simplification, False)
         description = self.simulator.call("getTaskDescription")
-        return f"{description}\n\n{self.simulator.call('step', LOOK)}"
+        first = f"{description}\n\n{self.simulator.call('step', LOOK)}"
+        self._scene = Scene(self.simulator, task.data, description) if is_synthetic(task) else None
+        return self._scene.first if self._scene else first
 
     def step(self, action: str) -> EnvStep:
         """Play one action. The world ends at the full score and, as in the package's own `step`, below zero."""
         observation = self.simulator.call("step", action.encode("utf-8", "replace").decode())
+        if self._scene is not None:
+            return self._scene.judge(observation)
         score = round(100 * self.simulator.call("getScore"))
         is_done = bool(self.simulator.call("getCompleted")) or score < 0
         return EnvStep(observation=observation, reward=score / 100, is_done=is_done)

@@ -1,0 +1,118 @@
+"""Where synthesis acts: tasks and policies go in, trajectories come out, and every episode is counted by its purpose.
+
+Exploring, replaying references, null policies and probes all cost episodes that a plain run would spend on training; a
+comparison at equal rollouts needs their number. An arena has a budget, which it never exceeds.
+
+Source: arXiv 2604.15840; counting is ours.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from sparring.policies.base import Episode, Policy, Reply
+from sparring.policies.scripted import ScriptedPolicy
+from sparring.types import StopReason, Task, Trajectory
+
+
+class Purpose(StrEnum):
+    """What an episode was played for."""
+
+    EXPLORE = "explore"
+    REPLAY = "replay"
+    EMPTY = "empty"
+    RANDOM = "random"
+    PROBE = "probe"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """An episode to play."""
+
+    id: str
+    """Becomes the trajectory's id, and keys its random draws."""
+    task: Task
+    seed: int
+
+
+class Play(Protocol):
+    """Plays episodes through the rollout engine; the trajectories come in the order of the attempts."""
+
+    def __call__(self, policy: Policy, attempts: Sequence[Attempt]) -> Sequence[Trajectory]:
+        """Play. An episode that infrastructure broke comes back as such (`ENV_FAULT`)."""
+        ...
+
+
+class Arena:
+    """Live worlds to act in, and the count of all that is played in them."""
+
+    def __init__(self, play: Play, *, prefix: str, seed: int, budget: int | None = None) -> None:
+        """Args:
+        play: the rollout engine.
+        prefix: starts every trajectory's id, for instance `step-10/synthesis`.
+        seed: of every episode.
+        budget: most episodes that may be played; none: any number.
+        """
+        self._play = play
+        self._prefix = prefix
+        self._seed = seed
+        self._budget = budget
+        self._num_calls = 0
+        self._spent: Counter[Purpose] = Counter()
+
+    @property
+    def spent(self) -> Mapping[str, int]:
+        """Purpose → episodes played so far, every purpose listed."""
+        return {purpose.value: self._spent[purpose] for purpose in Purpose}
+
+    @property
+    def total(self) -> int:
+        """Episodes played so far."""
+        return self._spent.total()
+
+    def affords(self, num: int) -> bool:
+        """Say whether `num` more episodes are within the budget."""
+        return self._budget is None or self.total + num <= self._budget
+
+    def play(self, purpose: Purpose, policy: Policy, tasks: Sequence[Task], *, num: int = 1) -> list[list[Trajectory]]:
+        """Play each task `num` times; return the trajectories task by task. The caller has asked `affords`."""
+        assert self.affords(len(tasks) * num), "the budget of the arena is spent"
+        self._spent[purpose] += len(tasks) * num
+        self._num_calls += 1
+        attempts = [
+            Attempt(id=f"{self._prefix}/{purpose}-{self._num_calls}/{place}/{task.id}/{k}", task=task, seed=self._seed)
+            for place, task in enumerate(tasks)
+            for k in range(num)
+        ]
+        played = list(self._play(policy, attempts)) if attempts else []
+        assert [one.id for one in played] == [one.id for one in attempts], "play must keep the attempts' order"
+        return [played[i * num : (i + 1) * num] for i in range(len(tasks))]
+
+
+class ReferencePolicy:
+    """Plays each task's reference and then ends the episode: waiting for the turn limit would show nothing more."""
+
+    def __init__(self, references: Mapping[str, Sequence[str]]) -> None:
+        """`references`: task id → actions."""
+        self._references = references
+
+    def act(self, episodes: Sequence[Episode], *, lane: int = 0) -> list[Reply]:
+        """Answer with each episode's next action."""
+        return [self._next(self._references[episode.task.id], len(episode.turns)) for episode in episodes]
+
+    def close(self, episode_id: str) -> None:
+        """Forget nothing: there is no memory."""
+
+    def _next(self, actions: Sequence[str], turn: int) -> Reply:
+        if turn < len(actions):
+            return Reply(text=actions[turn], action=actions[turn])
+        return Reply(text="", action="", stop=StopReason.TURN_LIMIT)
+
+
+def empty_policy() -> ScriptedPolicy:
+    """Return the policy that says nothing, turn after turn."""
+    return ScriptedPolicy(lambda _: "")
