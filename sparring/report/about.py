@@ -30,8 +30,15 @@ REDUCTIONS: Mapping[str, str] = {
 TRAINING = ("sft", "train")
 """Acts that are training: the supervised start and what follows."""
 
-OWNERS: Mapping[str, str] = {"partner": "coevolving_agents", "fail": "coevolving_agents", "rft": "rft"}
-"""Config sections that only one method reads."""
+OWNERS: Mapping[str, tuple[str, ...]] = {
+    "partner": ("coevolving_agents",),
+    "fail": ("coevolving_agents",),
+    "rft": ("rft",),
+    "grpo": ("grpo",),
+    "ppo": ("ppo",),
+    "rl": ("grpo", "ppo"),
+}
+"""Config sections that only some methods read."""
 
 
 def facts(results: Results, config: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -133,7 +140,7 @@ def settings(config: Mapping[str, Any], results: Results) -> dict[str, Any]:
 
 
 def _matters(key: str, method: str) -> bool:
-    return key not in ("label", "method") and OWNERS.get(key.partition(".")[0], method) == method
+    return key not in ("label", "method") and method in OWNERS.get(key.partition(".")[0], (method,))
 
 
 def show(value: Any) -> str:
