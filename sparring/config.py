@@ -36,6 +36,11 @@ from sparring.objectives import LossConfig
 from sparring.pairs import PairConfig
 from sparring.policies.local import ModelConfig
 from sparring.rollout import RolloutConfig
+from sparring.synthesis.checks import ValidationConfig
+from sparring.synthesis.course import SynthesisConfig
+from sparring.synthesis.language_model import LanguageModelConfig
+from sparring.synthesis.pool import PoolConfig
+from sparring.synthesis.signals import SignalConfig
 from sparring.trainer import TrainConfig
 
 DPO_DEFAULTS = TrainConfig(lr=1e-6, epochs=3, batch_size=32, schedule="constant", warmup_ratio=0.1)
@@ -82,6 +87,18 @@ class Config:
     """Group-relative policy optimisation (GRPO)."""
     ppo: PpoConfig = field(default_factory=PpoConfig)
     """Proximal policy optimisation (PPO)."""
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    """How often, from what and by whom tasks are made (CoEvolve)."""
+    signals: SignalConfig = field(default_factory=SignalConfig)
+    """What flags a trajectory (CoEvolve)."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """What a new task must pass (CoEvolve)."""
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    """How the pool of tasks grows and shrinks (CoEvolve)."""
+    explorer: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    """How a language model makes tasks (CoEvolve with `synthesis.kind = "language-model"`)."""
+    openai: OpenAIConfig = field(default_factory=OpenAIConfig)
+    """The server of that language model."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """Evaluation on held-out tasks."""
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
@@ -113,7 +130,7 @@ class Arm:
     """A method under a name, with its config."""
 
     method: str
-    """`sft`, `rft`, `eto`, `coevolving_agents`, `ppo` or `grpo`."""
+    """`sft`, `rft`, `eto`, `coevolving_agents`, `ppo`, `grpo` or `coevolve`."""
     label: str
     """The name that tables and figures show."""
     config: Config

@@ -12,6 +12,7 @@ from sparring.envs.base import Benchmark, select_tasks
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, DataError
 from sparring.journal import Journal, read_json, write_json_atomic
+from sparring.methods.coevolve import coevolve
 from sparring.methods.coevolving_agents import coevolving_agents
 from sparring.methods.eto import eto
 from sparring.methods.grpo import grpo
@@ -33,6 +34,7 @@ METHODS: Mapping[str, Callable[[Session], Agent]] = {
     "coevolving_agents": coevolving_agents,
     "ppo": ppo,
     "grpo": grpo,
+    "coevolve": coevolve,
 }
 """The algorithms by the name that recipes give them."""
 

@@ -39,8 +39,13 @@ from sparring.types import PreferencePair, StopReason, Task, Trajectory
 if TYPE_CHECKING:
     from sparring.config import Config
     from sparring.experience import Scores
+    from sparring.journal import Journal
     from sparring.objectives import LossConfig
     from sparring.progress import Progress
+    from sparring.synthesis.arena import Attempt
+    from sparring.synthesis.course import Course, Growth
+    from sparring.synthesis.pool import PoolEvent
+    from sparring.synthesis.signals import Pattern
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,18 +143,26 @@ class Session:
         """
         config = self.config.rollout
         phase = f"round-{round_number}/rollout-{agent.name}{'-refreshed' if is_refreshed else ''}"
-        tasks = self._tasks_of_round(round_number, config.num_tasks)
+        tasks = self.draw_tasks(round_number, config.num_tasks)
         specs = self._training_specs(agent, phase, tasks, num_per_task or config.num_per_task)
         buffer = self._buffers.setdefault(f"{agent.name} {is_refreshed}", [])
         buffer.append(self._play(agent, phase, specs, temperature=config.temperature))
         return [trajectory for rollouts in buffer[-self.config.loop.buffer_rounds :] for trajectory in rollouts]
 
-    def sample(self, agent: Agent, round_number: int, *, num_tasks: int | None, num_per_task: int) -> list[Trajectory]:
-        """Let the agent play a batch of training tasks several times, and keep the log-probabilities it sampled at.
+    def draw_tasks(self, round_number: int, num: int | None) -> Sequence[Task]:
+        """Draw a round's training tasks; none, or more than there are: all of them."""
+        tasks = self.world.train_tasks
+        if num is None or num >= len(tasks):
+            return tasks
+        drawn = random.Random(derive_seed(self.seed, "tasks of round", round_number)).sample(range(len(tasks)), num)
+        return [tasks[index] for index in sorted(drawn)]
+
+    def sample(self, agent: Agent, round_number: int, *, tasks: Sequence[Task], num_per_task: int) -> list[Trajectory]:
+        """Let the agent play tasks several times each, and keep the log-probabilities it sampled at.
 
         Args:
-            round_number: from 1; it draws the tasks and enters the seeds.
-            num_tasks: how many tasks; none, or more than there are: all.
+            round_number: from 1; it enters the seeds.
+            tasks: what is played.
             num_per_task: episodes a task.
 
         Raises:
@@ -158,7 +171,7 @@ class Session:
         if self.config.rollout.temperature == 0:
             raise ConfigError("rollout.temperature: policy gradient samples, so it must be above 0.")
         phase = f"round-{round_number}/rollout-{agent.name}"
-        specs = self._training_specs(agent, phase, self._tasks_of_round(round_number, num_tasks), num_per_task)
+        specs = self._training_specs(agent, phase, tasks, num_per_task)
         return self._play(agent, phase, specs, temperature=self.config.rollout.temperature, keep_logprobs=True)
 
     def evaluate(self, agent: Agent, round_number: int) -> list[Trajectory]:
@@ -276,6 +289,50 @@ class Session:
         )
         return self._reinforce(agent, phase, round_number, training)
 
+    @property
+    def action_pattern(self) -> Pattern:
+        """What kind of action a text is, as the world sees it."""
+        from sparring.evolution import action_pattern
+
+        return action_pattern(self.world.benchmark)
+
+    def synthesise(self, agent: Agent, course: Course, round_number: int) -> Growth:
+        """Make tasks where the agent is weak, and validate them by acting; with `kind = "replay"` none are made.
+
+        Args:
+            agent: probes what is proposed.
+            course: where the run stands.
+            round_number: from 1; it enters the seeds.
+
+        Raises:
+            ConfigError: the world offers no synthesis, or no server is named for a language model.
+        """
+        from sparring.evolution import Grower, read_growth
+        from sparring.synthesis.course import Growth
+
+        if self.config.synthesis.kind == "replay":
+            return Growth(step=course.step)
+        name = f"round-{round_number}/synthesis"
+        phase = self._phase(name)
+        if phase.is_done:
+            return read_growth(phase)
+        journal = phase.journal("trajectories.jsonl")
+        journal.replace([])  # a synthesis that was cut short begins anew
+        with self._timed(name), self.progress.phase(self._title(name)) as bar:
+            grower = Grower(
+                config=self.config,
+                benchmark=self.world.benchmark,
+                held_out=self.world.eval_tasks,
+                starts={one.task.id: one.turns[0].observation for one in self.evaluate(agent, 0) if one.turns},
+                play=partial(self._play_attempts, agent.name, journal, bar.advance),
+                agent=self._policy(agent, self.config.rollout.temperature, keep_logprobs=False),
+            )
+            return grower.run(course, phase, seed=derive_seed(self.seed, name))
+
+    def record_pool(self, round_number: int, events: Sequence[PoolEvent]) -> None:
+        """Write down what happened to the pool of tasks in a round, for the report."""
+        self._phase(f"round-{round_number}").journal("pool.jsonl").replace(event.to_json() for event in events)
+
     def eto_loss(self) -> LossConfig:
         """Return the loss without Eq. 9's weights: ETO's on expert pairs, plain DPO (Eq. 7) on failure pairs."""
         eto = self.config.eto
@@ -290,13 +347,6 @@ class Session:
     def warn(self, message: str) -> None:
         """Tell the user of something that changes what the run means, and go on."""
         self.progress.note(f"{self.arm}: {message}")
-
-    def _tasks_of_round(self, round_number: int, num: int | None) -> Sequence[Task]:
-        tasks = self.world.train_tasks
-        if num is None or num >= len(tasks):
-            return tasks
-        drawn = random.Random(derive_seed(self.seed, "tasks of round", round_number)).sample(range(len(tasks)), num)
-        return [tasks[index] for index in sorted(drawn)]
 
     def _training_specs(self, agent: Agent, phase: str, tasks: Sequence[Task], num_per_task: int) -> list[EpisodeSpec]:
         return [
@@ -364,6 +414,26 @@ class Session:
             rest,
             num_slots=self.config.env.num_envs,
             finished=finished,
+            on_episode=lambda _: advance(1),
+        )
+
+    def _play_attempts(
+        self,
+        agent_name: str,
+        journal: Journal,
+        advance: Callable[[int], None],
+        policy: Policy,
+        attempts: Sequence[Attempt],
+    ) -> list[Trajectory]:
+        """Play synthesis's episodes, whoever acts, and write them down."""
+        specs = [EpisodeSpec(id=one.id, task=one.task, agent=agent_name, seed=one.seed) for one in attempts]
+        return rollout(
+            policy,
+            self.world.pool,
+            self.world.benchmark,
+            cut_waves(specs, self.config.rollout.wave_size),
+            num_slots=self.config.env.num_envs,
+            finished=lambda wave: journal.append(map(trajectory_to_json, wave)),
             on_episode=lambda _: advance(1),
         )
 

@@ -19,6 +19,7 @@ BENCHMARKS: Mapping[str, str] = {
     "webshop": "sparring.envs.webshop:WebShop",
     "intercode_sql": "sparring.envs.intercode_sql:InterCodeSQL",
     "bfcl": "sparring.envs.bfcl:BFCL",
+    "appworld": "sparring.envs.appworld:AppWorld",
 }
 """Known worlds: id → `module:Class`. A user's own world is named by `package.module:Class` directly."""
 

@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from sparring.envs import scienceworld
+from sparring.envs.appworld import install as appworld_install
 from sparring.envs.base import BENCHMARKS
 from sparring.envs.bfcl import wheel
 from sparring.envs.intercode_sql import dump as intercode_dump
@@ -149,10 +150,27 @@ def _bfcl() -> WorldStatus:
     )
 
 
+def _appworld() -> WorldStatus:
+    try:
+        where, problem = str(appworld_install.find_engine().python), ""
+    except ConfigError as error:
+        where, problem = "", str(error)
+    return WorldStatus(
+        id="appworld",
+        is_ready=not problem,
+        parts={"engine": where},
+        problem=problem,
+        data="tasks made by Sparring on AppWorld's engine, over seven of its apps",
+        more='the benchmark\'s own tasks; use them with `path = "data/appworld/data"` under [env]',
+        command=appworld_install.COMMAND if problem else appworld_install.FETCH_COMMAND,
+    )
+
+
 STATUSES: Mapping[str, Callable[[], WorldStatus]] = {
     "scienceworld": _scienceworld,
     "webshop": _webshop,
     "intercode_sql": _intercode_sql,
     "bfcl": _bfcl,
+    "appworld": _appworld,
 }
 """World → the function that looks at it; a test holds it against `BENCHMARKS`."""

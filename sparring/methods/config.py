@@ -13,6 +13,7 @@ METHODS: Mapping[str, str] = {
     "coevolving_agents": "Co-Evolving Agents",
     "ppo": "PPO",
     "grpo": "GRPO",
+    "coevolve": "CoEvolve",
 }
 """Known methods: id → the name that tables show."""
 

@@ -17,7 +17,8 @@ def grpo(session: Session) -> Agent:
     session.evaluate(target, 0)
 
     for number in range(1, config.rounds + 1):
-        episodes = session.sample(target, number, num_tasks=config.num_tasks, num_per_task=config.num_per_task)
+        tasks = session.draw_tasks(number, config.num_tasks)
+        episodes = session.sample(target, number, tasks=tasks, num_per_task=config.num_per_task)
         advantages = advantages_by_task(episodes, is_scaled=config.scale == "deviation")
         target = session.improve(target, episodes, advantages, number, reference=start)
         if number % config.evaluate_every == 0 or number == config.rounds:

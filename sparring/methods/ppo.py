@@ -22,7 +22,8 @@ def ppo(session: Session) -> Agent:
 
     for number in range(1, config.rounds + 1):
         if config.kind == "online" or not episodes:
-            episodes = session.sample(target, number, num_tasks=config.num_tasks, num_per_task=config.num_per_task)
+            tasks = session.draw_tasks(number, config.num_tasks)
+            episodes = session.sample(target, number, tasks=tasks, num_per_task=config.num_per_task)
         target = session.improve_with_critic(target, episodes, number, reference=start)
         if number % config.evaluate_every == 0 or number == config.rounds:
             session.evaluate(target, number)

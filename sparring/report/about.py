@@ -34,9 +34,10 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "partner": ("coevolving_agents",),
     "fail": ("coevolving_agents",),
     "rft": ("rft",),
-    "grpo": ("grpo",),
+    "grpo": ("grpo", "coevolve"),
     "ppo": ("ppo",),
-    "rl": ("grpo", "ppo"),
+    "rl": ("grpo", "ppo", "coevolve"),
+    **dict.fromkeys(("synthesis", "signals", "validation", "pool", "explorer", "openai"), ("coevolve",)),
 }
 """Config sections that only some methods read."""
 

@@ -101,6 +101,22 @@ WORLDS = (
         ),
         is_optional=True,
     ),
+    World(
+        "appworld",
+        ("simple_note/notes-with-tag/0", "phone/text-message/1", "venmo/deny-requests/2"),
+        (
+            "print(apis.supervisor.show_profile())",
+            "passwords = {a['account_name']: a['password'] for a in apis.supervisor.show_account_passwords()}",
+            "me = apis.supervisor.show_profile()['email']",
+            "token = apis.simple_note.login(username=me, password=passwords['simple_note'])['access_token']",
+            "print(token, apis.simple_note.search_notes(access_token=token))",
+            "print(apis.simple_note.create_note(title='n', content='c', access_token=token))",
+            "print(apis.api_docs.search_api_docs(query='message'), random.random(), DateTime.now())",
+            "print({'a', 'b', 'c'}, object(), token)",
+            "1 / 0",
+        ),
+        is_optional=True,
+    ),
 )
 
 

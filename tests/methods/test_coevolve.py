@@ -1,0 +1,139 @@
+"""CoEvolve as whole runs on the growable toy world: its pool grows where the agent is weak; a stop leaves no trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring.config import Recipe, recipe_from_dict
+from sparring.engine import run_recipe
+from sparring.errors import ConfigError
+from sparring.journal import read_json, read_jsonl
+from sparring.policies.local import save_model
+from sparring.progress import SilentProgress
+from sparring.run import read_trajectories
+from sparring.synthesis.course import Growth
+from tests.methods.test_methods import DeadlyProgress, Killed, outcome
+from tests.synthesis.growing_world import GrowingWorld
+from tests.tiny_models import tiny_model, tiny_tokenizer
+
+ARMS = {
+    "coevolve": {"method": "coevolve"},
+    "random": {"method": "coevolve", "synthesis": {"guidance": "random"}},
+    "replay": {"method": "coevolve", "synthesis": {"kind": "replay"}},
+    "grpo": {"method": "grpo"},
+}
+ROUNDS = (1, 2, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_model(tiny_model("qwen3", scale=1.0), tiny_tokenizer("chatml"), folder)
+    return folder
+
+
+def make_recipe(model_folder: Path, *arms: str, **sections: dict[str, Any]) -> Recipe:
+    values: dict[str, Any] = {
+        "name": "toy",
+        "model": {"path": str(model_folder)},
+        "env": {"id": "tests.synthesis.growing_world:GrowingWorld", "num_envs": 8, "kinds": ["short"]},
+        "chat": {"format": "action", "instruction": "", "max_context": 512},
+        "rollout": {"max_new_tokens": 6, "wave_size": 16, "temperature": 1.0},
+        "sft": {"lr": 3e-3, "epochs": 30, "batch_size": 4},
+        "rl": {"lr": 1e-3, "batch_size": 12},
+        "grpo": {"rounds": len(ROUNDS), "num_tasks": 5, "num_per_task": 4, "evaluate_every": 2},
+        "synthesis": {"every": 2, "num_flags": 8, "num_proposals": 6},
+        "validation": {"checks": ["replay", "change", "duplicate", "empty"]},
+        "pool": {"min_active": 2, "max_synthetic_share": 0.8},
+        "eval": {"num_resamples": 50},
+        "arms": {name: ARMS[name] for name in arms},
+    }
+    for name, section in sections.items():
+        values[name] = values[name] | section
+    return recipe_from_dict(values)
+
+
+@pytest.fixture(scope="module")
+def finished(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "all"
+    run_recipe(make_recipe(model_folder, *ARMS), out, SilentProgress())
+    return out
+
+
+def growth_of(folder: Path, number: int) -> Growth:
+    return Growth.from_json(read_json(folder / f"round-{number}/synthesis/growth.json"))
+
+
+def drawn_tasks(folder: Path, number: int) -> set[str]:
+    played = read_trajectories(folder / f"round-{number}/rollout-target/trajectories.jsonl")
+    return {trajectory.task.id for trajectory in played}
+
+
+def test_new_tasks_are_made_and_played(finished: Path) -> None:
+    arm = finished / "seed-0/coevolve"
+    accepted = [one.proposal for one in growth_of(arm, 2).verdicts if one.is_accepted]
+    assert accepted and all(one.origin.signal is not None for one in accepted)
+    assert not (arm / "round-1/synthesis").exists() and not (arm / "round-3/synthesis").exists()
+    made = {one.task.id for one in accepted}
+    assert made & (drawn_tasks(arm, 3) | drawn_tasks(arm, 4)), "no new task was ever drawn"
+    assert not made & (drawn_tasks(arm, 1) | drawn_tasks(arm, 2))
+
+
+def test_every_episode_of_a_synthesis_is_written_down_and_counted(finished: Path) -> None:
+    for name in ("coevolve", "random"):
+        for number in (2, 4):
+            folder = finished / f"seed-0/{name}"
+            played = read_trajectories(folder / f"round-{number}/synthesis/trajectories.jsonl")
+            assert len(played) == sum(growth_of(folder, number).episodes.values())
+            assert played or number == 4
+
+
+def test_no_evaluation_task_enters(finished: Path) -> None:
+    held_out = {task.id for split in ("dev", "test") for task in GrowingWorld().tasks(split)}
+    for number in ROUNDS:
+        assert drawn_tasks(finished / "seed-0/coevolve", number).isdisjoint(held_out)
+
+
+def test_the_pool_is_recorded_round_by_round(finished: Path) -> None:
+    arm = finished / "seed-0/coevolve"
+    events = {number: read_jsonl(arm / f"round-{number}/pool.jsonl") for number in (0, *ROUNDS)}
+    assert {event["change"] for event in events[0]} == {"started"}
+    added = {event["task_id"] for event in events[2] if event["change"] == "added"}
+    accepted = {one.proposal.task.id for one in growth_of(arm, 2).verdicts if one.is_accepted}
+    assert added and added <= accepted
+    assert not any(event["change"] == "added" for number in (1, 3) for event in events[number])
+
+
+def test_the_control_arm_makes_nothing(finished: Path) -> None:
+    arm = finished / "seed-0/replay"
+    assert not list(arm.glob("round-*/synthesis"))
+    initial = {task.id for task in GrowingWorld().tasks("train")}
+    assert all(drawn_tasks(arm, number) <= initial for number in ROUNDS)
+
+
+def test_random_synthesis_answers_no_flag(finished: Path) -> None:
+    verdicts = growth_of(finished / "seed-0/random", 2).verdicts
+    assert verdicts and {one.proposal.origin.signal for one in verdicts} == {"unguided"}
+
+
+def test_a_world_without_synthesis_says_so(model_folder: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(model_folder, "coevolve", env={"id": "tests.toy_world:ToyWorld"})
+    with pytest.raises(ConfigError, match="offers no synthesis"):
+        run_recipe(recipe, tmp_path / "run", SilentProgress(), with_report=False)
+    recipe = make_recipe(model_folder, "replay", env={"id": "tests.toy_world:ToyWorld"}, grpo={"rounds": 2})
+    run_recipe(recipe, tmp_path / "replayed", SilentProgress(), with_report=False)
+
+
+def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
+    model_folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    recipe = make_recipe(model_folder, "coevolve", sft={"epochs": 8})
+    run_recipe(recipe, tmp_path / "whole", SilentProgress(), with_report=False)
+    for num_signs in (40, 25, 12, 20, 9):  # within waves, within training, within a synthesis
+        with pytest.raises(Killed):
+            run_recipe(recipe, tmp_path / "stopped", DeadlyProgress(num_signs), with_report=False)
+    run_recipe(recipe, tmp_path / "stopped", SilentProgress(), with_report=False)
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
