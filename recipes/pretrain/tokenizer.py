@@ -70,8 +70,15 @@ WORLDS_BOILERPLATE = (
     r"\.00 dollars",
     r"search\[",
     r"click\[",
+    r"P\d{4}",
+    r" ?(?:SELECT DISTINCT|SELECT|FROM|WHERE|GROUP BY|ORDER BY|HAVING|JOIN|ON|AND|OR|BETWEEN|DESC|LIMIT|NOT IN|IN) ",
+    r" ?(?:EXCEPT|UNION|INTERSECT) SELECT ",
+    r" AS T\d",
+    r"SHOW TABLES",
+    r"information_schema\.columns WHERE table_name = ",
 )
-"""Of the other worlds. A separator takes the spaces around it, so that a name begins alike on a page and in a click."""
+"""Of the other worlds. Separators and keywords take the spaces around them, so that a name is the same tokens on a page
+and in a click, in a description of a table and in a query. A product's id is a piece of its own."""
 WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 

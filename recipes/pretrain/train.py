@@ -65,7 +65,13 @@ def draw(walks: list[dict], most: int | None) -> list[dict]:
     return random.Random(0).sample(walks, min(most or len(walks), len(walks)))
 
 
-def encode(walks: list[dict], tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> list[list[int]]:
+class Tokens(list[int]):
+    """A walk's tokens; `actions` says which of them an agent writes."""
+
+    actions: list[bool]
+
+
+def encode(walks: list[dict], tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> list[Tokens]:
     """Render walks as chats and tokenise them; a longer one is cut at the end of a message, never within."""
     sequences = []
     for walk in walks:
@@ -73,18 +79,20 @@ def encode(walks: list[dict], tokenizer: PreTrainedTokenizerFast, max_tokens: in
         for turn in walk["turns"]:
             messages.append({"role": "user", "content": turn["observation"]})
             messages += [{"role": "assistant", "content": turn["action"]}] if turn["action"] else []
-        ids: list[int] = []
+        ids, actions = Tokens(), []
         text = tokenizer.apply_chat_template(messages, tokenize=False)
         for message in str(text).split("<|im_start|>")[1:]:
             piece = tokenizer(f"<|im_start|>{message}", add_special_tokens=False).input_ids
             if len(ids) + len(piece) > max_tokens:
                 break
             ids += piece
+            actions += [message.startswith("assistant")] * len(piece)
+        ids.actions = actions
         sequences.append(ids)
     return sequences
 
 
-def batches(sequences: list[list[int]], tokens: int, rng: random.Random) -> list[list[int]]:
+def batches(sequences: list[Tokens], tokens: int, rng: random.Random) -> list[list[int]]:
     """Return index batches of at most `tokens` padded tokens, like lengths together, in random order."""
     order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]) + rng.random() * 40, i))
     found: list[list[int]] = [[]]
@@ -96,14 +104,18 @@ def batches(sequences: list[list[int]], tokens: int, rng: random.Random) -> list
     return found
 
 
-def loss_of(model: Qwen3ForCausalLM, rows: list[list[int]], pad: int) -> tuple[torch.Tensor, int]:
-    """Return the summed loss in nats and the number of predicted tokens."""
+def loss_of(
+    model: Qwen3ForCausalLM, rows: list[Tokens], pad: int, action_weight: float = 1.0
+) -> tuple[torch.Tensor, float]:
+    """Return the summed loss in nats and the number of predicted tokens, those of actions weighted."""
     longest = max(map(len, rows))
-    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+    ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
     hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
     keep = torch.tensor([[i + 1 < len(row) for i in range(longest - 1)] for row in rows])
     logits = model.lm_head(hidden[keep])
-    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][keep], reduction="sum"), int(keep.sum())
+    losses = torch.nn.functional.cross_entropy(logits, ids[:, 1:][keep], reduction="none")
+    weights = torch.tensor([action_weight if one else 1.0 for row in rows for one in row.actions[1:]])
+    return (losses * weights).sum(), float(weights.sum())
 
 
 class Checkpoint:
@@ -145,7 +157,7 @@ def make_optimizer(model: Qwen3ForCausalLM, lr: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
 
 
-def train(model: Qwen3ForCausalLM, sequences: list[list[int]], pad: int, args: argparse.Namespace) -> None:
+def train(model: Qwen3ForCausalLM, sequences: list[Tokens], pad: int, args: argparse.Namespace) -> None:
     """Train in place, from the last checkpoint where there is one."""
     optimizer = make_optimizer(model, args.lr)
     plan = [b for e in range(math.ceil(args.epochs)) for b in batches(sequences, args.batch_tokens, random.Random(e))]
@@ -156,12 +168,12 @@ def train(model: Qwen3ForCausalLM, sequences: list[list[int]], pad: int, args: a
         warm_up, done = min(1.0, (step + 1) / 50), step / len(plan)
         for group in optimizer.param_groups:
             group["lr"] = args.lr * warm_up * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
-        loss, count = loss_of(model, [sequences[i] for i in plan[step]], pad)
+        loss, count = loss_of(model, [sequences[i] for i in plan[step]], pad, args.action_weight)
         (loss / count).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        seen += count
+        seen += sum(len(sequences[i]) for i in plan[step])
         if step % 20 == 0:
             rate = seen / (time.monotonic() - started)
             print(f"step {step}/{len(plan)} loss {loss.item() / count:.4f} {rate:.0f} tok/s", flush=True)
@@ -170,7 +182,7 @@ def train(model: Qwen3ForCausalLM, sequences: list[list[int]], pad: int, args: a
             saved = time.monotonic()
 
 
-def validate(model: Qwen3ForCausalLM, sequences: list[list[int]], pad: int) -> float:
+def validate(model: Qwen3ForCausalLM, sequences: list[Tokens], pad: int) -> float:
     """Return the mean loss, in nats per token."""
     model.eval()
     with torch.no_grad():
@@ -191,6 +203,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--batch-tokens", type=int, default=8_192, help="padded tokens a step")
     parser.add_argument("--max-tokens", type=int, default=1_536, help="tokens a walk")
+    parser.add_argument("--action-weight", type=float, default=1.0, help="weight of a token that an agent writes")
     parser.add_argument("--threads", type=int, default=3)
     parser.add_argument("--init", type=Path, help="go on from this model folder; its tokenizer grows to --vocab-size")
     parser.add_argument("--learn-from", type=Path, nargs="*", default=[], help="walks that name the further tokens")
