@@ -98,7 +98,7 @@ class Config:
     explorer: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     """How a language model makes tasks (CoEvolve with `synthesis.kind = "language-model"`)."""
     openai: OpenAIConfig = field(default_factory=OpenAIConfig)
-    """The server of that language model."""
+    """The server of that language model; given on the command line, never in a recipe."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """Evaluation on held-out tasks."""
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
@@ -184,6 +184,13 @@ def load_recipe(
         place = re.search(r" \(at line (\d+), column \d+\)$", str(error))
         where, what = (f"{path}:{place[1]}", str(error)[: place.start()]) if place else (path, error)
         raise ConfigError(f"{where}: not TOML: {what}.") from None
+    tables = values.get("arms")
+    own = [values, *(tables.values() if isinstance(tables, Mapping) else ())]
+    if any(isinstance(table, Mapping) and "openai" in table for table in own):
+        raise ConfigError(
+            f"{path}: 'openai' stands on the command line alone (--openai.base-url …): a recipe must not choose where "
+            "your API key is sent."
+        )
     values.setdefault("name", path.stem)
     return recipe_from_dict(values, overrides, seeds=seeds, arms=arms, source=str(path))
 
@@ -248,7 +255,7 @@ def play_config(
         place = arm_of.absolute() if arm_of else source.absolute()
         names = place.relative_to(source.absolute()).parts if place.is_relative_to(source.absolute()) else ()
         arm = next((arm for name, arm in recipe.arms.items() if name in names), next(iter(recipe.arms.values())))
-        shared = PlayConfig.__dataclass_fields__.keys() & Config.__dataclass_fields__.keys()
+        shared = (PlayConfig.__dataclass_fields__.keys() & Config.__dataclass_fields__.keys()) - {"openai"}
         config = PlayConfig(**{name: getattr(arm.config, name) for name in shared})
     return from_dict(config, _nest(overrides or {}), source="command line")
 

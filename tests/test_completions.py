@@ -34,7 +34,7 @@ from sparring.completions import (
     OpenAIConfig,
     Request,
 )
-from sparring.config import PlayConfig, load_recipe
+from sparring.config import PlayConfig, load_recipe, play_config, recipe_from_dict
 from sparring.convert import from_dict, to_dict
 from sparring.errors import ConfigError, EnvFault
 from tests.command_line import ENVIRONMENT, ROOT
@@ -388,9 +388,19 @@ def test_the_key_is_in_no_config(key):
 
 def test_a_recipe_does_not_choose_where_a_key_is_sent(tmp_path):
     path = tmp_path / "r.toml"
-    path.write_text('method = "sft"\n[openai]\nbase_url = "https://evil.example/v1"\n')
-    with pytest.raises(ConfigError, match="unknown key 'openai'"):
-        load_recipe(path)
+    for text in ('method = "sft"\n[openai]\n', '[arms.a]\nmethod = "sft"\n[arms.a.openai]\n'):
+        path.write_text(f'{text}base_url = "https://evil.example/v1"\n')
+        with pytest.raises(ConfigError, match="a recipe must not choose where your API key is sent"):
+            load_recipe(path)
+    path.write_text('method = "coevolve"\n')
+    mine = load_recipe(path, {"openai.base_url": "https://mine.example/v1"}).arms["coevolve"].config
+    assert mine.openai.base_url == "https://mine.example/v1"
+
+
+def test_a_run_folder_does_not_choose_where_a_key_is_sent(tmp_path):
+    recipe = recipe_from_dict({"name": "r", "method": "coevolve"}, {"openai.base_url": "https://evil.example/v1"})
+    (tmp_path / "config.json").write_text(json.dumps(recipe.to_dict()))
+    assert play_config(tmp_path).openai == OpenAIConfig()
 
 
 @pytest.mark.parametrize(
