@@ -1,0 +1,172 @@
+"""AppWorld: an assistant that acts by writing Python code against the APIs of nine everyday apps.
+
+Comes in: our own tasks, generated from a seed, or the official ones from AppWorld's data folder. Goes out: tasks, live
+worlds on AppWorld's real engine, reference code.
+Source: arXiv 2407.18901 (the world, its engine and the official tasks).
+
+Deviates: reward is graded, in the way of the official tests: the share of tests passed beyond those that an agent
+passes which only ends its task. What an agent may import is narrower than in AppWorld, and its code is shut in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sparring.envs.appworld import checks
+from sparring.envs.appworld.generate import own_tasks
+from sparring.envs.appworld.install import find_engine
+from sparring.envs.appworld.process import EngineProcess, EpisodeEnded, Limits, Rows
+from sparring.envs.appworld.tasks import engine_task
+from sparring.envs.base import EnvStep
+from sparring.errors import ConfigError, DataError
+from sparring.types import Task
+
+TURN_LIMIT = 20
+
+OFFICIAL_SPLITS: Mapping[str, str] = {
+    "train": "train",
+    "dev": "dev",
+    "test": "test_normal",
+    "test_challenge": "test_challenge",
+}
+"""Split → file `datasets/….txt` of AppWorld's data folder."""
+
+OFFICIAL_KIND = "official"
+
+GUIDE = (
+    "I am {first_name} {last_name} (email {email}, phone number {phone_number}), your supervisor. "
+    "Do this task for me, with no further questions:\n\n{instruction}\n\n"
+    "Your Python code finds an object `apis`. My passwords: apis.supervisor.show_account_passwords(). "
+    "To see what there is: apis.api_docs.show_app_descriptions(), "
+    "apis.api_docs.show_api_descriptions(app_name='…'), apis.api_docs.show_api_doc(app_name='…', api_name='…'). "
+    "When you are done: apis.supervisor.complete_task(), and if I asked a question, "
+    "apis.supervisor.complete_task(answer=…), with the bare answer."
+)
+"""The first observation."""
+
+BROKEN = "The code has ended the Python interpreter it ran in. The task is over."
+
+
+class AppWorld:
+    """The benchmark. Splits `train`, `dev`, `test`; with official data `test_challenge` too."""
+
+    instruction = (
+        "You are an assistant that acts in everyday apps by writing Python code. Each turn your code is run in one "
+        "interpreter: variables are kept. You see what it prints, or its error; the value of a last expression is not "
+        "shown: print it. Apps: supervisor, api_docs, simple_note, todoist, phone, venmo, spotify, file_system, gmail, "
+        "splitwise, amazon. Call apis.APP.API(name=value, …). Most APIs need access_token=…, which "
+        "apis.APP.login(username=…, password=…)['access_token'] gives; the username is the supervisor's email address, "
+        "in phone the phone number. Lists come in pages: page_index=0, 1, …, page_limit up to 20."
+    )
+    env_per_process = True  # the engine keeps global state, and freezes time
+
+    def __init__(
+        self,
+        *,
+        path: str | None = None,
+        seed: int = 0,
+        num_per_template: int = 6,
+        limits: Mapping[str, float] | None = None,
+        unconfined: bool = False,
+    ) -> None:
+        """Choose the tasks; starts nothing.
+
+        Args:
+            path: AppWorld's data folder, for its official tasks (`appworld download data` fetches it).
+            seed: of our own tasks.
+            num_per_template: our own tasks per template.
+            limits: what an agent's code may use, see `Limits`.
+            unconfined: run agents' code even where the machine can't shut it in.
+
+        Raises:
+            ConfigError: the engine is not installed, or an option is unknown or senseless.
+            DataError: `path` is no such folder.
+        """
+        self.engine = find_engine()
+        self.unconfined = unconfined
+        try:
+            self.limits = Limits(**(limits or {}))  # pyright: ignore[reportArgumentType]
+        except TypeError as error:
+            raise ConfigError(f"env.options.limits: {error}.") from None
+        self.data = Path(path).expanduser().absolute() if path is not None else self.engine.data
+        self._tasks = official_tasks(self.data) if path is not None else own_tasks(seed, num_per_template)
+
+    def tasks(self, split: str) -> Sequence[Task]:
+        """List a split's tasks, app by app. Raises ConfigError: there is no such split."""
+        if split not in self._tasks:
+            raise ConfigError(f"split: AppWorld has none called {split!r}. Splits: {', '.join(self._tasks)}.")
+        return self._tasks[split]
+
+    def turn_limit(self, task: Task) -> int:
+        return TURN_LIMIT
+
+    def make_env(self) -> AppWorldEnv:
+        return AppWorldEnv(EngineProcess(self.engine, self.data, self.limits, unconfined=self.unconfined))
+
+    def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
+        """Return the reference code of our own tasks, an action a step; official tasks have none here."""
+        return {task.id: list(task.data["reference"]) for task in tasks if task.kind != OFFICIAL_KIND}
+
+
+class AppWorldEnv:
+    """One live world. The reward is told when the task is marked complete or the last turn is over; before it is 0."""
+
+    def __init__(self, engine: EngineProcess) -> None:
+        self.engine = engine
+        self.task: Task | None = None
+        self.before: Rows = {}
+        self.num_turns = 0
+
+    def reset(self, task: Task, seed: int) -> str:
+        """Start a task. The world has no chance in it: `seed` changes nothing."""
+        self.task, self.num_turns = task, 0
+        if task.kind == OFFICIAL_KIND:
+            start = self.engine.open(official=task.id)
+            return GUIDE.format(**start["supervisor"], instruction=start["instruction"])
+        self.before = self.engine.open(task=engine_task(task))["rows"]
+        return GUIDE.format(**task.data["supervisor"], instruction=task.data["instruction"])
+
+    def step(self, action: str) -> EnvStep:
+        """Run code. Code that ends its interpreter ends the episode, without a reward."""
+        assert self.task is not None
+        self.num_turns += 1
+        try:
+            output, is_complete = self.engine.execute(action.encode("utf-8", "replace").decode())
+            is_last = is_complete or self.num_turns >= TURN_LIMIT
+            return EnvStep(observation=output, reward=self._reward() if is_last else 0.0, is_done=is_complete)
+        except EpisodeEnded:
+            return EnvStep(observation=BROKEN, reward=0.0, is_done=True)
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def _reward(self) -> float:
+        assert self.task is not None
+        if self.task.kind != OFFICIAL_KIND:
+            return checks.reward(self.task.data["tests"], self.before, self.engine.rows())
+        tests = self.engine.grade_official(self.task.id)
+        return checks.beyond_idle(
+            sum(test["is_passed"] for test in tests), sum(test["passes_idle"] for test in tests), len(tests)
+        )
+
+
+def official_tasks(data: Path) -> dict[str, list[Task]]:
+    """List the official tasks of AppWorld's data folder; nothing of them is read but their ids.
+
+    Raises:
+        DataError: it is no such folder, or a listed task is missing.
+    """
+    remedy = "Name the folder `data` that `appworld download data` made (docs/worlds/appworld.md)."
+    tasks: dict[str, list[Task]] = {}
+    for split, name in OFFICIAL_SPLITS.items():
+        file = data / "datasets" / f"{name}.txt"
+        if not file.exists():
+            continue
+        tasks[split] = [Task(id=id, kind=OFFICIAL_KIND) for id in file.read_text(encoding="utf-8").split()]
+        for task in tasks[split]:
+            if not (data / "tasks" / task.id / "specs.json").exists():
+                raise DataError(f"{file}: lists {task.id}, but {data / 'tasks' / task.id} is not there. {remedy}")
+    if not tasks:
+        raise DataError(f"{data}: holds no AppWorld data (no datasets/train.txt). {remedy}")
+    return tasks

@@ -1,0 +1,56 @@
+"""Our own AppWorld tasks: a seed in, three splits out that share no template and no names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from sparring.envs.appworld import templates_held, templates_money, templates_notes
+from sparring.envs.appworld.scene import Scene
+from sparring.envs.appworld.tasks import Draft, make_task
+from sparring.errors import ConfigError
+from sparring.types import Task
+
+Template = Callable[[Scene], Draft]
+
+TEMPLATES: Mapping[str, Mapping[str, Sequence[Template]]] = {
+    "train": {
+        "simple_note": templates_notes.NOTES,
+        "todoist": templates_notes.TODOS,
+        "phone": templates_notes.PHONE,
+        "venmo": templates_money.MONEY,
+        "spotify": templates_money.MUSIC,
+        "file_system": templates_money.FILES,
+        "gmail": templates_money.MAIL,
+    },
+    "dev": templates_held.DEV,
+    "test": templates_held.TEST,
+}
+"""Split → main app → templates."""
+
+
+def own_tasks(seed: int, num_per_template: int) -> dict[str, list[Task]]:
+    """Generate all splits, app by app, template by template. The same seed gives the same tasks.
+
+    Raises:
+        ConfigError: no tasks are asked for.
+    """
+    if num_per_template < 1:
+        raise ConfigError(f"env.options.num_per_template: {num_per_template} makes no tasks. Give 1 or more.")
+    return {
+        split: [
+            own_task(split, app, template, seed, i)
+            for app, templates in by_app.items()
+            for template in templates
+            for i in range(num_per_template)
+        ]
+        for split, by_app in TEMPLATES.items()
+    }
+
+
+def own_task(split: str, app: str, template: Template, seed: int, index: int) -> Task:
+    """Generate one task."""
+    name = template.__name__.replace("_", "-")
+    scene = Scene.draw(split, f"{seed}/{split}/{app}/{name}/{index}")
+    draft = template(scene)
+    id = f"{app}/{name}/{index}" if not seed else f"{app}/{name}/{seed}-{index}"
+    return make_task(id=id, kind=app, rows=scene.rows, moment=scene.now.isoformat(), draft=draft)

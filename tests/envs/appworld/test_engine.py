@@ -1,0 +1,268 @@
+"""The real engine: references, graded failures, hostile code, crashes. Skips where the engine is not installed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sparring.envs.appworld import AppWorld, Draft, make_task
+from sparring.envs.appworld.benchmark import BROKEN, AppWorldEnv
+from sparring.envs.appworld.drafting import DONE, answered, only
+from sparring.envs.appworld.install import COMMAND, find_engine
+from sparring.envs.base import EnvStep
+from sparring.envs.pool import EnvPool
+from sparring.errors import ConfigError
+from sparring.types import Task
+from tests.envs.appworld.hostile import ENDED, REFUSED, SURVIVED
+
+pytestmark = pytest.mark.data
+QUICK = {"cpu_s": 1.0, "memory_mb": 300}
+
+
+@pytest.fixture(scope="module")
+def world() -> AppWorld:
+    try:
+        return AppWorld(limits=QUICK)
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def env(world: AppWorld) -> Iterator[AppWorldEnv]:
+    env = world.make_env()
+    yield env
+    env.close()
+
+
+def find(world: AppWorld, id: str) -> Task:
+    return next(task for split in ("train", "dev", "test") for task in world.tasks(split) if task.id == id)
+
+
+def play(env: AppWorldEnv, task: Task, actions: list[str]) -> EnvStep:
+    env.reset(task, 0)
+    answers = [env.step(action) for action in actions]
+    assert all(answer.reward == 0.0 and not answer.is_done for answer in answers[:-1])
+    return answers[-1]
+
+
+def check_references(world: AppWorld, env: AppWorldEnv, tasks: list[Task]) -> None:
+    references = world.expert_actions(tasks)
+    for task in tasks:
+        end = play(env, task, references[task.id])
+        assert (end.reward, end.is_done) == (1.0, True), task.id
+        end = play(env, task, [DONE])
+        assert (end.reward, end.is_done) == (0.0, True), f"{task.id}: a silent agent"
+
+
+def test_references_solve_and_silence_does_not(world: AppWorld, env: AppWorldEnv):
+    """One task of each app; all 228 under the mark `slow`."""
+    tasks = {task.kind: task for task in world.tasks("test")}
+    check_references(world, env, list(tasks.values()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_all_references_solve_and_silence_never_does(world: AppWorld, env: AppWorldEnv, split: str):
+    check_references(world, env, list(world.tasks(split)))
+
+
+def test_the_first_observation_says_what_is_needed(world: AppWorld, env: AppWorldEnv):
+    task = find(world, "venmo/pay-relation/0")
+    first = env.reset(task, 0)
+    supervisor = task.data["supervisor"]
+    assert all(value in first for value in (task.data["instruction"], *supervisor.values()))
+    assert "show_api_doc" in first and len(first) < 1200
+
+
+def test_half_of_it_is_worth_half(world: AppWorld, env: AppWorldEnv):
+    task = next(t for t in world.tasks("train") if "complete-urgent" in t.id and len(t.data["tests"]) == 4)
+    login, look, act, done = world.expert_actions([task])[task.id]
+    once = act + "\n        break"
+    assert play(env, task, [login, look, once, done]).reward == 0.5
+    stray = "apis.todoist.create_project(name='Stray', access_token=token)"
+    assert play(env, task, [login, look, once, stray, done]).reward == 0.0
+    assert play(env, task, [login, look, act, stray, done]).reward == 0.5
+    assert play(env, task, [login, look, act, "apis.supervisor.complete_task(status='fail')"]).reward == 0.5
+
+
+def test_the_last_turn_is_graded_too(world: AppWorld, env: AppWorldEnv):
+    task = find(world, "todoist/complete-urgent/0")
+    *solve, _ = world.expert_actions([task])[task.id]
+    env.reset(task, 0)
+    rewards = [env.step(code).reward for code in [*solve, *["1"] * (world.turn_limit(task) - len(solve))]]
+    assert set(rewards[:-1]) == {0.0} and 0.0 < rewards[-1] < 1.0
+
+
+def test_time_stands_still_and_tokens_repeat(world: AppWorld, env: AppWorldEnv):
+    task = find(world, "phone/text-message/0")
+    login = world.expert_actions([task])[task.id][0]
+    seen = []
+    for _ in range(2):
+        env.reset(task, 0)
+        env.step(login)
+        seen.append(env.step("print(token, DateTime.now(), datetime.datetime.now(), random.random(), hash('a'))"))
+    assert seen[0] == seen[1]
+    assert task.data["moment"][:10] in seen[0].observation
+
+
+def test_output_is_cut_with_a_word_about_it(env: AppWorldEnv, world: AppWorld):
+    env.reset(find(world, "phone/text-message/0"), 0)
+    observation = env.step("print('x' * 10_000)").observation
+    assert observation.startswith("x" * 3000) and observation.endswith("[… 7000 more characters; print less]")
+
+
+def test_hostile_code_is_refused_or_survived(world: AppWorld, env: AppWorldEnv):
+    task = find(world, "phone/text-message/0")
+    env.reset(task, 0)
+    for what, code in REFUSED.items():
+        answer = env.step(code)
+        assert (
+            "Not allowed here" in answer.observation
+            or "characters" in answer.observation
+            or ("nested" in answer.observation)
+        ), f"{what}: {answer.observation[:200]}"
+        assert not answer.is_done
+    for what, code in SURVIVED.items():
+        env.reset(task, 0)
+        answer = env.step(code)
+        assert answer.observation.strip() and answer.reward == 0.0, what
+        if not answer.is_done:
+            assert env.step("pass").observation.strip(), what
+    reference = world.expert_actions([task])[task.id]
+    assert play(env, task, reference).reward == 1.0
+
+
+@pytest.mark.parametrize("what", ENDED)
+def test_code_that_never_gives_the_processor_back_ends_its_episode(world: AppWorld, env: AppWorldEnv, what: str):
+    task = find(world, "phone/text-message/0")
+    env.reset(task, 0)
+    assert env.step(ENDED[what]) == EnvStep(observation=BROKEN, reward=0.0, is_done=True)
+    assert env.step("print(1)").is_done
+    assert play(env, task, world.expert_actions([task])[task.id]).reward == 1.0
+
+
+def test_an_episode_leaves_nothing_behind_for_the_next(world: AppWorld, env: AppWorldEnv):
+    task = find(world, "phone/text-message/0")
+    env.reset(task, 0)
+    env.step("json.dumps = None\nrandom.seed(5)\ncalendar.marked = 1\nleft = 2")
+    left = Path(env.engine._folder.name) / "root" / "left.txt"
+    left.write_text("x")
+    env.reset(task, 0)
+    assert not left.exists()
+    assert env.step("print(hasattr(calendar, 'marked'), json.dumps({}))").observation == "False {}"
+    assert "NameError" in env.step("print(left)").observation
+
+
+def test_rows_that_the_engine_refuses_are_named(env: AppWorldEnv, world: AppWorld):
+    rows = {**find(world, "phone/text-message/0").data["rows"]}
+    rows["todoist"] = {**rows["todoist"], "Task": [{"project_id": 99, "user_id": 1, "title": "x"}]}
+    draft = Draft(instruction="Do it.", tests=[answered("x"), only()], reference=[])
+    task = make_task(id="bad", kind="todoist", rows=rows, moment="2025-01-01T10:00:00", draft=draft)
+    with pytest.raises(ConfigError, match=r"todoist\.Task\[0\]"):
+        env.reset(task, 0)
+    assert env.reset(find(world, "phone/text-message/0"), 0)
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_killed_costs_a_retry(world: AppWorld):
+    task = find(world, "phone/text-message/0")
+    *steps, done = world.expert_actions([task])[task.id]
+    with EnvPool("sparring.envs.appworld:AppWorld", {"limits": QUICK}, num_envs=1, reset_deadline_s=120) as pool:
+        first = pool.reset(0, task, 0).result()
+        for step in steps:
+            pool.step(0, step).result()
+        killer = threading.Thread(target=_kill_group_soon, args=(pool._slots[0].env.process.pid,))  # pyright: ignore
+        killer.start()
+        end = pool.step(0, "for _ in range(10**9): pass").result()
+        killer.join()
+        assert "Stopped" in end.observation and pool.retries(0) == 1
+        assert pool.step(0, done).result().reward == 1.0
+        assert pool.reset(0, task, 0).result() == first
+
+
+def _kill_group_soon(pid: int) -> None:
+    time.sleep(0.5)
+    os.killpg(pid, signal.SIGKILL)
+
+
+def test_a_missing_engine_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=COMMAND):
+        find_engine()
+
+
+EVALUATION = """
+def evaluate(test, public_data, private_data, main_user, models, ground_truth_answer):
+    with test("the answer is right"):
+        test.answer(models.end.supervisor.Task.all()[0].to_dict(humanize=True)["answer"], ground_truth_answer)
+    with test("nothing has changed"):
+        test.case(models.changed_model_names(), "==", set())
+"""
+
+
+@pytest.fixture(scope="module")
+def official_folder(world: AppWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder in AppWorld's layout with one task, all of it ours."""
+    data = tmp_path_factory.mktemp("official") / "data"
+    task = data / "tasks" / "abc1234_1"
+    truth = task / "ground_truth"
+    truth.mkdir(parents=True)
+    (data / "datasets").mkdir()
+    (data / "datasets" / "train.txt").write_text("abc1234_1\n")
+    (data / "api_docs").symlink_to(world.engine.data / "api_docs")
+    shutil.copytree(world.engine.data / "tasks" / "own_1" / "dbs", data / "base_dbs")
+    (task / "dbs").mkdir()
+    for database in (data / "base_dbs").iterdir():
+        (task / "dbs" / f"{database.stem}.jsonl").touch()  # a task's databases are changes to the base
+    person = {"first_name": "Ida", "last_name": "Moss", "email": "ida@mail.example", "phone_number": "5550001111"}
+    with contextlib.closing(sqlite3.connect(data / "base_dbs" / "supervisor.db")) as database, database:
+        row = (*person.values(), "1990-01-01", "h1")
+        columns = ", ".join([*person, "birthday", "record_hash"])
+        database.execute(f"INSERT INTO supervisors ({columns}) VALUES (?, ?, ?, ?, ?, ?)", row)
+        columns = "supervisor_id, instruction, answer, record_hash"
+        database.execute(f"INSERT INTO tasks ({columns}) VALUES (1, 'What is it?', '\"<<NOT_GIVEN>>\"', 'h2')")
+    specs = {
+        "instruction": "What is it?",
+        "supervisor": person,
+        "datetime": "2023-05-18T12:00:00",
+        "db_version": "0.1.0",
+    }
+    (task / "specs.json").write_text(json.dumps(specs))
+    (truth / "evaluation.py").write_text(EVALUATION)
+    labels = {"the answer is right": "no_op_fail", "nothing has changed": "no_op_pass"}
+    tests = [{"requirement": name, "label": label} for name, label in labels.items()]
+    metadata = {"difficulty": 1, "num_apps": 0, "num_apis": 0, "num_solution_code_lines": 1}
+    contents = {"answer": 42, "public_data": {}, "private_data": {}, "test_data": tests, "metadata": metadata}
+    for name, content in contents.items():
+        (truth / f"{name}.json").write_text(json.dumps(content))
+    return data
+
+
+def test_official_data_are_played_and_graded_by_the_engine(official_folder: Path):
+    world = AppWorld(path=str(official_folder), limits=QUICK)
+    (task,) = world.tasks("train")
+    assert dict(task.data) == {} and world.expert_actions([task]) == {}
+    env = world.make_env()
+    try:
+        first = env.reset(task, 0)
+        assert "What is it?" in first and "ida@mail.example" in first
+        assert env.step("print(apis.supervisor.show_profile()['first_name'])").observation == "Ida"
+        right = env.step("apis.supervisor.complete_task(answer=42)")
+        assert (right.reward, right.is_done) == (1.0, True)
+        assert play(env, task, ["apis.supervisor.complete_task(answer=41)"]).reward == 0.0
+        assert play(env, task, ["apis.supervisor.complete_task()"]).reward == 0.0
+        scratch = Path(env.engine._folder.name)
+        assert scratch.is_dir()
+    finally:
+        env.close()
+    assert not scratch.exists()
