@@ -74,16 +74,8 @@ MACHINES = {
             *(101, 310, 311, 312),  # ptrace, process_vm_readv, process_vm_writev, kcmp
             *(90, 91, 92, 93, 94, 260, 268),  # chmod, fchmod, chown, fchown, lchown, fchownat, fchmodat
             *(132, 235, 261, 280, 188, 189, 190, 197, 198, 199),  # utime…, setxattr…, removexattr…
-            *(
-                161,
-                165,
-                166,
-                155,
-                272,
-                308,
-                163,
-                169,
-            ),  # chroot, mount, umount2, pivot_root, unshare, setns, acct, reboot
+            *(161, 165, 166, 155, 272, 308),  # chroot, mount, umount2, pivot_root, unshare, setns
+            *(163, 169),  # acct, reboot
             *(29, 30, 31, 68, 64, 240),  # shmget, shmat, shmctl, msgget, semget, mq_open
             *(248, 249, 250, 298, 321, 323, 141, 144, 203, 251),  # keys, perf, bpf, userfaultfd, others' priorities
         ),

@@ -16,20 +16,8 @@ MODULES = {
 
 NAMES = {
     *("ApiCollection", "Requester", "requester", "builtins", "get_ipython", "exit", "quit", "In", "Out"),
-    *(
-        "__import__",
-        "breakpoint",
-        "compile",
-        "delattr",
-        "eval",
-        "exec",
-        "getattr",
-        "globals",
-        "help",
-        "input",
-        "locals",
-    ),
-    *("open", "setattr", "vars"),
+    *("__import__", "breakpoint", "compile", "delattr", "eval", "exec", "getattr", "globals", "help", "input"),
+    *("locals", "open", "setattr", "vars"),
 }
 """Names that lead into the engine or the interpreter."""
 
