@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparring.analysis import counted, summarise_rollouts, to_json
+from sparring.analysis import counted, rewards_by_task, summarise_rollouts, to_json
 from sparring.convert import to_dict
 from sparring.envs.base import Benchmark, select_tasks
 from sparring.envs.pool import EnvPool
@@ -19,6 +19,7 @@ from sparring.methods.grpo import grpo
 from sparring.methods.ppo import ppo
 from sparring.methods.rft import rft
 from sparring.methods.sft import sft
+from sparring.report.growth import round_numbers, summarise_growth
 from sparring.run import Run, read_trajectories, trajectory_to_json, versions
 from sparring.session import Agent, Session, World
 from sparring.types import Task, Trajectory
@@ -159,7 +160,8 @@ def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
     names = ("evaluations", "rollouts", "refreshed", "pairs", "training")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     thresholds, eps = arm.config.analysis.hard_thresholds, arm.config.pairs.success_eps
-    for number in sorted(int(path.name.removeprefix("round-")) for path in folder.glob("round-*")):
+    sampled: dict[int, dict[str, list[float]]] = {}
+    for number in round_numbers(folder):
         for agent in ("target", "partner"):
             key = {"round": number, "agent": agent}
             played = folder / f"round-{number}" / f"evaluate-{agent}" / "trajectories.jsonl"
@@ -171,12 +173,15 @@ def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
             for name, suffix in (("rollouts", ""), ("refreshed", "-refreshed")):
                 explored = folder / f"round-{number}" / f"rollout-{agent}{suffix}" / "trajectories.jsonl"
                 if explored.exists():
-                    summary = to_json(summarise_rollouts(read_trajectories(explored), thresholds, eps))
+                    trajectories = read_trajectories(explored)
+                    summary = to_json(summarise_rollouts(trajectories, thresholds, eps))
                     found[name].append({**key, **summary})
+                    if (name, agent) == ("rollouts", "target"):
+                        sampled[number] = rewards_by_task(trajectories)
             trained = folder / f"round-{number}" / f"train-{agent}" / "done.json"
             if trained.exists():
                 result = read_json(trained)
                 found["training"].append({**key, "steps": result["steps"], "metrics": result["metrics"]})
                 if result["pairs"]:
                     found["pairs"].append({**key, "counts": result["pairs"]})
-    return found
+    return {**found, **summarise_growth(folder, sampled, eps)}

@@ -12,6 +12,7 @@ ACTS: Mapping[str, str] = {
     "sft": "Supervised start",
     "rollout": "Rollouts on training tasks",
     "train": "Training on rollouts",
+    "synthesis": "Synthesis of tasks",
     "evaluate": "Evaluation on held-out tasks",
 }
 
@@ -40,6 +41,19 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("synthesis", "signals", "validation", "pool", "explorer", "openai"), ("coevolve",)),
 }
 """Config sections that only some methods read."""
+
+
+PAPERS: Mapping[str, str] = {
+    "coevolving_agents": "Co-Evolving Agents, arXiv 2511.22254",
+    "coevolve": "CoEvolve, arXiv 2604.15840",
+}
+"""What a method is of; the others are baselines."""
+
+
+def papers(results: Results) -> str:
+    """Name the papers whose methods were run; the first of them where there were baselines alone."""
+    methods = [arm.method for arm in results.arms.values()]
+    return "; ".join(paper for method, paper in PAPERS.items() if method in methods) or PAPERS["coevolving_agents"]
 
 
 def facts(results: Results, config: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -14,12 +14,15 @@ from markupsafe import Markup
 from sparring.analysis import Outcomes
 from sparring.evaluate import Interval
 from sparring.report import svg
+from sparring.report.series import MAX_MARKED, MAX_TICKS, thin
 from sparring.report.svg import Panel, Scale
 from sparring.report.text import between, percent, reward
 
 FOREST_WIDTH, FOREST_HEIGHT = 230.0, 26.0
 PANEL_WIDTH, PANEL_HEIGHT = 350.0, 230.0
 SMALL_WIDTH, SMALL_HEIGHT = 350.0, 138.0
+MAX_ROUND_TICKS = 12
+"""Rounds up to which each is a tick."""
 MAX_POINTS = 30
 """Points of a training curve that are drawn in each round, about."""
 
@@ -122,7 +125,9 @@ def overview_panel(lines: Sequence[RoundLine], featured: str, y_domain: tuple[fl
 
 
 def _round_ticks(first: int, last: int) -> list[tuple[float, str]]:
-    return [(float(i), "start" if i == 0 else f"round {i}" if last <= 4 else str(i)) for i in range(first, last + 1)]
+    numbers = range(first, last + 1)
+    shown = numbers if len(numbers) <= MAX_ROUND_TICKS else thin(numbers, MAX_TICKS)
+    return [(float(i), "start" if i == 0 else f"round {i}" if last <= 4 else str(i)) for i in shown]
 
 
 def _marker(x: float, y: float, agent: str, tip: str) -> Markup:
@@ -177,9 +182,11 @@ def trend_panel(shares: Mapping[float, Sequence[tuple[int, float]]], agent: str,
     for i, ((threshold, points), place) in enumerate(zip(drawn, places, strict=True)):
         weight = ("full", "half", "pale")[min(i, 2)]
         parts.append(svg.polyline(points, f"{agent} solid trend {weight}"))
-        parts += [svg.tag("circle", cx=x, cy=y, r=3.0, class_=f"dot {agent}") for x, y in points]
+        marked = points if len(points) <= MAX_MARKED else []
+        parts += [svg.tag("circle", cx=x, cy=y, r=3.0, class_=f"dot {agent}") for x, y in marked]
         parts.append(svg.text(panel.x.end + 8, place + 4, f"≥ {threshold:g}", f"value {agent}"))
-    parts.append(panel.x_axis([(float(number), f"round {number}") for number in numbers]))
+    ticks = [(float(n), f"round {n}" if len(numbers) <= MAX_TICKS else str(n)) for n in thin(numbers, MAX_TICKS)]
+    parts.append(panel.x_axis(ticks))
     return svg.drawing(SMALL_WIDTH, SMALL_HEIGHT, *parts, label=label)
 
 
@@ -237,9 +244,10 @@ def kind_name(kind: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One metric of one pair kind over an agent's optimizer steps, rounds one after the other."""
+    """One metric (of one pair kind) over an agent's optimizer steps, rounds one after the other."""
 
-    kind: str
+    name: str
+    class_: str
     points: Sequence[tuple[float, float]]
     is_secondary: bool = False
     """Drawn dotted: the rejected side beside the chosen one."""
@@ -271,8 +279,8 @@ def training_panel(
         dotted = " secondary" if curve.is_secondary else ""
         for part in _split(curve.points, breaks):
             drawn = panel.points(smooth(part))
-            tip = svg.title(kind_name(curve.kind) + (" (rejected side)" if dotted else ""))
-            parts.append(svg.group(svg.polyline(drawn, kind_class(curve.kind) + dotted), tip))
+            tip = svg.title(curve.name + (" (rejected side)" if dotted else ""))
+            parts.append(svg.group(svg.polyline(drawn, curve.class_ + dotted), tip))
     ticks = [(tick, f"{tick:.0f}") for tick in panel.x.ticks(4)]
     return svg.drawing(PANEL_WIDTH, 180, *parts, panel.x_axis(ticks), label=label)
 

@@ -14,6 +14,9 @@ from sparring.report.folder import PhaseFolder
 from sparring.run import read_trajectories
 from sparring.types import Trajectory
 
+MAX_WATCHED = 6
+"""Rounds whose rollouts are kept whole where asked for, the last ones: policy gradient has hundreds."""
+
 SetKey = tuple[str, str, str, int]
 """(arm, act, agent, round); act is `rollout` or `evaluate`."""
 
@@ -43,7 +46,7 @@ class Episodes:
     num_total: int = 0
     """Episodes in the run's files, of which `sample` is a part."""
     watched: dict[SetKey, list[Trajectory]] = field(default_factory=dict)
-    """All usable episodes of the sets that the caller asked for, of the first seed."""
+    """All usable episodes of the sets that the caller asked for, of the first seed and the last rounds."""
 
     def pooled(self, key: SetKey) -> list[float]:
         """Return all rewards of a set."""
@@ -56,7 +59,7 @@ def collect(phases: Sequence[PhaseFolder], *, max_bytes: int, watch: Sequence[st
     Args:
         phases: of the run; those that play are read.
         max_bytes: size on disk of the sample, about; spread evenly over the files, and evenly inside each.
-        watch: arms whose rollouts with the first seed are kept whole.
+        watch: arms whose rollouts with the first seed are kept whole, those of the last `MAX_WATCHED` rounds.
     """
     episodes = Episodes()
     by_path: dict[Path, list[PhaseFolder]] = {}
@@ -66,6 +69,7 @@ def collect(phases: Sequence[PhaseFolder], *, max_bytes: int, watch: Sequence[st
     sizes = {path: (path / "trajectories.jsonl").stat().st_size for path in by_path}
     shares = allot(sizes, max_bytes)
     first_seed = phases[0].seed if phases else ""
+    last = {phase.arm: phase.round for phase in sorted(phases, key=lambda phase: phase.round)}
     for path, sharing in by_path.items():
         trajectories = read_trajectories(path / "trajectories.jsonl")
         episodes.num_total += len(trajectories)
@@ -76,7 +80,8 @@ def collect(phases: Sequence[PhaseFolder], *, max_bytes: int, watch: Sequence[st
             # A rollout repeated after the partner's update comes later by name, and takes the first one's place.
             rewards = episodes.rewards.setdefault(key, {})
             rewards |= {(phase.seed, task): values for task, values in _by_task(usable).items()}
-            if phase.arm in watch and phase.act == "rollout" and phase.seed == first_seed:
+            is_late = phase.round > last[phase.arm] - MAX_WATCHED
+            if phase.arm in watch and phase.act == "rollout" and phase.seed == first_seed and is_late:
                 episodes.watched[key] = usable
         arms = tuple(dict.fromkeys(phase.arm for phase in sharing))
         one = sharing[0]

@@ -10,10 +10,16 @@ from sparring.analysis import FailureComparison, compare_failures, histogram, is
 from sparring.evaluate import SeedRewards, is_success
 from sparring.report import charts
 from sparring.report.sections import Source
+from sparring.report.series import MAX_ROUNDS, shown_rounds
 from sparring.report.view import ArmResults
 
 NUM_BINS = 20
 """Bins of a histogram over rewards from 0 to 1."""
+
+
+def is_thinned(source: Source) -> bool:
+    """Say whether there is an arm with more rounds than are shown."""
+    return any(len(arm.record_rounds("rollouts", "target")) > MAX_ROUNDS for arm in source.results.arms.values())
 
 
 def landscape(source: Source) -> list[dict[str, Any]]:
@@ -53,9 +59,15 @@ def _with_trend(arm: ArmResults, agent: str, panels: list[dict[str, Any]]) -> di
             if share is not None:
                 shares.setdefault(at, []).append((panel["round"], share))
     title = f"{arm.agent_name(agent)}, hard negatives"
+    shown = shown_rounds([panel["round"] for panel in panels])
     has_trend = len(panels) > 1 and any(len(points) > 1 for points in shares.values())
     drawing = charts.trend_panel(shares, agent, label=f"{arm.label}, {title}") if has_trend else None
-    return {"agent": agent, "panels": panels, "trend": drawing, "trend_title": title}
+    return {
+        "agent": agent,
+        "panels": [p for p in panels if p["round"] in shown],
+        "trend": drawing,
+        "trend_title": title,
+    }
 
 
 def _landscape_panel(
@@ -92,7 +104,9 @@ def shares(source: Source) -> list[dict[str, Any]]:
     """Split the episodes of each agent and round into success, hard negative and other failure."""
     rows = []
     for arm in source.results.arms.values():
-        sets = [("rollout", agent, n) for agent in arm.agents for n in arm.record_rounds("rollouts", agent)]
+        sets = [
+            ("rollout", agent, n) for agent in arm.agents for n in shown_rounds(arm.record_rounds("rollouts", agent))
+        ]
         sets += [("evaluate", agent, arm.rounds(agent)[-1]) for agent in arm.agents if arm.rounds(agent)]
         own = []
         for act, agent, number in sets:
@@ -117,7 +131,7 @@ def behaviour(source: Source) -> list[dict[str, Any]]:
     rows = []
     for arm in source.results.arms.values():
         for agent in arm.agents:
-            for number in arm.record_rounds("rollouts", agent):
+            for number in shown_rounds(arm.record_rounds("rollouts", agent)):
                 pick = _picker(arm, agent, number)
                 num = pick("num")
                 rows.append(

@@ -7,7 +7,7 @@ what is the same, so nothing is read twice and a cost can be given to every arm 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from sparring.journal import read_jsonl
 
 _PHASE = re.compile(
-    r"(?:round-(?P<round>\d+)/)?(?P<act>sft|rollout|evaluate|train)-(?P<agent>target|partner)(?P<rest>.*)"
+    r"(?:round-(?P<round>\d+)/)?(?:(?P<made>synthesis)|(?P<act>sft|rollout|evaluate|train)-(?P<agent>target|partner).*)"
 )
 
 
@@ -29,7 +29,7 @@ class PhaseFolder:
     """For instance `round-1/rollout-target`."""
     round: int
     act: str
-    """`sft`, `rollout`, `evaluate` or `train`."""
+    """`sft`, `rollout`, `evaluate`, `train` or `synthesis`."""
     agent: str
     path: Path
     """The real folder; the same for all arms that share the phase."""
@@ -50,8 +50,8 @@ def _phases_of(run_dir: Path, seed: str, arm: str) -> Iterator[PhaseFolder]:
             arm=arm,
             name=match[0],
             round=int(match["round"] or 0),
-            act=match["act"],
-            agent=match["agent"],
+            act=match["act"] or match["made"],
+            agent=match["agent"] or "target",
             path=path.resolve(),
         )
         for path, match in parsed
@@ -129,7 +129,7 @@ def read_costs(run_dir: Path, phases: Sequence[PhaseFolder]) -> Costs:
     return Costs(by_phase=by_phase, by_arm=by_arm)
 
 
-def preference_log(phase: PhaseFolder) -> list[Mapping[str, Any]]:
-    """Read a training phase's steps, those that have metrics per pair kind."""
+def training_log(phase: PhaseFolder, is_wanted: Callable[[str], bool]) -> list[Mapping[str, Any]]:
+    """Read a training phase's steps, those that have a metric of a wanted name."""
     path = phase.path / "log.jsonl"
-    return [line for line in read_jsonl(path) if any(">" in key for key in line)] if path.exists() else []
+    return [line for line in read_jsonl(path) if any(map(is_wanted, line))] if path.exists() else []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from sparring.report import charts
 from sparring.report.charts import Curve
-from sparring.report.folder import PhaseFolder, preference_log
+from sparring.report.folder import PhaseFolder, training_log
 from sparring.report.view import ArmResults, Results
 
 
@@ -68,7 +68,7 @@ def curves(results: Results, phases: Sequence[PhaseFolder]) -> dict[str, Any] | 
     sections, kinds = [], []
     for arm in results.arms.values():
         for agent in arm.agents:
-            logs = _logs(arm, agent, phases)
+            logs = steps_by_round(arm, agent, phases, lambda key: ">" in key)
             if not logs:
                 continue
             names = dict.fromkeys(
@@ -90,21 +90,30 @@ def curves(results: Results, phases: Sequence[PhaseFolder]) -> dict[str, Any] | 
     return {"sections": sorted(sections, key=lambda section: not section["is_open"]), "kinds": _legend(kinds)}
 
 
-def _logs(arm: ArmResults, agent: str, phases: Sequence[PhaseFolder]) -> dict[int, list[dict[str, float]]]:
-    """Return round → steps, each step averaged over the seeds that got that far (all, up to the shortest)."""
+def steps_by_round(
+    arm: ArmResults, agent: str, phases: Sequence[PhaseFolder], is_wanted: Callable[[str], bool]
+) -> dict[int, list[dict[str, float]]]:
+    """Return round → steps, each step averaged over the seeds that got that far (all, up to the shortest).
+
+    Args:
+        arm: whose training.
+        agent: whose training.
+        phases: of the run.
+        is_wanted: says by its name whether a metric is read.
+    """
     found: dict[int, list[list[Mapping[str, Any]]]] = {}
     for phase in phases:
         if (phase.arm, phase.act, phase.agent) == (arm.name, "train", agent):
-            log = preference_log(phase)
+            log = training_log(phase, is_wanted)
             if log:
                 found.setdefault(phase.round, []).append(log)
-    return {number: _average(logs) for number, logs in sorted(found.items())}
+    return {number: _average(logs, is_wanted) for number, logs in sorted(found.items())}
 
 
-def _average(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, float]]:
+def _average(logs: Sequence[Sequence[Mapping[str, Any]]], is_wanted: Callable[[str], bool]) -> list[dict[str, float]]:
     steps = []
     for lines in zip(*logs, strict=False):
-        keys = dict.fromkeys(key for line in lines for key in line if ">" in key)
+        keys = dict.fromkeys(key for line in lines for key in line if is_wanted(key))
         values = {key: [line[key] for line in lines if isinstance(line.get(key), int | float)] for key in keys}
         steps.append({key: fmean(found) for key, found in values.items() if found})
     return steps
@@ -124,7 +133,8 @@ def _panel(
         first += len(steps)
     for (kind, is_secondary), found in points.items():
         if found:
-            drawn.append(Curve(kind=kind, points=found, is_secondary=is_secondary))
+            name, class_ = charts.kind_name(kind), charts.kind_class(kind)
+            drawn.append(Curve(name=name, class_=class_, points=found, is_secondary=is_secondary))
     drawing = charts.training_panel(
         f"{label}: {metric.title}",
         sorted(drawn, key=lambda curve: not curve.is_secondary),

@@ -8,10 +8,14 @@ from typing import Any
 
 from sparring.analysis import compare_failures
 from sparring.evaluate import Interval, SeedRewards, bootstrap_mean, is_success, paired_difference, summarise, to_table
+from sparring.report.series import shown_rounds
 from sparring.report.text import NOTHING, between, percent, reward
 from sparring.report.view import ArmResults, Results, results_from_json
 
 Seed = Mapping[str, Any]
+
+MAX_COLUMNS = 12
+"""Rounds up to which each is a column; of more, some, evenly spaced."""
 
 
 def unfold(record: Mapping[str, Any]) -> Results:
@@ -142,13 +146,14 @@ def _per_seed(results: Results) -> str:
 
 
 def _rounds(results: Results) -> str:
-    last = max(number for arm in results.arms.values() for number in arm.rounds())
+    played = sorted({number for arm in results.arms.values() for number in arm.rounds()})
+    numbers = played if len(played) <= MAX_COLUMNS else shown_rounds(played)
     rows = []
     for arm in results.arms.values():
         for agent in (agent for agent in arm.agents if arm.rounds(agent)):
-            cells = [_shown(_mean(results, arm.rewards(agent, number))) for number in range(last + 1)]
+            cells = [_shown(_mean(results, arm.rewards(agent, number))) for number in numbers]
             rows.append([arm.label, arm.agent_name(agent), *cells])
-    return table(["method", "agent", "start", *(f"round {i}" for i in range(1, last + 1))], rows, text_columns=2)
+    return table(["method", "agent", *(f"round {i}" if i else "start" for i in numbers)], rows, text_columns=2)
 
 
 def _mean(results: Results, rewards: SeedRewards) -> Interval:
@@ -170,7 +175,7 @@ def _rollouts(results: Results) -> str:
     rows = []
     for arm in arms:
         for agent in arm.agents:
-            for number in arm.record_rounds("rollouts", agent):
+            for number in shown_rounds(arm.record_rounds("rollouts", agent)):
                 pick = _picker(arm, agent, number)
                 failures = pick("failures")
                 rows.append(

@@ -17,11 +17,11 @@ from markupsafe import Markup
 
 from sparring.analysis import AnalysisConfig
 from sparring.journal import disk_errors, read_json
-from sparring.report import about, browser, examples, failures, learning, sections
+from sparring.report import about, browser, evolving, examples, failures, learning, reinforcement, sections, synthetic
 from sparring.report.charts import staircase
 from sparring.report.collect import collect
 from sparring.report.folder import list_phases, read_costs
-from sparring.report.text import between, contribution_lines, percent, reward
+from sparring.report.text import between, contribution_lines, count, percent, pool_lines, reward
 from sparring.report.view import read_results
 
 HERE = Path(__file__).parent
@@ -65,10 +65,16 @@ def render(run_dir: Path) -> str:
         "rounds": sections.rounds(source),
         "threshold": thresholds[0],
         "landscape": failures.landscape(source),
+        "is_thinned": failures.is_thinned(source),
         "shares": failures.shares(source),
         "behaviour": failures.behaviour(source),
         "pairs": learning.pairs(results),
         "curves": learning.curves(results, phases),
+        "gradient": reinforcement.gradient(source, phases),
+        "pools": evolving.pools(results),
+        "pool_lines": pool_lines(results),
+        "made": synthetic.choose(run_dir, results),
+        "papers": about.papers(results),
         "figure_two": failures.figure_two(source),
         "examples": examples.choose(
             run_dir, results.featured, episodes.watched, threshold=thresholds[0], success_eps=results.success_eps
@@ -94,6 +100,7 @@ def _environment() -> Environment:
         "percent": percent,
         "clip": browser.clip,
         "spoken": browser.spoken,
+        "count": count,
         "duration": duration,
     }
     environment.globals |= {

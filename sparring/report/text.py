@@ -1,4 +1,4 @@
-"""Results come in, what the terminal shows after a run goes out: a table, and three lines on the failure agent."""
+"""Results come in, what the terminal shows after a run goes out: a table, and lines on the failure agent or pool."""
 
 from __future__ import annotations
 
@@ -140,3 +140,80 @@ def _pairs_line(arm: ArmResults) -> str:
 
 def _total(records: Sequence[Mapping[str, Any]]) -> float:
     return sum(sum(record["counts"].values()) for record in records) / len(records) if records else 0.0
+
+
+def pool_lines(results: Mapping[str, Any] | Results) -> list[str]:
+    """Say in three lines how the pool of tasks went; nothing where the featured arm has none.
+
+    Its size and what it is made of; what validation let in, and why it refused; how old and new tasks are solved, and
+    what making them cost.
+    """
+    view = results if isinstance(results, Results) else results_from_json(results)
+    arm = view.featured
+    if not arm.has_pool:
+        return []
+    per = ", per seed" if len(arm.seeds) > 1 else ""
+    lines = [_pool_line(arm, per)]
+    if arm.record_rounds("synthesis", "target"):
+        lines += [_yield_line(arm, per), _old_new_line(arm)]
+    return lines
+
+
+def total(arm: ArmResults, section: str, number: int, *path: str) -> float:
+    """Average a count over the seeds; where a record does not name it, it is 0."""
+    counts = []
+    for record in arm.records(section, "target", number):
+        value: Any = record
+        for key in path:
+            value = value.get(key, 0) if isinstance(value, Mapping) else 0
+        counts.append(float(value or 0))
+    return sum(counts) / len(counts) if counts else 0.0
+
+
+def count(value: float) -> str:
+    """Write a count, or a mean of counts: `1,204`, `3.5`."""
+    return f"{value:,.1f}".removesuffix(".0")
+
+
+def _pool_line(arm: ArmResults, per: str) -> str:
+    rounds = arm.record_rounds("pool", "target")
+    first, last = rounds[0], rounds[-1]
+    share = percent(arm.mean_of("pool", "target", last, "synthetic_share"))
+    solved, hopeless = (total(arm, "pool", last, "retired", name) for name in ("solved", "hopeless"))
+    waiting = total(arm, "pool", last, "quarantined")
+    line = (
+        f"Pool: {count(total(arm, 'pool', first, 'num'))} → {count(total(arm, 'pool', last, 'num'))} tasks in "
+        f"{last} rounds{per}, {share} of them synthetic"
+    )
+    gone = f"{count(solved + hopeless)} retired ({count(solved)} solved, {count(hopeless)} hopeless)"
+    return f"{line}; {gone}, {count(waiting)} waiting in quarantine."
+
+
+def _yield_line(arm: ArmResults, per: str) -> str:
+    rounds = arm.record_rounds("synthesis", "target")
+    proposed = sum(total(arm, "synthesis", n, "proposed") for n in rounds)
+    if not proposed:
+        return f"Synthesis: nothing was proposed in {len(rounds)} syntheses."
+    reasons = {r for n in rounds for record in arm.records("synthesis", "target", n) for r in record["outcomes"]}
+    counts = {r: sum(total(arm, "synthesis", n, "outcomes", r) for n in rounds) for r in sorted(reasons)}
+    accepted = counts.pop("accepted", 0.0)
+    most = max(counts, key=lambda reason: counts[reason], default="")
+    why = f"; most of the others: {most} ({count(counts[most])})" if most else ""
+    passed = f"{count(accepted)} of {count(proposed)} proposals passed ({percent(accepted / proposed)})"
+    return f"Validation: {passed}{per}{why}."
+
+
+def _old_new_line(arm: ArmResults) -> str:
+    rounds = [
+        n for n in arm.record_rounds("pool", "target") if arm.mean_of("pool", "target", n, "new", "mean") is not None
+    ]
+    syntheses = arm.record_rounds("synthesis", "target")
+    names = {name for n in syntheses for record in arm.records("synthesis", "target", n) for name in record["episodes"]}
+    played = sum(total(arm, "synthesis", n, "episodes", name) for n in syntheses for name in names)
+    rollouts = sum(total(arm, "synthesis", n, "rollouts") for n in syntheses)
+    extra = f" ({percent(played / rollouts)})" if rollouts else ""
+    cost = f"making them took {count(played)} episodes beside {count(rollouts)} training rollouts{extra}."
+    if not rounds:
+        return f"Synthetic tasks: none was played; {cost}"
+    old, new = (arm.mean_of("pool", "target", rounds[-1], half, "mean") for half in ("old", "new"))
+    return f"Synthetic tasks: mean reward {reward(new)} in round {rounds[-1]}, initial ones {reward(old)}; {cost}"

@@ -42,6 +42,10 @@ class SeedResults:
     rollouts: Sequence[Mapping[str, Any]]
     pairs: Sequence[Mapping[str, Any]]
     training: Sequence[Mapping[str, Any]]
+    pool: Sequence[Mapping[str, Any]] = ()
+    """CoEvolve: the pool of tasks after each round."""
+    synthesis: Sequence[Mapping[str, Any]] = ()
+    """CoEvolve: what each synthesis of tasks brought."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,17 @@ class ArmResults:
     partner: str
     """`partner.kind`; empty where there is no second agent."""
     seeds: Mapping[str, SeedResults]
+
+    @property
+    def has_pool(self) -> bool:
+        """Was it trained on a pool of tasks that may grow?"""
+        return any(seed.pool for seed in self.seeds.values())
+
+    @property
+    def is_guided(self) -> bool:
+        """Were tasks made where it is weak, and not by chance?"""
+        kinds = (kind for seed in self.seeds.values() for one in seed.synthesis for kind in one["kinds"])
+        return any(not kind.endswith("/unguided") for kind in kinds)
 
     @property
     def agents(self) -> list[str]:
@@ -84,7 +99,7 @@ class ArmResults:
         return self.rewards(agent, rounds[-1]) if rounds else {}
 
     def records(self, section: str, agent: str, number: int) -> list[Mapping[str, Any]]:
-        """Return the records of `rollouts`, `pairs` or `training` for an agent and round, one a seed."""
+        """Return the records of a section (`rollouts`, `pairs`, …) for an agent and round, one a seed."""
         return [
             record
             for seed in self.seeds.values()
@@ -128,23 +143,29 @@ class Results:
 
     @property
     def featured(self) -> ArmResults:
-        """The arm that the report follows closest: with a failure agent, else with any partner, else the last."""
+        """The arm that the report follows closest.
+
+        With a failure agent, else with any partner, else the first that made tasks where it is weak, else the last.
+        """
         arms = list(self.arms.values())
         ranked = sorted(arms, key=lambda arm: (arm.partner == "failure", bool(arm.partner)), reverse=True)
-        return ranked[0] if ranked[0].partner else arms[-1]
+        if ranked[0].partner:
+            return ranked[0]
+        return next((arm for arm in arms if arm.is_guided), arms[-1])
 
     @property
     def references(self) -> list[ArmResults]:
-        """The arms that the others are compared with: the first SFT, and each ETO."""
+        """The arms that the others are compared with: the first SFT, each ETO, each GRPO beside CoEvolve."""
         sft = self.first("sft")
-        return ([sft] if sft else []) + [arm for arm in self.arms.values() if arm.method == "eto"]
+        baselines = ("eto", "grpo") if self.first("coevolve") else ("eto",)
+        return ([sft] if sft else []) + [arm for arm in self.arms.values() if arm.method in baselines]
 
     def compares(self, arm: ArmResults, reference: ArmResults) -> bool:
-        """Say whether an arm is set beside a reference: SFT is with none, ETO with those before it, others with all."""
+        """Say whether an arm is set beside a reference: SFT is with none, another reference with those before it."""
         if arm is reference or arm.method == "sft":
             return False
         order = list(self.arms)
-        return arm.method != "eto" or order.index(reference.name) < order.index(arm.name)
+        return arm not in self.references or order.index(reference.name) < order.index(arm.name)
 
     @property
     def num_seeds(self) -> int:
@@ -220,6 +241,8 @@ def _seed(content: Mapping[str, Any]) -> SeedResults:
         rollouts=content.get("rollouts", []),
         pairs=content.get("pairs", []),
         training=content.get("training", []),
+        pool=content.get("pool", []),
+        synthesis=content.get("synthesis", []),
     )
 
 

@@ -137,3 +137,20 @@ def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
             run_recipe(recipe, tmp_path / "stopped", DeadlyProgress(num_signs), with_report=False)
     run_recipe(recipe, tmp_path / "stopped", SilentProgress(), with_report=False)
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
+
+
+def test_results_and_report_tell_how_the_pool_went(finished: Path) -> None:
+    seeds = {name: arm["seeds"]["0"] for name, arm in read_json(finished / "results.json")["arms"].items()}
+    assert "pool" not in seeds["grpo"] and not seeds["replay"]["synthesis"]
+    states, (first, second) = seeds["coevolve"]["pool"], seeds["coevolve"]["synthesis"]
+    assert [state["round"] for state in states] == [0, *ROUNDS] and states[0]["synthetic_share"] == 0.0
+    assert states[2]["synthetic_share"] > 0 and any(state["new"] for state in states[3:])
+    growths = [growth_of(finished / "seed-0/coevolve", number) for number in (2, 4)]
+    assert [one["outcomes"] for one in (first, second)] == [growth.refusals() for growth in growths]
+    assert [one["rollouts"] for one in (first, second)] == [
+        40,
+        sum(s["old"]["episodes"] for s in states[3:]) + sum(s["new"]["episodes"] for s in states[3:] if s["new"]),
+    ]
+    page = (finished / "report.html").read_text("utf-8")
+    made = [one.proposal.task.id for growth in growths for one in growth.verdicts if one.is_accepted]
+    assert 'id="pool"' in page and made and all(task in page for task in made)

@@ -36,8 +36,13 @@ ARMS: Mapping[str, dict[str, Any]] = {
     "eto": {"method": "eto", "label": "ETO"},
     "coevolving_agents": {"method": "coevolving_agents", "label": "Co-Evolving Agents", "partner": "failure"},
     "coevolving_frozen": {"method": "coevolving_agents", "label": "frozen partner", "partner": "frozen"},
+    "grpo": {"method": "grpo", "label": "GRPO"},
+    "coevolve": {"method": "coevolve", "label": "CoEvolve"},
+    "replay": {"method": "coevolve", "label": "replay only"},
 }
+"""The last three are written by `growing_folder`."""
 SKILL_GAIN = {"sft": 0.0, "rft": 0.3, "eto": 0.35, "coevolving_agents": 0.7, "coevolving_frozen": 0.45}
+SKILL_GAIN |= {"grpo": 0.12, "coevolve": 0.2, "replay": 0.14}  # there are more rounds of these
 """How much further up the ladder a round brings an arm's target agent."""
 
 HOSTILE = (
@@ -307,4 +312,5 @@ class RunFolder:
 if __name__ == "__main__":
     import sys
 
-    RunFolder(Path(sys.argv[1]), arms=tuple(ARMS), seeds=(0, 1, 2), num_train=160, num_test=120, num_steps=60).write()
+    arms = ("sft", "rft", "eto", "coevolving_agents", "coevolving_frozen")
+    RunFolder(Path(sys.argv[1]), arms=arms, seeds=(0, 1, 2), num_train=160, num_test=120, num_steps=60).write()
