@@ -182,10 +182,17 @@ def chain(flag: Flag, context: Context) -> Iterator[Made]:
 
 
 def hindsight(flag: Flag, context: Context) -> Draft | None:
-    """Relabel the flagged turns of a trajectory (all of them where none is kept)."""
-    kept = flag.trajectory.turns[: flag.turn] or flag.trajectory.turns
-    task = context.world.relabel(cut(flag.trajectory, len(kept)))
-    return None if task is None else Draft(task=task, actions=tuple(turn.action for turn in kept))
+    """Relabel what a trajectory did well; where that is no goal, all that it did.
+
+    The turn in which the world ended it was badly played, and may be the very act that brings anything about: a
+    purchase, or the submission of an answer.
+    """
+    turns = flag.trajectory.turns
+    for num in dict.fromkeys((flag.turn or len(turns), len(turns))):
+        task = context.world.relabel(cut(flag.trajectory, num))
+        if task is not None:
+            return Draft(task=task, actions=tuple(turn.action for turn in turns[:num]))
+    return None
 
 
 def cut(trajectory: Trajectory, num_turns: int) -> Trajectory:

@@ -133,6 +133,13 @@ def test_a_rare_action_becomes_the_goal():
     assert made.references == (("look", "press white"),)
 
 
+def test_what_only_the_last_turn_brought_about_becomes_the_goal_too():
+    ended = flag(Signal.RARE, played("look, press white", [0, 0], of=LONG), turn=1)  # as a purchase ends a visit
+    made = by_strategy(propose(findings(ended)).proposals)["relabel"]
+    assert made.task.data == {"goal": ["white"]}
+    assert made.references == (("look", "press white"),)
+
+
 def test_a_chain_asks_for_one_after_the_other():
     other = task("long/b", "blue blue", kind="long")
     solved = played("press blue, press blue", [0.5, 1.0], of=other, id="s1/other")

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import get_args
 
 from sparring.envs.bfcl.calls import write_calls
-from sparring.envs.bfcl.env import STEPS_PER_TURN, BFCLEnv
+from sparring.envs.bfcl.env import DONE, STEPS_PER_TURN, BFCLEnv
 from sparring.envs.bfcl.functions import Style
 from sparring.envs.bfcl.scenario import Reference, Scenario, benchmark_task, reference_of, scenario_of
+from sparring.envs.bfcl.synthesis import BFCLSynthesis
 from sparring.envs.bfcl.wheel import VARIANTS, entries, find_wheel
 from sparring.errors import ConfigError
 from sparring.types import Task
@@ -23,8 +24,6 @@ SIDES = ("train", "train", "train", "dev", "test")
 """The side of a scenario whose number is 0, 1, 2, 3 or 4 modulo 5."""
 ALL = "all"
 """The split with all 800 tasks, as the benchmark itself evaluates."""
-DONE = "done"
-"""How experts end a user's turn."""
 
 
 class BFCL:
@@ -78,8 +77,17 @@ class BFCL:
         return BFCLEnv(docs=self.docs, steps_per_turn=self.steps_per_turn)
 
     def expert_actions(self, tasks: Sequence[Task]) -> Mapping[str, Sequence[str]]:
-        """Return the reference's calls, one an answer where the steps allow it, and `done` after each user turn."""
-        return {task.id: expert(reference_of(task), self.steps_per_turn) for task in tasks}
+        """Return the reference's calls, one an answer where the steps allow it, and `done` after each user turn.
+
+        A conversation that begins in the middle has none: how to go on depends on how it began.
+        """
+        whole = [task for task in tasks if "prefix" not in task.data]
+        return {task.id: expert(reference_of(task), self.steps_per_turn) for task in whole}
+
+    @cached_property
+    def synthesis(self) -> BFCLSynthesis:
+        """What it offers to those who make new tasks (`sparring.envs.synthesis`)."""
+        return BFCLSynthesis(self.tasks("train"))
 
     def training_scenario(self, task: Task) -> Scenario:
         """Return a training task's scenario, for making other tasks from it.

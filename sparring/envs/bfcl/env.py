@@ -8,7 +8,8 @@ turn has failed, and the conversation ends there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from sparring.envs.base import EnvStep
 from sparring.envs.bfcl.calls import Call, read_calls
@@ -24,6 +25,10 @@ MAX_OUTPUT = 4_000_000
 """Most characters that an episode's results may have in all; then the conversation ends. References give 70,454
 at most."""
 OVER = "The conversation is over."
+DONE = "done"
+"""How experts end a user's turn."""
+MAX_SO_FAR = 1_000
+"""Most characters that a result has in the account of what was done before a conversation that begins in the middle."""
 
 
 class BFCLEnv:
@@ -32,14 +37,30 @@ class BFCLEnv:
     def __init__(self, *, docs: Style = "short", steps_per_turn: int = STEPS_PER_TURN) -> None:
         self.docs: Style = docs
         self.steps_per_turn = steps_per_turn
+        self._base = 0.0
         self.close()
 
     def reset(self, task: Task, seed: int) -> str:
-        """Start a task. The world has no chance in it: `seed` changes nothing.
+        """Start a task, and play what lies before its start. The world has no chance in it: `seed` changes nothing.
 
         Raises:
             DataError: the task is none of BFCL's, or its APIs can't start from its initial state.
         """
+        self._base = 0.0
+        first = self._begin(task)
+        prefix = task.data.get("prefix", ())
+        if not prefix:
+            return first
+        functions, _, message = first.partition("\n\n")
+        so_far = [message]
+        for action in prefix:
+            answer = self.step(action).observation
+            is_cut = len(answer) > MAX_SO_FAR and bool(read_calls(action))  # what the user says stays whole
+            so_far += [f"You: {action}", f"{answer[:MAX_SO_FAR]}…" if is_cut else answer]
+        self._base = silent_score(task, prefix, steps_per_turn=self.steps_per_turn).reward
+        return f"{functions}\n\n{chr(10).join(so_far)}"
+
+    def _begin(self, task: Task) -> str:
         self.close()
         scenario = scenario_of(task)
         self._live = LiveApis(scenario)
@@ -105,6 +126,8 @@ class BFCLEnv:
 
     def _answer(self, observation: str) -> EnvStep:
         reward = self._grader.score.reward if self._grader else 0.0
+        if self._base:  # only what is earned after the start counts
+            reward = (reward - self._base) / (1 - self._base) if self._base < 1 else 1.0
         return EnvStep(observation=observation, reward=reward, is_done=self._is_over)
 
     def _message(self) -> str:
@@ -115,6 +138,13 @@ class BFCLEnv:
         shown = [one for one in functions_of(self._scenario.apis) if one.name in added]
         functions = f"New functions:\n{show_functions(shown, self.docs)}\n\n" if shown else ""
         return f"{functions}User: {request_text(self._scenario, turn)}"
+
+
+def silent_score(task: Task, prefix: Sequence[str], *, steps_per_turn: int = STEPS_PER_TURN) -> Score:
+    """Return how far a task comes if nothing more is done after `prefix`."""
+    whole = replace(task, data={key: value for key, value in task.data.items() if key != "prefix"})
+    silence = [DONE] * len(scenario_of(task).requests)
+    return score(whole, [*prefix, *silence], steps_per_turn=steps_per_turn)
 
 
 def score(task: Task, actions: Iterable[str], *, steps_per_turn: int = STEPS_PER_TURN) -> Score:

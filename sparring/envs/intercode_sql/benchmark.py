@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sparring.envs.intercode_sql.backend import Backend
 from sparring.envs.intercode_sql.env import InterCodeSQLEnv
 from sparring.envs.intercode_sql.mysql import Server
 from sparring.envs.intercode_sql.sandbox import Sandbox, limit_heap
+from sparring.envs.intercode_sql.synthesis import InterCodeSQLSynthesis
 from sparring.errors import ConfigError
 from sparring.types import Task
 
@@ -111,6 +113,11 @@ class InterCodeSQL:
     def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
         """Return for each task: a look at the tables, at the columns of those that the gold query reads, the query."""
         return expert.expert_actions(tasks, self.images, num_turns=TURN_LIMIT, max_text=MAX_OBSERVATION)
+
+    @cached_property
+    def synthesis(self) -> InterCodeSQLSynthesis:
+        """What it offers to those who make new tasks (`sparring.envs.synthesis`)."""
+        return InterCodeSQLSynthesis(self.images, self._tasks, is_generated=self.is_generated)
 
     def _read(self, path: str | Mapping[str, str] | None) -> dict[str, list[Task]]:
         if path is None:

@@ -24,6 +24,11 @@ def statement_of(action: str) -> str:
     return action
 
 
+def is_submission(statement: str) -> bool:
+    """Say whether a statement, taken out of its wrapping, ends the episode."""
+    return _SUBMIT.match(statement) is not None
+
+
 class InterCodeSQLEnv:
     """Plays questions, each on a fresh copy of its database."""
 
@@ -48,7 +53,7 @@ class InterCodeSQLEnv:
         if self._session is None or self._is_done:
             return self._answer("The episode is over.")
         statement = statement_of(action)
-        if _SUBMIT.match(statement):
+        if is_submission(statement):
             self._is_done = True
             self._reward = max(self._reward, reward(self._last, self._gold_result()))
             return self._answer("Submitted." if self._last else "Submitted without an answer: no statement was run.")

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from sparring.envs.webshop.env import WebShopEnv
@@ -21,6 +22,7 @@ from sparring.envs.webshop.official import Source
 from sparring.envs.webshop.products import Catalogue, build_catalogue
 from sparring.envs.webshop.reward import Goal
 from sparring.envs.webshop.store import COMPLETE, FORMAT, cached_catalogue
+from sparring.envs.webshop.synthesis import WebShopSynthesis
 from sparring.errors import ConfigError, DataError
 from sparring.types import Task
 
@@ -109,8 +111,14 @@ class WebShop:
         A product that no search brings up within the turn limit has no expert. What a purchase earns is found by
         playing it: on the official catalogue not always 1.
         """
-        paths = {task.id: expert_actions(self.catalogue, task, TURN_LIMIT) for task in tasks}
+        whole = [task for task in tasks if "prefix" not in task.data]  # what begins on another page has no expert
+        paths = {task.id: expert_actions(self.catalogue, task, TURN_LIMIT) for task in whole}
         return {task_id: path for task_id, path in paths.items() if path}
+
+    @cached_property
+    def synthesis(self) -> WebShopSynthesis:
+        """What it offers to those who make new tasks (`sparring.envs.synthesis`)."""
+        return WebShopSynthesis(self.catalogue, self._splits, is_generated=self.is_generated)
 
     def _tasks(self, goals: Sequence[tuple[str, Goal]]) -> list[Task]:
         kinds: dict[str, str] = {}

@@ -40,7 +40,7 @@ class WebShopEnv:
         """What was bought, graded; None before."""
 
     def reset(self, task: Task, seed: int) -> str:
-        """Enter the shop. There is no chance in it: `seed` changes nothing.
+        """Enter the shop, and do what lies before the task's start. There is no chance in it: `seed` changes nothing.
 
         Raises:
             ConfigError: the catalogue does not have the task's product.
@@ -54,9 +54,15 @@ class WebShopEnv:
         self.product: Product | None = None
         """The product whose page, or sub-page, is open."""
         self._is_on_sub_page = False
-        self._chosen: dict[str, str] = {}
+        self.chosen: dict[str, str] = {}
+        """Option name → the value chosen for it, since the last page of results."""
         self.purchase = None
-        return self._show(search_page(self._goal.text))
+        self._show(search_page(self._goal.text))
+        prefix = task.data.get("prefix", ())
+        for action in prefix:
+            self.step(action)
+        # No page shows which options are chosen.
+        return f"Done so far: {'; '.join(prefix)}.\n\n{self.page.text}" if prefix else self.page.text
 
     def step(self, action: str) -> EnvStep:
         """Search, click, or stay."""
@@ -82,7 +88,7 @@ class WebShopEnv:
         if text == BUY:
             self._buy()
         elif text == BACK:
-            self.product, self._chosen, self.hits = None, {}, ()
+            self.product, self.chosen, self.hits = None, {}, ()
             self._show(search_page(self._text))
         elif text == NEXT:
             self._show_results(self._number + 1)
@@ -100,12 +106,12 @@ class WebShopEnv:
             self.product = self._find(text)
             self._show_item()
         elif self.page.options:
-            self._chosen[self.page.options[text]] = text
+            self.chosen[self.page.options[text]] = text
             self._show_item()
 
     def _show_results(self, number: int) -> None:
         """Show a page of results; options chosen before are forgotten."""
-        self._number, self.product, self._chosen = number, None, {}
+        self._number, self.product, self.chosen = number, None, {}
         self._show(results_page(self._text, self.hits, number))
 
     def _show_item(self) -> None:
@@ -114,7 +120,7 @@ class WebShopEnv:
 
     def _buy(self) -> None:
         assert self._goal is not None
-        self.purchase = purchase_reward(self._bought(), self._chosen.values(), self._goal, self.wanted)
+        self.purchase = purchase_reward(self._bought(), self.chosen.values(), self._goal, self.wanted)
         self._show(end_page(self.purchase.total))
 
     def _bought(self) -> Product:
@@ -132,9 +138,8 @@ class WebShopEnv:
             raise ConfigError(f"task: this catalogue has no product {product_id!r}. Was the task made with another?")
         return product
 
-    def _show(self, page: Page) -> str:
+    def _show(self, page: Page) -> None:
         self.page = page
-        return page.text
 
 
 def parse_action(action: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,11 +45,12 @@ _OPINIONS = (
     ("would buy again", "5", "Second one in the house. Made for {1}."),
 )
 _REQUESTS = (
-    "find me {attributes} {noun} with {listed}",
-    "i need {attributes} {noun}, {plain}",
-    "i am looking for {noun}, {attributes}, with {listed}",
-    "please get me {attributes} {noun}; i want {plain}",
+    ("find me {attributes} {noun}", " with {listed}"),
+    ("i need {attributes} {noun}", ", {plain}"),
+    ("i am looking for {noun}, {attributes}", ", with {listed}"),
+    ("please get me {attributes} {noun}", "; i want {plain}"),
 )
+"""How a product is asked for, and its options after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,12 +195,18 @@ def _goals_of(product: Product) -> Iterator[tuple[str, Goal]]:
         wish = (*sorted(attributes), *options.values())
         if wish in asked:
             continue
-        text = rng.choice(_REQUESTS).format(
-            attributes=", ".join(attributes),
-            noun=product.query,
-            listed=", and ".join(f"{name}: {value}" for name, value in options.items()),
-            plain=", ".join(f"{name} {value}" for name, value in options.items()),
-        )
+        text = word_request(rng, product, attributes, options)
         key = f"{product.id}-{len(asked)}"
         asked.add(wish)
         yield f"{product.kind}/{key}", make_goal(product, key, text, attributes, options, nearest=NEAREST_BOUNDS)
+
+
+def word_request(rng: random.Random, product: Product, attributes: Sequence[str], options: Mapping[str, str]) -> str:
+    """Ask for a product with attributes and options, in wording drawn by `rng`."""
+    request, choices = rng.choice(_REQUESTS)
+    return (request + (choices if options else "")).format(
+        attributes=", ".join(attributes),
+        noun=product.query,
+        listed=", and ".join(f"{name}: {value}" for name, value in options.items()),
+        plain=", ".join(f"{name} {value}" for name, value in options.items()),
+    )
