@@ -163,6 +163,7 @@ def rewards_of(out: Path, arm: str, *rounds: int) -> list[float]:
     return [trajectory.reward for file in files for trajectory in read_trajectories(file)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "lr"), [("grpo", 2e-3), ("ppo", 1e-3)])
 def test_it_learns(model_folder: Path, tmp_path: Path, name: str, lr: float) -> None:
     """From a half-trained clone: the sampled reward of the last two rounds over the first two, by standard errors."""
