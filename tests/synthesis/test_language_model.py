@@ -263,8 +263,8 @@ def test_a_task_that_nothing_brought_about_is_ungrounded():
         Answer(body="no JSON at all"),
         Answer(body={"choices": []}),
         Answer(hangs_up=True),
-        Answer(body=completion(REFLECTION), delay_s=3.0),
-        Answer(body=completion(REFLECTION), drip_s=0.05),
+        Answer(body=completion(REFLECTION), delay_s=60.0),
+        Answer(body=completion(REFLECTION), drip_s=1.0),
     ],
     ids=["500", "no-json", "empty", "hangs-up", "slow", "drips"],
 )
@@ -274,7 +274,7 @@ def test_a_server_that_fails_or_is_slow_yields_nothing_in_bounded_time(answer: A
         found, num_explored = propose(server, timeout_s=0.4)
     assert (found.proposals, num_explored) == ((), 0)
     assert found.counts["reflect: no answer"] == 2
-    assert time.monotonic() - start < 2.5
+    assert time.monotonic() - start < 20
 
 
 def test_a_server_that_goes_in_mid_exploration_costs_the_episodes_only():
