@@ -28,13 +28,14 @@ from sparring.batches import groups_from_pairs, groups_from_trajectories
 from sparring.chat import Chat
 from sparring.envs.base import Benchmark
 from sparring.envs.pool import EnvPool
-from sparring.errors import ConfigError, EnvFault, TrainingError
+from sparring.errors import ConfigError, TrainingError
 from sparring.pairs import subsample
+from sparring.playing import TRAJECTORIES, Stage, played
 from sparring.policies.base import Policy
-from sparring.rollout import EpisodeSpec, cut_waves, rollout
-from sparring.run import Phase, Run, read_trajectories, trajectory_to_json
+from sparring.rollout import EpisodeSpec
+from sparring.run import Phase, Run
 from sparring.training import MOMENTS, SCORES, Learner, Training, grpo_training, ppo_training, train_phase
-from sparring.types import PreferencePair, StopReason, Task, Trajectory
+from sparring.types import PreferencePair, Task, Trajectory
 
 if TYPE_CHECKING:
     from sparring.config import Config
@@ -94,6 +95,12 @@ class Session:
         self.arm = arm
         self.seed = seed
         self.progress = progress
+        self._stage = Stage(
+            benchmark=world.benchmark,
+            pool=world.pool,
+            num_slots=config.env.num_envs,
+            wave_size=config.rollout.wave_size,
+        )
         self._buffers: dict[str, list[list[Trajectory]]] = {}
 
     # ── What methods call ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -316,7 +323,7 @@ class Session:
         phase = self._phase(name)
         if phase.is_done:
             return read_growth(phase)
-        journal = phase.journal("trajectories.jsonl")
+        journal = phase.journal(TRAJECTORIES)
         journal.replace([])  # a synthesis that was cut short begins anew
         with self._timed(name), self.progress.phase(self._title(name)) as bar:
             grower = Grower(
@@ -376,46 +383,11 @@ class Session:
         if keep_logprobs:  # another file than without them
             settings = (*settings, "log-probabilities")
         phase = self._phase(name, shared_key=digest(settings, specs) if agent.is_start else None)
-        path = phase.path / "trajectories.jsonl"
         if not phase.is_done:
             with self._timed(name), self.progress.phase(self._title(name), total=len(specs)) as bar:
                 make_policy = partial(self._policy, agent, temperature, keep_logprobs)
-                self._play_rest(make_policy, phase, specs, bar.advance)
-            phase.finish({"num": len(specs)})
-        by_id = {trajectory.id: trajectory for trajectory in read_trajectories(path)}
-        return [by_id[spec.id] for spec in specs]
-
-    def _play_rest(
-        self,
-        make_policy: Callable[[], Policy],
-        phase: Phase,
-        specs: Sequence[EpisodeSpec],
-        advance: Callable[[int], None],
-    ) -> None:
-        journal = phase.journal("trajectories.jsonl")
-        rest, kept = _unfinished_waves(cut_waves(specs, self.config.rollout.wave_size), journal.read())
-        journal.replace(kept)
-        advance(len(kept))
-        if not rest:
-            return
-
-        def finished(wave: Sequence[Trajectory]) -> None:
-            if all(trajectory.stop is StopReason.ENV_FAULT for trajectory in wave):
-                raise EnvFault(
-                    f"{phase.path}: every episode of a wave broke ({wave[0].error}). `sparring envs` "
-                    "says whether the world runs here; fewer env.num_envs need less memory."
-                )
-            journal.append([trajectory_to_json(trajectory) for trajectory in wave])
-
-        rollout(
-            make_policy(),
-            self.world.pool,
-            self.world.benchmark,
-            rest,
-            num_slots=self.config.env.num_envs,
-            finished=finished,
-            on_episode=lambda _: advance(1),
-        )
+                self._stage.play_phase(make_policy, specs, phase, bar.advance)
+        return played(phase, specs)
 
     def _play_attempts(
         self,
@@ -427,15 +399,7 @@ class Session:
     ) -> list[Trajectory]:
         """Play synthesis's episodes, whoever acts, and write them down."""
         specs = [EpisodeSpec(id=one.id, task=one.task, agent=agent_name, seed=one.seed) for one in attempts]
-        return rollout(
-            policy,
-            self.world.pool,
-            self.world.benchmark,
-            cut_waves(specs, self.config.rollout.wave_size),
-            num_slots=self.config.env.num_envs,
-            finished=lambda wave: journal.append(map(trajectory_to_json, wave)),
-            on_episode=lambda _: advance(1),
-        )
+        return self._stage.play(policy, specs, journal, advance)
 
     def _policy(self, agent: Agent, temperature: float, keep_logprobs: bool) -> Policy:
         from sparring.policies.local import LocalPolicy, load_model
@@ -523,24 +487,6 @@ class Session:
             cpu_s=round(time.process_time() - cpu, 3),
             env_cpu_s=round(max(0.0, self.world.pool.cpu_seconds() - env_cpu), 3),  # a restart loses what was used
         )
-
-
-def _unfinished_waves(
-    waves: Sequence[Sequence[EpisodeSpec]], records: Sequence[dict[str, Any]]
-) -> tuple[list[Sequence[EpisodeSpec]], list[dict[str, Any]]]:
-    """Split into waves still to be played and records to keep: a wave counts only as a whole.
-
-    A wave's batches depend on all of its episodes, so half of one can't be gone on with bit for bit.
-    """
-    by_id = {record["id"]: record for record in records}
-    rest: list[Sequence[EpisodeSpec]] = []
-    kept: list[dict[str, Any]] = []
-    for wave in waves:
-        if all(spec.id in by_id for spec in wave):
-            kept += [by_id[spec.id] for spec in wave]
-        else:
-            rest.append(wave)
-    return rest, kept
 
 
 def _link(link: Path, target: Path) -> None:

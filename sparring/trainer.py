@@ -189,13 +189,8 @@ class _Fit:
         state_dir: Path,
         moments: Path | None,
     ) -> None:
-        self.model, self.groups, self.objective, self.config, self.state_dir = (
-            model,
-            groups,
-            objective,
-            config,
-            state_dir,
-        )
+        self.model, self.groups, self.objective = model, groups, objective
+        self.config, self.state_dir = config, state_dir
         self.steps = plan_steps(
             [objective.size(group) for group in groups],
             batch_size=config.batch_size,

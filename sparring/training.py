@@ -149,8 +149,6 @@ def train_phase(learner: Learner, training: Training, phase: Phase, name: str, *
         TrainingError: there is nothing to train on, or training ran into a loss that is not finite.
     """
     from sparring import critic
-    from sparring.checkpoint import moments_path
-    from sparring.policies.local import save_model
     from sparring.trainer import completed_steps, fit
 
     if training.pairs:
@@ -185,15 +183,7 @@ def train_phase(learner: Learner, training: Training, phase: Phase, name: str, *
         log=log,
         progress=bar.update,
     )
-    checkpoint = phase.path / "checkpoint"
-    with disk_errors(checkpoint):
-        head = critic.detach(model) if training.value_lr is not None else None
-        save_model(model, tokenizer, checkpoint)
-        if head is not None:
-            critic.save(head, checkpoint)
-        if training.is_continued:
-            shutil.copyfile(moments_path(state_dir), phase.path / MOMENTS)
-        sync_tree(phase.path if training.is_continued else checkpoint)
+    _save(model, tokenizer, training, phase, state_dir)
     counts = {str(kind): num for kind, num in count_kinds(training.pairs).items() if num}
     phase.finish(
         {
@@ -205,3 +195,20 @@ def train_phase(learner: Learner, training: Training, phase: Phase, name: str, *
         }
     )
     shutil.rmtree(state_dir, ignore_errors=True)
+
+
+def _save(model: Any, tokenizer: Any, training: Training, phase: Phase, state_dir: Path) -> None:
+    """Save what a phase trained: the checkpoint, with its value head and its optimizer's state where these go on."""
+    from sparring import critic
+    from sparring.checkpoint import moments_path
+    from sparring.policies.local import save_model
+
+    checkpoint = phase.path / "checkpoint"
+    with disk_errors(checkpoint):
+        head = critic.detach(model) if training.value_lr is not None else None
+        save_model(model, tokenizer, checkpoint)
+        if head is not None:
+            critic.save(head, checkpoint)
+        if training.is_continued:
+            shutil.copyfile(moments_path(state_dir), phase.path / MOMENTS)
+        sync_tree(phase.path if training.is_continued else checkpoint)
