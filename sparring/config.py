@@ -130,7 +130,7 @@ class Arm:
     """A method under a name, with its config."""
 
     method: str
-    """`sft`, `rft`, `eto`, `coevolving_agents`, `ppo`, `grpo` or `coevolve`."""
+    """`sft`, `rft`, `eto`, `coevolving_agents`, `ppo`, `grpo`, `coevolve` or `coevolving_agents_and_tasks`."""
     label: str
     """The name that tables and figures show."""
     config: Config

@@ -14,6 +14,7 @@ from sparring.errors import ConfigError, DataError
 from sparring.journal import Journal, read_json, write_json_atomic
 from sparring.methods.coevolve import coevolve
 from sparring.methods.coevolving_agents import coevolving_agents
+from sparring.methods.coevolving_agents_and_tasks import coevolving_agents_and_tasks
 from sparring.methods.eto import eto
 from sparring.methods.grpo import grpo
 from sparring.methods.ppo import ppo
@@ -36,6 +37,7 @@ METHODS: Mapping[str, Callable[[Session], Agent]] = {
     "ppo": ppo,
     "grpo": grpo,
     "coevolve": coevolve,
+    "coevolving_agents_and_tasks": coevolving_agents_and_tasks,
 }
 """The algorithms by the name that recipes give them."""
 

@@ -29,11 +29,11 @@ from sparring.chat import Chat
 from sparring.envs.base import Benchmark
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, TrainingError
-from sparring.pairs import subsample
+from sparring.pairs import actions, subsample, successes
 from sparring.playing import TRAJECTORIES, Stage, played
 from sparring.policies.base import Policy
 from sparring.rollout import EpisodeSpec
-from sparring.run import Phase, Run
+from sparring.run import Phase, Run, read_trajectories
 from sparring.training import MOMENTS, SCORES, Learner, Training, grpo_training, ppo_training, train_phase
 from sparring.types import PreferencePair, Task, Trajectory
 
@@ -137,27 +137,34 @@ class Session:
         return Agent(name=name, checkpoint=model.path, lineage=digest(model), is_start=True)
 
     def rollout(
-        self, agent: Agent, round_number: int, *, num_per_task: int | None = None, is_refreshed: bool = False
+        self,
+        agent: Agent,
+        round_number: int,
+        *,
+        tasks: Sequence[Task] | None = None,
+        num_per_task: int | None = None,
+        is_refreshed: bool = False,
     ) -> list[Trajectory]:
-        """Let the agent play the training tasks, sampled; broken episodes are included and marked.
+        """Let the agent play training tasks, sampled; broken episodes are included and marked.
 
         With `loop.buffer_rounds` above 1 the trajectories of the last rounds are returned with this one's.
 
         Args:
             round_number: from 1; it enters the seeds, so that each round samples anew.
+            tasks: what is played; the round's drawn tasks where not given.
             num_per_task: episodes a task; the config's `rollout.num_per_task` where not given.
             is_refreshed: this is the agent's second rollout in the round, after it has trained.
         """
         config = self.config.rollout
         phase = f"round-{round_number}/rollout-{agent.name}{'-refreshed' if is_refreshed else ''}"
-        tasks = self.draw_tasks(round_number, config.num_tasks)
+        tasks = self.draw_tasks(round_number, config.num_tasks) if tasks is None else tasks
         specs = self._training_specs(agent, phase, tasks, num_per_task or config.num_per_task)
         buffer = self._buffers.setdefault(f"{agent.name} {is_refreshed}", [])
         buffer.append(self._play(agent, phase, specs, temperature=config.temperature))
         return [trajectory for rollouts in buffer[-self.config.loop.buffer_rounds :] for trajectory in rollouts]
 
     def draw_tasks(self, round_number: int, num: int | None) -> Sequence[Task]:
-        """Draw a round's training tasks; none, or more than there are: all of them."""
+        """Draw a round's training tasks, the same for every agent; none, or more than there are: all of them."""
         tasks = self.world.train_tasks
         if num is None or num >= len(tasks):
             return tasks
@@ -335,6 +342,20 @@ class Session:
                 agent=self._policy(agent, self.config.rollout.temperature, keep_logprobs=False),
             )
             return grower.run(course, phase, seed=derive_seed(self.seed, name))
+
+    def references(self, growth: Growth) -> list[Trajectory]:
+        """Return how the sound tasks of a synthesis were solved when they were validated: one episode a task."""
+        found = {
+            one.proposal.task.id: one.reference
+            for one in growth.verdicts
+            if one.reference and (one.is_accepted or one.is_quarantined)
+        }
+        path = self._phase(f"round-{growth.step}/synthesis").path / TRAJECTORIES
+        solved: dict[str, Trajectory] = {}
+        for one in successes(read_trajectories(path), self.config.pairs.success_eps) if found else ():
+            if actions(one) == found.get(one.task.id, ())[: len(one.turns)]:
+                solved.setdefault(one.task.id, one)
+        return [solved[task_id] for task_id in found if task_id in solved]
 
     def record_pool(self, round_number: int, events: Sequence[PoolEvent]) -> None:
         """Write down what happened to the pool of tasks in a round, for the report."""

@@ -10,48 +10,78 @@ Source: arXiv 2511.22254, section 4, Eq. 6-9. Deviates: see docs/methods/coevolv
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sparring.pairs import adopt_successes, expert_pairs, failure_pairs, target_pairs
 from sparring.session import Agent, Session
-from sparring.types import PairKind, PreferencePair, Trajectory
+from sparring.types import PairKind, PreferencePair, Task, Trajectory
 
 
 def coevolving_agents(session: Session) -> Agent:
     """Run the co-evolving loop; `partner.kind` names the ablations."""
-    config = session.config
-    target_start = target = session.imitate("target")
-    partner_start = partner = start_partner(session, target)
-    evaluate(session, target, partner, 0)
-    experts = session.experts
+    config, duo, experts = session.config, start(session), session.experts
+    evaluate(session, duo, 0)
 
     for number in range(1, config.loop.rounds + 1):
-        f_tgt = session.rollout(target, number)
-        f_fail = session.rollout(partner, number)
-
-        if config.loop.adopt_successes:
-            experts = adopt_successes(experts, [*f_tgt, *f_fail], config.pairs.success_eps)
-
-        d_fail = partner_pairs(session, experts, f_tgt, f_fail)  # Eq. 6
-        if len(d_fail) >= config.fail.min_pairs:
-            learner = partner_start if config.loop.restart else partner
-            partner = session.prefer(learner, d_fail, number, loss=session.eto_loss())  # Eq. 7
-        elif config.partner.kind != "frozen":
-            session.warn(f"round {number}: {len(d_fail)} pairs for the partner, fewer than fail.min_pairs: it rests.")
-        if config.loop.refresh_failure_rollouts:
-            f_fail = session.rollout(partner, number, is_refreshed=True)
-
-        d_tgt = target_pairs(experts, f_tgt, f_fail, config.pairs, pair_scope=config.fail.pair_scope)  # Eq. 8
-        target = session.prefer(target_start if config.loop.restart else target, d_tgt, number)  # Eq. 9
-        evaluate(session, target, partner, number)
-    return target
+        tasks = session.draw_tasks(number, config.rollout.num_tasks)
+        f_tgt = session.rollout(duo.target, number, tasks=tasks)
+        f_fail = session.rollout(duo.partner, number, tasks=tasks)
+        experts = solutions(session, experts, [*f_tgt, *f_fail])
+        duo = improve(session, duo, experts, f_tgt, f_fail, number, tasks=tasks)
+        evaluate(session, duo, number)
+    return duo.target
 
 
-def start_partner(session: Session, target: Agent) -> Agent:
-    """Imitate the experts a second time, with another seed; or share the target's start."""
-    if session.config.partner.start == "shared":
-        return replace(target, name="partner")
-    return session.imitate("partner")
+@dataclass(frozen=True, kw_only=True)
+class Duo:
+    """The two agents as they stand, and as they started."""
+
+    target: Agent
+    partner: Agent
+    target_start: Agent
+    partner_start: Agent
+
+
+def start(session: Session) -> Duo:
+    """Let both imitate the experts; the partner a second time with another seed, or it shares the target's start."""
+    target = session.imitate("target")
+    is_shared = session.config.partner.start == "shared"
+    partner = replace(target, name="partner") if is_shared else session.imitate("partner")
+    return Duo(target=target, partner=partner, target_start=target, partner_start=partner)
+
+
+def solutions(session: Session, experts: Sequence[Trajectory], played: Sequence[Trajectory]) -> Sequence[Trajectory]:
+    """Return the experts, with agents' successes on tasks that have none where `loop.adopt_successes` says so."""
+    config = session.config
+    return adopt_successes(experts, played, config.pairs.success_eps) if config.loop.adopt_successes else experts
+
+
+def improve(
+    session: Session,
+    duo: Duo,
+    experts: Sequence[Trajectory],
+    f_tgt: Sequence[Trajectory],
+    f_fail: Sequence[Trajectory],
+    number: int,
+    *,
+    tasks: Sequence[Task],
+) -> Duo:
+    """Update the failure agent, then the target: one round of the paper's algorithm after its rollouts."""
+    config, restart = session.config, session.config.loop.restart
+    partner = duo.partner
+
+    d_fail = partner_pairs(session, experts, f_tgt, f_fail)  # Eq. 6
+    if len(d_fail) >= config.fail.min_pairs:
+        learner = duo.partner_start if restart else partner
+        partner = session.prefer(learner, d_fail, number, loss=session.eto_loss())  # Eq. 7
+    elif config.partner.kind != "frozen":
+        session.warn(f"round {number}: {len(d_fail)} pairs for the partner, fewer than fail.min_pairs: it rests.")
+    if config.loop.refresh_failure_rollouts:
+        f_fail = session.rollout(partner, number, tasks=tasks, is_refreshed=True)
+
+    d_tgt = target_pairs(experts, f_tgt, f_fail, config.pairs, pair_scope=config.fail.pair_scope)  # Eq. 8
+    target = session.prefer(duo.target_start if restart else duo.target, d_tgt, number)  # Eq. 9
+    return replace(duo, target=target, partner=partner)
 
 
 def partner_pairs(
@@ -72,8 +102,8 @@ def partner_pairs(
             return []
 
 
-def evaluate(session: Session, target: Agent, partner: Agent, number: int) -> None:
+def evaluate(session: Session, duo: Duo, number: int) -> None:
     """Measure the target on held-out tasks, and the partner where the config asks for it."""
-    session.evaluate(target, number)
+    session.evaluate(duo.target, number)
     if session.config.partner.evaluate:
-        session.evaluate(partner, number)
+        session.evaluate(duo.partner, number)

@@ -14,6 +14,7 @@ METHODS: Mapping[str, str] = {
     "ppo": "PPO",
     "grpo": "GRPO",
     "coevolve": "CoEvolve",
+    "coevolving_agents_and_tasks": "Co-Evolving Agents and Tasks",
 }
 """Known methods: id → the name that tables show."""
 

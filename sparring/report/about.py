@@ -31,14 +31,17 @@ REDUCTIONS: Mapping[str, str] = {
 TRAINING = ("sft", "train")
 """Acts that are training: the supervised start and what follows."""
 
+BOTH = "coevolving_agents_and_tasks"
+"""The method in which both papers meet."""
+
 OWNERS: Mapping[str, tuple[str, ...]] = {
-    "partner": ("coevolving_agents",),
-    "fail": ("coevolving_agents",),
+    "partner": ("coevolving_agents", BOTH),
+    "fail": ("coevolving_agents", BOTH),
     "rft": ("rft",),
     "grpo": ("grpo", "coevolve"),
     "ppo": ("ppo",),
     "rl": ("grpo", "ppo", "coevolve"),
-    **dict.fromkeys(("synthesis", "signals", "validation", "pool", "explorer", "openai"), ("coevolve",)),
+    **dict.fromkeys(("synthesis", "signals", "validation", "pool", "explorer", "openai"), ("coevolve", BOTH)),
 }
 """Config sections that only some methods read."""
 
@@ -53,6 +56,7 @@ PAPERS: Mapping[str, str] = {
 def papers(results: Results) -> str:
     """Name the papers whose methods were run; the first of them where there were baselines alone."""
     methods = [arm.method for arm in results.arms.values()]
+    methods += [paper for paper in PAPERS if BOTH in methods]
     return "; ".join(paper for method, paper in PAPERS.items() if method in methods) or PAPERS["coevolving_agents"]
 
 
@@ -79,7 +83,7 @@ def notes(results: Results, config: Mapping[str, Any]) -> list[str]:
     arms = config.get("arms", {})
     trained = [a for a in results.arms.values() if a.record_rounds("pairs", "target")]
     found = []
-    if any(a.method == "coevolving_agents" for a in results.arms.values()):
+    if any(a.method in ("coevolving_agents", BOTH) for a in results.arms.values()):
         used = dict.fromkeys(_get(arms.get(a.name, {}), "loss.sft_reduction") for a in trained if a.partner)
         found += [REDUCTIONS[str(name)] for name in used if str(name) in REDUCTIONS]
     labels: dict[str, list[str]] = {}

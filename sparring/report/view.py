@@ -155,9 +155,14 @@ class Results:
 
     @property
     def references(self) -> list[ArmResults]:
-        """The arms that the others are compared with: the first SFT, each ETO, each GRPO beside CoEvolve."""
+        """The arms that the others are compared with: the first SFT, each ETO, each GRPO beside CoEvolve.
+
+        Where both papers meet, each paper alone is one as well.
+        """
         sft = self.first("sft")
         baselines = ("eto", "grpo") if self.first("coevolve") else ("eto",)
+        if self.first("coevolving_agents_and_tasks"):
+            baselines = (*baselines, "coevolving_agents", "coevolve")
         return ([sft] if sft else []) + [arm for arm in self.arms.values() if arm.method in baselines]
 
     def compares(self, arm: ArmResults, reference: ArmResults) -> bool:

@@ -25,6 +25,7 @@ ARMS = {
     "replay": {"method": "coevolve", "synthesis": {"kind": "replay"}},
     "grpo": {"method": "grpo"},
 }
+BOTH = {"coevolving_agents_and_tasks": {"method": "coevolving_agents_and_tasks"}}
 ROUNDS = (1, 2, 3, 4)
 
 
@@ -49,10 +50,10 @@ def make_recipe(model_folder: Path, *arms: str, **sections: dict[str, Any]) -> R
         "validation": {"checks": ["replay", "change", "duplicate", "empty"]},
         "pool": {"min_active": 2, "max_synthetic_share": 0.8},
         "eval": {"num_resamples": 50},
-        "arms": {name: ARMS[name] for name in arms},
+        "arms": {name: (ARMS | BOTH)[name] for name in arms},
     }
     for name, section in sections.items():
-        values[name] = values[name] | section
+        values[name] = values.get(name, {}) | section
     return recipe_from_dict(values)
 
 

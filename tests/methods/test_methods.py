@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sparring.policies.local import save_model
 from sparring.progress import Bar, SilentProgress
 from sparring.run import read_trajectories
 from sparring.session import Agent
-from sparring.types import PreferencePair, Trajectory
+from sparring.types import PreferencePair, Task, Trajectory
 from tests.test_pairs import played
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
@@ -226,7 +227,10 @@ class Rehearsal:
     def imitate(self, name: str) -> Agent:
         return Agent(name=name, checkpoint="", lineage="")
 
-    def rollout(self, agent: Agent, number: int) -> list[Trajectory]:
+    def draw_tasks(self, number: int, num: int | None) -> list[Task]:
+        return []
+
+    def rollout(self, agent: Agent, number: int, *, tasks: Sequence[Task] = ()) -> list[Trajectory]:
         return self.rollouts[f"{agent.name} {number}"]
 
     def prefer(self, agent: Agent, pairs: list[PreferencePair], number: int, *, loss: object = None) -> Agent:

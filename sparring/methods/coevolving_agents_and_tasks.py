@@ -1,0 +1,49 @@
+"""Both papers in one loop: the agents co-evolve, and so do their tasks, with one store of near misses between them.
+
+What both agents play makes the preference pairs; the same trajectories flag tasks, and the failure agent's near misses
+say where a solution was left: new tasks begin there. A new task was validated by acting, so it comes with a solution,
+which stands on the chosen side of its pairs as an expert's does.
+
+Source: arXiv 2511.22254 (agents), arXiv 2604.15840 (tasks); their meeting is ours: docs/methods/coevolve.md.
+"""
+
+from __future__ import annotations
+
+from sparring.errors import ConfigError
+from sparring.evolution import coevolve_config
+from sparring.methods.coevolving_agents import evaluate, improve, solutions, start
+from sparring.session import Agent, Session
+from sparring.synthesis.course import begin, draw_tasks, grow, notice, observe
+
+
+def coevolving_agents_and_tasks(session: Session) -> Agent:
+    """Play the pool with both agents, improve both, and make tasks where they nearly succeeded.
+
+    Raises:
+        ConfigError: `loop.buffer_rounds` is above 1: a task's visits would be counted twice.
+    """
+    config, evolve = session.config, coevolve_config(session.config)
+    if config.loop.buffer_rounds > 1:
+        raise ConfigError("loop.buffer_rounds: with a pool of tasks each round's trajectories count once; leave it 1.")
+    num_tasks = config.rollout.num_tasks or len(session.world.train_tasks)
+    duo, experts = start(session), session.experts
+    evaluate(session, duo, 0)
+    course, events = begin(session.world.train_tasks, experts)
+    session.record_pool(0, events)
+
+    for number in range(1, config.loop.rounds + 1):
+        tasks = draw_tasks(course, num_tasks, session.seed, number, evolve.synthesis)
+        f_tgt = session.rollout(duo.target, number, tasks=tasks)
+        f_fail = session.rollout(duo.partner, number, tasks=tasks)
+        experts = solutions(session, experts, [*f_tgt, *f_fail])
+        duo = improve(session, duo, experts, f_tgt, f_fail, number, tasks=tasks)
+
+        course, events = observe(course, number, f_tgt, session.action_pattern, evolve)
+        course = notice(course, number, f_fail, evolve.signals)
+        if evolve.synthesis.is_due(number) and number < config.loop.rounds:
+            growth = session.synthesise(duo.target, course, number)
+            course, grown = grow(course, growth, evolve.pool)
+            experts, events = [*experts, *session.references(growth)], events + grown
+        session.record_pool(number, events)
+        evaluate(session, duo, number)
+    return duo.target
