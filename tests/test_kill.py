@@ -1,4 +1,4 @@
-"""A run that is stopped at ten random moments, by SIGKILL or by Ctrl-C, ends like one that was never stopped.
+"""A run that is stopped at random moments, ten times by SIGKILL or five by Ctrl-C, ends like one that never was.
 
 Envs live in processes of their own, and every training step is saved, so that moments fall before, within and between
 phases: a run is stopped a random while after it has shown a number of new signs of progress.
@@ -25,7 +25,6 @@ from tests.processes import is_alive, wait_until
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.toy_world import TOY_RECIPE
 
-NUM_STOPS = 10
 SETTINGS = [
     *("--arms", "coevolving_agents"),
     *("--env.num-envs", "2", "--env.options", "{size = 4, per_process = true}"),
@@ -97,9 +96,9 @@ def finished_files(out: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in files}
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT], ids=lambda kind: kind.name)
-def test_a_run_stopped_ten_times_ends_like_one_that_was_not(
-    undisturbed: Undisturbed, command_line: CommandLine, tmp_path: Path, kind: signal.Signals
+@pytest.mark.parametrize(("kind", "num_stops"), [(signal.SIGKILL, 10), (signal.SIGINT, 5)], ids=("kill", "ctrl-c"))
+def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
+    undisturbed: Undisturbed, command_line: CommandLine, tmp_path: Path, kind: signal.Signals, num_stops: int
 ) -> None:
     draw = random.Random(kind.value)
     total = num_signs(undisturbed.out)
@@ -107,14 +106,14 @@ def test_a_run_stopped_ten_times_ends_like_one_that_was_not(
     words = ["run", str(undisturbed.recipe), "--out", str(out), "--quiet", *SETTINGS]
     finished: dict[Path, int] = {}
     num_with_envs = 0
-    for i in range(NUM_STOPS):
-        wanted = max(num_signs(out) + 1, round(total * (i + draw.random()) / (NUM_STOPS + 1)))
+    for i in range(num_stops):
+        wanted = max(num_signs(out) + 1, round(total * (i + draw.random()) / (num_stops + 1)))
         child = command_line.start(*words)
         wait_until(lambda num=wanted, child=child: num_signs(out) >= num or not is_alive(child))
         time.sleep(draw.uniform(0, 2 * undisturbed.seconds / total))
         envs = _children(child)
         if not is_alive(child):  # a quick machine was done before this stop came
-            assert command_line.end().code == 0 and i >= NUM_STOPS - 2, i
+            assert command_line.end().code == 0 and i >= num_stops - 2, i
             break
         num_with_envs += bool(envs)
         if kind is signal.SIGKILL:

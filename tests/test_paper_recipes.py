@@ -63,6 +63,8 @@ def test_every_row_starts_and_ends(world: str, tmp_path: Path) -> None:
         "expert.path": str(demonstrations),
         "chat.max_context": MAX_CONTEXT,
         "rollout.max_new_tokens": 3,
+        "sft.epochs": 1,
+        "dpo.epochs": 1,
         "loop.rounds": 1,
         "ppo.rounds": 1,
         "rft.num_samples": 1,

@@ -137,7 +137,10 @@ def make_label(making: Making, *, is_person: bool) -> Column:
         pool = {"last name": "last", "first name": "first"}.get(phrase)
         make = (lambda: pick(draw, pool)) if pool else (lambda: person(draw))
     else:
-        phrase = draw.choice(("name", "name", "name", "title", "label", "short name", "code name", "designation"))
+        phrase = draw.choice(("name", "name", "name", "title", "title", "label", "designation", "heading", "{} name"))
+        phrase = phrase.format(
+            draw.choice(("short", "full", "code", "local", "common", "trade", "stage", coined(draw)))
+        )
         make = _naming(draw)
     values = _unlike(make, num)
     return _column(draw, phrase, "words", _text_type(draw), values)

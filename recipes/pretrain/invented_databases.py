@@ -4,13 +4,14 @@ In: a seed. Out: JSONL lines as `gather_worlds.py` writes them. Each database ha
 phrases, drawn from pools of words; its questions come from the templates of InterCodeSQL's own ones and are played in
 its env. Nothing of the benchmark's databases, or of its questions, is in it.
 
-    python recipes/pretrain/invented_databases.py --out runs/pretrain/invented_sql --num-databases 4000 --seed 0
+    python recipes/pretrain/invented_databases.py --out runs/pretrain/invented_sql --num-databases 4100 --seed 0
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,11 +59,14 @@ WEIGHTS: Mapping[str, float] = {
 }
 """Kind of question → how often it is drawn: InterCodeSQL's own questions, with somewhat more of the simple ones."""
 
-SHARE_DIRECT = 0.5
+SHARE_DIRECT = 0.55
 """Share of walks without detours: the tables, the columns of those that the query reads, the query."""
 
 SHARE_NAMES_ONLY = 0.1
 """Share of databases whose columns are looked up in `information_schema`, as where DESC would be cut."""
+
+PLURAL_TWICE = re.compile(r"\b(?:FROM|JOIN) (\w+ss)\b")
+"""The table in an attempt at the plural of a plural: no question calls a table so."""
 
 DRAWS = 40
 """Most draws from the templates for a question: most of them give nothing."""
@@ -124,7 +128,7 @@ def invent_table(draw: Random, style: Style, parents: Sequence[InventedTable], *
     """Make a table of three to seven columns, its keys among them."""
     pool = draw.choice(("dealings", "dealings", "things", "people") if parents else ("people", "things", "animals"))
     noun, name = _name_table(draw, style, pool, taken)
-    num_rows = draw.choice((5, 6, 7, 8, 9, 10, 12, 15, 20)) + (draw.choice((0, 5)) if parents else 0)
+    num_rows = draw.choice((5, 5, 6, 6, 7, 8, 9, 10, 12, 15)) + (draw.choice((0, 4)) if parents else 0)
     key = style(draw.choice((("id",), ("id",), split_words(f"{noun} id"), split_words(f"{noun.split()[-1]} id"))))
     links = _link_fields(draw, style, key, parents, num_rows)
     used = {key.casefold(), *(link.casefold() for link in links)}
@@ -191,6 +195,7 @@ def invented_walks(seed: int, num_databases: int, most_questions: int) -> Iterat
         for id, kind, db, question, gold in questions:
             read = tables_read(database.image, gold)
             actions = walk(draw, gold, read, looks) if draw.random() > SHARE_DIRECT else [gold, SUBMIT]
+            actions = [action for action in actions if looks.keys() >= set(PLURAL_TWICE.findall(action))]
             actions = with_looks(actions, [SHOW_TABLES, *(looks[table] for table in read)])
             task = Task(id=id, kind=kind, data={"db": db, "question": question, "gold": gold})
             yield {"task": f"intercode_sql/{id}", "walk": "scripted", "turns": play(env, task, actions)}
@@ -229,7 +234,7 @@ def _link_fields(
         names = [style(split_words(phrase)) for phrase in (f"{noun} id", f"{noun.split()[-1]} id", noun)]
         names.append(style(split_words(f"{parent.name} id")))
         used = {key.casefold(), *map(str.casefold, fields)}
-        name = next(name for name in (draw.choice(names), *names, f"{noun}_ref") if name.casefold() not in used)
+        name = next(name for name in (draw.choice(names), *names, f"{names[0]}_ref") if name.casefold() not in used)
         known = draw.sample(parent.key.values, max(2, round(len(parent.key.values) * draw.choice((0.5, 0.7, 0.9, 1)))))
         values = draw.choices(known, [draw.choice((1, 2, 4)) for _ in known], k=num_rows)
         fields[name] = Field(name, "int", values)
@@ -243,7 +248,7 @@ def _columns(
     draw = making.draw
     is_prefixed = draw.random() < SHARE_PREFIXED
     columns: dict[str, Column] = {}
-    num = max(2, draw.choices((2, 3, 4, 5, 6), (0.1, 0.25, 0.35, 0.2, 0.1))[0] - num_links)
+    num = max(2, draw.choices((2, 3, 4, 5, 6), (0.15, 0.35, 0.3, 0.15, 0.05))[0] - num_links)
     while len(columns) < num:
         column = make_column(making) if columns else make_label(making, is_person=is_person)
         is_named = not columns and draw.random() < 0.25 and column.phrase == "name"
@@ -263,7 +268,7 @@ def _literal(value: Value) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the walks")
-    parser.add_argument("--num-databases", type=int, default=4000)
+    parser.add_argument("--num-databases", type=int, default=4100)
     parser.add_argument("--most-questions", type=int, default=6, help="most questions of a database; the least is 3")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
