@@ -1,4 +1,4 @@
-"""The invented part of the base model's corpus: walks that arrive, names and values that stand where they can be read."""
+"""The invented part of the base model's corpus: walks that arrive, names and values that can be read."""
 
 from __future__ import annotations
 

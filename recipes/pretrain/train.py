@@ -23,6 +23,9 @@ from safetensors.torch import load_file, save_file
 from tokenizer import END_OF_TURN, extend_tokenizer, read_walks, train_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+INVENTED = "/invented/"
+"""In the ids of tasks over data that was invented for the corpus: no benchmark has them, and no manifest lists them."""
+
 HELD_OUT = 100
 """Walks of each folder that are kept for the validation loss."""
 
@@ -63,6 +66,12 @@ def grow(model: Qwen3ForCausalLM, old: PreTrainedTokenizerFast, new: PreTrainedT
 def draw(walks: list[dict], most: int | None) -> list[dict]:
     """Draw at most so many walks, always the same ones, in random order."""
     return random.Random(0).sample(walks, min(most or len(walks), len(walks)))
+
+
+def known_tasks(init: Path | None) -> set[str]:
+    """Return the tasks that a model has seen that is gone on from, as its manifest lists them."""
+    manifest = init and init / "manifest.json"
+    return set(json.loads(manifest.read_text(encoding="utf-8"))["tasks"]) if manifest and manifest.exists() else set()
 
 
 class Tokens(list[int]):
@@ -193,7 +202,9 @@ def validate(model: Qwen3ForCausalLM, sequences: list[Tokens], pad: int) -> floa
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--walks", type=Path, nargs="+", required=True, help="folders of walks")
-    parser.add_argument("--most-walks", type=int, help="at most so many walks of each folder, drawn at random")
+    parser.add_argument(
+        "--most-walks", type=int, nargs="+", help="at most so many walks of each folder, drawn at random; one for each"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="folder of the checkpoint")
     parser.add_argument("--width", type=int, default=192)
@@ -223,12 +234,12 @@ def main() -> None:
     elif not (args.out / "tokenizer.json").exists():
         train_tokenizer(args.walks, args.out, args.vocab_size)
     tokenizer = AutoTokenizer.from_pretrained(args.out)
-    walks, held_out, tasks = [], {}, set()
-    for folder in args.walks:
-        drawn = draw(list(read_walks(folder)), args.most_walks)
+    walks, held_out, tasks = [], {}, known_tasks(args.init)
+    for folder, most in zip(args.walks, args.most_walks or [None] * len(args.walks), strict=True):
+        drawn = draw(list(read_walks(folder)), most)
         held_out[folder.name] = encode(drawn[:HELD_OUT], tokenizer, args.max_tokens)
         walks += drawn[HELD_OUT:]
-        tasks |= {walk["task"] for walk in drawn}
+        tasks |= {walk["task"] for walk in drawn if INVENTED not in walk["task"]}
     sequences = encode(walks, tokenizer, args.max_tokens)
     if args.init:
         model = Qwen3ForCausalLM.from_pretrained(args.init, dtype=torch.float32)

@@ -46,9 +46,9 @@ def make_recipe(model_folder: Path, *arms: str, **sections: Any) -> Recipe:
     values = {
         "name": "toy",
         "model": {"path": str(model_folder)},
-        "env": {"id": "tests.toy_world:ToyWorld", "num_envs": 4},
+        "env": {"id": "tests.toy_world:ToyWorld", "num_envs": 8},
         "chat": {"format": "action", "instruction": "", "max_context": 512},
-        "rollout": {"max_new_tokens": 6, "wave_size": 4, "temperature": 1.0},
+        "rollout": {"max_new_tokens": 6, "wave_size": 8, "temperature": 1.0},
         "sft": {"lr": 3e-3, "epochs": 12, "batch_size": 4},
         "dpo": {"lr": 1e-3, "epochs": 1, "batch_size": 4},
         "fail": {"min_pairs": 1},
@@ -255,7 +255,7 @@ def test_a_success_of_one_round_is_the_expert_of_the_next(model_folder: Path, me
 
 
 def test_a_round_may_explore_a_part_of_the_tasks(model_folder: Path, tmp_path: Path) -> None:
-    rollout = {"num_tasks": 5, "max_new_tokens": 6, "wave_size": 4, "temperature": 1.0}
+    rollout = {"num_tasks": 5, "max_new_tokens": 6, "wave_size": 8, "temperature": 1.0}
     run_recipe(make_recipe(model_folder, "frozen", rollout=rollout), tmp_path, SilentProgress(), with_report=False)
     played = {}
     for number in (1, 2):
