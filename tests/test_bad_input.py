@@ -5,6 +5,7 @@ Words, recipes and models that are refused before anything runs are in `test_cli
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from tests.test_kill import outcome
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.toy_world import TOY_RECIPE
 
-NUM_DISKS = 8
+NUM_DISKS = 5
 PAGE = 4096
 IS_ROOT = os.geteuid() == 0
 MOUNT = ("unshare", "-m" if IS_ROOT else "-rm", "sh", "-c", 'mount -t tmpfs -o size=4k tmpfs "$0" && exec "$@"')
@@ -124,6 +125,16 @@ def test_a_corrupt_line_of_a_run_is_named(command_line: CommandLine, recipe: Pat
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join([lines[0], lines[1][:40] + "\n", *lines[2:]]))
     assert f"{journal}:2: not JSON" in one_message(run(command_line, recipe, broken), 2)
+
+
+def test_a_tokenizer_without_a_chat_template_is_named(command_line: CommandLine, recipe: Path, tmp_path: Path) -> None:
+    mute = tmp_path / "mute"
+    shutil.copytree(recipe.parent / "model", mute, ignore=shutil.ignore_patterns("chat_template.jinja"))
+    settings = json.loads((mute / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (mute / "tokenizer_config.json").write_text(json.dumps(settings))
+    message = one_message(run(command_line, recipe, tmp_path / "run", "--model.path", str(mute)), 2)
+    assert "chat template" in message
 
 
 def test_torn_weights_are_named(command_line: CommandLine, recipe: Path, tmp_path: Path) -> None:

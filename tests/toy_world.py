@@ -22,7 +22,7 @@ name = "toy"
 path = "{model}"
 [env]
 id = "tests.toy_world:ToyWorld"
-num_envs = 4
+num_envs = 8
 options = {{ size = 3 }}
 [chat]
 format = "action"
@@ -30,7 +30,7 @@ instruction = ""
 max_context = 384
 [rollout]
 max_new_tokens = 6
-wave_size = 4
+wave_size = 8
 [sft]
 lr = 1e-3
 epochs = 1
