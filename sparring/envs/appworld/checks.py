@@ -60,12 +60,18 @@ def passed(checks: Sequence[Check], before: Rows, after: Rows) -> list[bool]:
     return [_holds(check, before, after) for check in checks]
 
 
-def reward(checks: Sequence[Check], before: Rows, after: Rows) -> float:
+def reward(checks: Sequence[Check], before: Rows, after: Rows, start: Rows | None = None) -> float:
     """Return the share of tests passed beyond those that an agent passes which only ends the task.
 
     Breaking such a test (by changing what was to be left alone) costs as much as another one gains; less than 0 is 0.
+
+    Args:
+        checks: the tests.
+        before: the rows that they compare with.
+        after: the rows that are judged.
+        start: the rows in which the agent began, where these are others than `before`.
     """
-    idle = sum(passed(checks, before, idle_end(before)))
+    idle = sum(passed(checks, before, idle_end(before if start is None else start)))
     return beyond_idle(sum(passed(checks, before, after)), idle, len(checks))
 
 

@@ -173,6 +173,20 @@ class Scene:
             scene._open_accounts(app)
         return scene
 
+    @classmethod
+    def of(cls, split: str, rows: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], now: str, seed: str) -> Scene:
+        """Take up the scene of a task of ours again, from its rows; `seed` is of what is drawn from here on."""
+        scene = cls(NAMES[split], random.Random(seed), now=datetime.datetime.fromisoformat(now))
+        scene.rows = {
+            app: {table: [dict(row) for row in found] for table, found in tables.items()} for app, tables in rows.items()
+        }
+        scene.rows["supervisor"].pop("Task", None)
+        users = zip(rows["simple_note"]["User"], rows["phone"]["User"], strict=True)
+        for i, (user, phone) in enumerate(users, start=1):
+            name = {"first": user["first_name"], "last": user["last_name"]}
+            scene.people.append(Person(id=i, **name, email=user["email"], phone=phone["phone_number"]))
+        return scene
+
     @property
     def me(self) -> Person:
         """The supervisor."""
@@ -225,7 +239,13 @@ class Scene:
         return self.add("phone", "Contact", user_id=1, **names, **reach, relationships=[relation])
 
     def contacts(self) -> dict[int, str]:
-        """Put everybody into the phone's contacts, each with a relationship of their own as far as these go."""
+        """Put everybody into the phone's contacts, each with a relationship of their own as far as these go.
+
+        Where they are there already, they stay as they are.
+        """
+        if known := self.rows["phone"].get("Contact"):
+            ids = {person.email: person.id for person in self.people}
+            return {ids[row["email"]]: row["relationships"][0] for row in known}
         relations = {}
         for i, person in enumerate(self.people[1:]):
             relations[person.id] = self.names.relations[i % len(self.names.relations)]

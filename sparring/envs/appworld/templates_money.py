@@ -62,16 +62,15 @@ def pay_relation(scene: Scene) -> Draft:
 def deny_requests(scene: Scene) -> Draft:
     friend, other = scene.friends(2)
     num = scene.rng.randrange(2, 4)
-    for i in range(num):
-        scene.payment_request(friend, 10.0 + i, scene.rng.choice(scene.names.things), 5 - i)
+    ids = [scene.payment_request(friend, 10.0 + i, scene.rng.choice(scene.names.things), 5 - i) for i in range(num)]
     scene.payment_request(other, 12.0, scene.rng.choice(scene.names.things), 1)
     denied = [
-        there(f"request {i + 1} of {num} is denied", "venmo.PaymentRequest", id=i + 1, denied_at=scene.now.isoformat())
-        for i in range(num)
+        there(f"request {i} of {num} is denied", "venmo.PaymentRequest", id=id, denied_at=scene.now.isoformat())
+        for i, id in enumerate(ids, start=1)
     ]
     return does(
         f"Deny all payment requests on Venmo that {friend.name} has sent me.",
-        [*denied, only(*(updated("venmo.PaymentRequest", "denied_at", id=i + 1) for i in range(num)))],
+        [*denied, only(*(updated("venmo.PaymentRequest", "denied_at", id=id) for id in ids))],
         login(scene, "venmo"),
         pages("apis.venmo.show_received_payment_requests(status='pending'"),
         f"for request in found:\n    if request['sender']['email'] == {friend.email!r}:\n"

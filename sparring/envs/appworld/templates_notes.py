@@ -58,15 +58,15 @@ def note_line(scene: Scene) -> Draft:
 def delete_notes(scene: Scene) -> Draft:
     wanted, other = scene.rng.sample(scene.names.tags, 2)
     num = scene.rng.randrange(2, 4)
-    for i, thing in enumerate(scene.rng.sample(scene.names.things, 6)):
-        scene.note(f"Old idea: {thing}", f"Sell the {thing}?", [wanted] if i < num else [other])
-    gone = [
-        there(f'the note "{row["title"]}" is gone', "simple_note.Note", 0, title=row["title"])
-        for row in scene.rows["simple_note"]["Note"][:num]
+    titles = [f"Old idea: {thing}" for thing in scene.rng.sample(scene.names.things, 6)]
+    ids = [
+        scene.note(title, f"Sell the {title.removeprefix('Old idea: ')}?", [wanted] if i < num else [other])
+        for i, title in enumerate(titles)
     ]
+    gone = [there(f'the note "{title}" is gone', "simple_note.Note", 0, title=title) for title in titles[:num]]
     return does(
         f'Delete every note in Simple Note that has the tag "{wanted}".',
-        [*gone, only(*(removed("simple_note.Note", id=i + 1) for i in range(num)))],
+        [*gone, only(*(removed("simple_note.Note", id=id) for id in ids[:num]))],
         login(scene, "simple_note"),
         pages(f"apis.simple_note.search_notes(tags=[{wanted!r}]"),
         "for note in found:\n    print(apis.simple_note.delete_note(note_id=note['note_id'], access_token=token))",
@@ -100,7 +100,11 @@ def complete_urgent(scene: Scene) -> Draft:
     return does(
         f'Mark all tasks with high priority in my Todoist project "{name}" as completed.',
         [
-            *(there(f'"{chores[id - 1]}" is completed', "todoist.Task", id=id, is_completed=True) for id in urgent),
+            *(
+                there(f'"{chore}" is completed', "todoist.Task", id=id, is_completed=True)
+                for id, chore in zip(ids, chores, strict=True)
+                if id in urgent
+            ),
             only(*(updated("todoist.Task", "is_completed", id=id) for id in urgent)),
         ],
         login(scene, "todoist"),
@@ -192,14 +196,16 @@ def alarms_off(scene: Scene) -> Draft:
     labels = scene.rng.sample(scene.names.alarms, 4)
     is_on = scene.rng.sample([True, True, True, False], 4)
     hour = scene.rng.randrange(5, 10)
-    for i, (label, on) in enumerate(zip(labels, is_on, strict=True)):
+    ids = [
         scene.alarm(f"{hour + i:02}:{scene.rng.randrange(6)}0", label, on)
+        for i, (label, on) in enumerate(zip(labels, is_on, strict=True))
+    ]
     last = f"{hour + 2:02}:00"
-    early = [i + 1 for i in range(2) if is_on[i]]
+    early = {ids[i]: labels[i] for i in range(2) if is_on[i]}
     return does(
         f"Switch off every alarm on my phone that is set for a time before {last}. Do not delete any.",
         [
-            *(there(f'"{labels[id - 1]}" is off', "phone.Alarm", id=id, enabled=False) for id in early),
+            *(there(f'"{label}" is off', "phone.Alarm", id=id, enabled=False) for id, label in early.items()),
             only(*(updated("phone.Alarm", "enabled", id=id) for id in early)),
         ],
         login(scene, "phone"),
