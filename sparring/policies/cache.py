@@ -32,6 +32,7 @@ class SlotCache(Cache):
         self.num_rows = 0
         self.length = 0
         self._stores: list[list[Tensor]] = []  # per layer: keys_RHLD, values_RHLD
+        self._kept: list[list[Tensor]] = []  # per layer: a row's first keys and values, both HLD
         self._index_N: Tensor | None = None
         self._head_index_M: Tensor | None = None  # the same for every head: M = N · H places in a flattened store
         self._rows: slice | Tensor = slice(0, 0)
@@ -100,6 +101,16 @@ class SlotCache(Cache):
         self.move(one, self.scratch, length)
         self.move(other, one, length)
         self.move(self.scratch, other, length)
+
+    def keep(self, row: int, length: int) -> None:
+        """Set a row's first positions aside, for other rows to begin with."""
+        self._kept = [[tensor[row, :, :length].clone() for tensor in store] for store in self._stores]
+
+    def put(self, row: int, length: int) -> None:
+        """Begin a row with the first `length` of the positions that were set aside."""
+        for store, kept in zip(self._stores, self._kept, strict=True):
+            for tensor, begun in zip(store, kept, strict=True):
+                tensor[row, :, :length] = begun[:, :length]
 
     def _write(self, store_RHLD: Tensor, new_NHD: Tensor) -> Tensor:
         store_RHLD.view(-1, store_RHLD.shape[3]).index_copy_(

@@ -120,6 +120,19 @@ class SlotDecoder:
         assert logits_BV is not None
         return logits_BV
 
+    def remember(self, ids: Sequence[int]) -> None:
+        """Keep what episodes begin with: always computed by itself, so that it is the same whoever plays beside it.
+
+        To be called while no row is in use.
+        """
+        self.prefill([0], [0], [ids])
+        self.cache.keep(0, len(ids))
+
+    def recall(self, row: int, num: int) -> None:
+        """Put the first `num` tokens of what was remembered into a row."""
+        self.cache.reserve(row + 1, num)
+        self.cache.put(row, num)
+
     def decode(
         self,
         logits_BV: Tensor,

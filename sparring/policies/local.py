@@ -32,6 +32,8 @@ BUNDLED = {"sparring-base": Path(__file__).parent.parent / "models" / "base"}
 """Models that ship with the package: name → folder."""
 LOGPROB_DIGITS = 6
 """Decimals of a kept log-probability: as many as single precision has, and short in a file."""
+MIN_PREFIX = 64
+"""From this many tokens on, what all episodes begin with (instruction, worked examples) is computed once a lane."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +243,8 @@ class LocalPolicy:
         self._max_new_tokens = max_new_tokens
         self._num_slots = num_slots_per_lane
         self._keep_logprobs = keep_logprobs
+        prefix = chat.prefix()
+        self._prefix = prefix if len(prefix) >= MIN_PREFIX else []
         self._lanes: dict[int, _Lane] = {}
 
     def act(self, episodes: Sequence[Episode], *, lane: int = 0) -> list[Reply]:
@@ -262,6 +266,10 @@ class LocalPolicy:
         if batch:
             with here.decoder.sampling():
                 slots = here.arrange(list(batch))
+                for row, slot in enumerate(slots):
+                    if not slot.held and (num := histories[slot.episode_id][0]):
+                        here.decoder.recall(row, num)
+                        slot.held = self._prefix[:num]
                 assert len(here.rows) <= self._num_slots, "more episodes are open in a lane than it has slots"
                 order = [slot.episode_id for slot in slots]
                 found = self._decode(here, [histories[id] for id in order], [batch[id] for id in order])
@@ -296,6 +304,9 @@ class LocalPolicy:
                 end_ids=self._chat.end_ids,
                 max_positions=self._chat.config.max_context,
             )
+            if self._prefix:
+                with decoder.sampling():
+                    decoder.remember(self._prefix)
             self._lanes[lane] = _Lane(decoder)
         return self._lanes[lane]
 
@@ -305,7 +316,7 @@ class LocalPolicy:
         if slot and turns and slot.num_turns == len(turns) and slot.last_action == turns[-1].token_ids:
             return len(slot.held), [slot.last_action[-1], *self._chat.next(slot.last_action, episode.observation)]
         ids = self._chat.history(turns, episode.observation)
-        held = slot.held if slot else []
+        held = slot.held if slot else self._prefix
         same = next((i for i, (a, b) in enumerate(zip(held, ids, strict=False)) if a != b), min(len(held), len(ids)))
         same = min(same, len(ids) - 1)
         return same, ids[same:]

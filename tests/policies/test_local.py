@@ -19,7 +19,17 @@ from sparring.chat import Chat, ChatConfig
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, ModelError
 from sparring.policies.base import Episode
-from sparring.policies.local import BUNDLED, LocalPolicy, ModelConfig, load_model, resolve_model, save_model, uniforms
+from sparring.policies.decoding import SlotDecoder
+from sparring.policies.local import (
+    BUNDLED,
+    MIN_PREFIX,
+    LocalPolicy,
+    ModelConfig,
+    load_model,
+    resolve_model,
+    save_model,
+    uniforms,
+)
 from sparring.rollout import cut_waves, episode_specs, rollout
 from sparring.types import StopReason, Task, Turn
 from tests.tiny_models import TEMPLATES, tiny_model, tiny_tokenizer
@@ -85,6 +95,45 @@ def test_the_cache_holds_what_training_encodes(name, kind, temperature):
                 logits_TV = policy._model(torch.tensor([encoded.ids])).logits[0, :, : policy._chat.num_tokens]
             for start, end in encoded.spans:
                 assert logits_TV[start - 1 : end - 1].argmax(-1).tolist() == list(encoded.ids[start:end])
+
+
+LONG = "Press the buttons in the order that is asked for, one a turn, and mind the colours. " * 4
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_all_episodes_begin_with_is_computed_once_and_changes_nothing(name, monkeypatch):
+    fed: list[int] = []
+    prefill = SlotDecoder.prefill
+
+    def counted(self, rows, starts, pieces):
+        fed.extend(map(len, pieces))
+        return prefill(self, rows, starts, pieces)
+
+    monkeypatch.setattr(SlotDecoder, "prefill", counted)
+    played, num_fed, policies = {}, {}, {}
+    for least in (10_000, MIN_PREFIX):
+        monkeypatch.setattr("sparring.policies.local.MIN_PREFIX", least)
+        fed.clear()
+        policies[least] = policy_for(name, instruction=LONG, num_slots=4)
+        observations = ["Press in this order: red green.", "Nothing happens.", "Nothing happens."]
+        played[least] = []
+        for ids in ("abcd", "efg", "h"):  # rows are used again, and by others beside them
+            played[least] += play(policies[least], [episode(id) for id in ids], observations)
+            for id in ids:
+                policies[least].close(id)
+        num_fed[least] = sum(fed)
+    assert played[MIN_PREFIX] == played[10_000]
+    prefix = policies[MIN_PREFIX]._prefix
+    assert len(prefix) >= MIN_PREFIX and not policies[10_000]._prefix
+    assert num_fed[10_000] - num_fed[MIN_PREFIX] == (8 - 1) * len(prefix)
+
+
+def test_a_shared_beginning_does_not_depend_on_who_else_plays():
+    observations = ["Press in this order: red green.", "Nothing happens."]
+    options = {"temperature": 1.0, "instruction": LONG}
+    together = play(policy_for(num_slots=5, **options), [episode(id) for id in "cabed"], observations)
+    for i, id in enumerate("cabed"):
+        assert play(policy_for(**options), [episode(id)], observations) == [together[i]]
 
 
 def test_draws_do_not_depend_on_batch_mates_or_lanes():
