@@ -2,6 +2,7 @@
 
     python -m benchmarks.rollouts --model runs/quickstart/seed-0/sft/sft-target/checkpoint
     python -m benchmarks.rollouts --padded --num-envs 8 --num 24   # the same episodes at the cost of 108 M parameters
+    python -m benchmarks.rollouts --num-examples 1  # with a worked example in every prompt, as in the paper
 
 The peer is the way of ETO's and the paper's code, made anew: one episode after another, the whole history encoded again
 by `generate` at every turn, the package's own `env.step`. Both sides decode greedily in float32, on the same tokens; an
@@ -37,9 +38,31 @@ def setting(request: dict[str, Any], num: int) -> tuple[Any, Any, Any, list[Any]
     model, tokenizer = load_model(ModelConfig(path=request["model"], dtype="float32"))
     if request["padded"]:
         model = padded(model)
-    chat = Chat(tokenizer, ChatConfig(format="action", instruction="", max_context=2048), instruction="")
     benchmark = load_benchmark("scienceworld")
+    examples = worked_examples(benchmark, request["num_examples"])
+    config = ChatConfig(format="action", instruction="", max_context=4096, num_examples=len(examples))
+    chat = Chat(tokenizer, config, instruction="", examples=examples)
     return model, chat, benchmark, select_tasks(benchmark.tasks("dev"), kinds=KINDS, num=num)
+
+
+def worked_examples(benchmark: Any, num: int) -> list[Any]:
+    """Play the experts of the first training tasks: what stands in the prompt of every episode."""
+    from sparring.envs.base import select_tasks
+    from sparring.types import StopReason, Trajectory, Turn
+
+    tasks = select_tasks(benchmark.tasks("train"), kinds=KINDS, num=4 * num)
+    actions = benchmark.expert_actions(tasks) if num else {}
+    found: list[Any] = []
+    for task in [task for task in tasks if task.id in actions][:num]:
+        env, turns = benchmark.make_env(), []
+        observation = env.reset(task, 0)
+        for action in actions[task.id]:
+            turns.append(Turn(observation=observation, text=action, action=action, reward=0.0))
+            observation = env.step(action).observation
+        env.close()
+        rest = {"turns": tuple(turns), "final_observation": observation, "reward": 1.0, "stop": StopReason.DONE}
+        found.append(Trajectory(id=task.id, task=task, agent="expert", **rest))
+    return found
 
 
 # ── The original's way ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -240,6 +263,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=80, help="episodes")
     parser.add_argument("--warmup", type=int, default=40, help="episodes before the clock starts")
     parser.add_argument("--num-envs", type=int, default=4)
+    parser.add_argument("--num-examples", type=int, default=0, help="worked examples in the prompt (the paper: 1)")
     parser.add_argument("--padded", action="store_true", help="the same model, filled up to 108 M parameters")
     args = parse(parser, lambda request: {"ours": ours, "official": official, "gaps": gaps}[request["side"]](request))
     shared = {name: value for name, value in vars(args).items() if name != "child"}
@@ -257,7 +281,7 @@ def main() -> None:
     print(f"\n{args.num - len(differing)} of {args.num} episodes equal token for token; {ties} part at a near-tie")
     print(f"policy acts {mine['acting']:.0%} of the time, nothing works {mine['idle']:.0%} of it\n")
     print("\n".join(mine["timeline"]))
-    name = "rollouts_padded" if args.padded else "rollouts"
+    name = "rollouts" + "_padded" * args.padded + f"_{args.num_examples}_shown" * bool(args.num_examples)
     save(name, {**shared, "ours": mine, "official": theirs, "gaps": differing})
 
 
