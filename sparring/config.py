@@ -130,7 +130,8 @@ class Arm:
     """A method under a name, with its config."""
 
     method: str
-    """`sft`, `rft`, `eto`, `coevolving_agents`, `ppo`, `grpo`, `coevolve` or `coevolving_agents_and_tasks`."""
+    """`zero_shot`, `sft`, `rft`, `eto`, `coevolving_agents`, `ppo`, `grpo`, `coevolve`,
+    `coevolving_agents_and_tasks`."""
     label: str
     """The name that tables and figures show."""
     config: Config

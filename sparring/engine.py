@@ -20,6 +20,7 @@ from sparring.methods.grpo import grpo
 from sparring.methods.ppo import ppo
 from sparring.methods.rft import rft
 from sparring.methods.sft import sft
+from sparring.methods.zero_shot import zero_shot
 from sparring.report.growth import round_numbers, summarise_growth
 from sparring.run import Run, read_trajectories, trajectory_to_json, versions
 from sparring.session import Agent, Session, World
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sparring.progress import Progress
 
 METHODS: Mapping[str, Callable[[Session], Agent]] = {
+    "zero_shot": zero_shot,
     "sft": sft,
     "rft": rft,
     "eto": eto,

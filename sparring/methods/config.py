@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 METHODS: Mapping[str, str] = {
+    "zero_shot": "Zero-shot",
     "sft": "SFT",
     "rft": "RFT",
     "eto": "ETO",

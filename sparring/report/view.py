@@ -166,8 +166,11 @@ class Results:
         return ([sft] if sft else []) + [arm for arm in self.arms.values() if arm.method in baselines]
 
     def compares(self, arm: ArmResults, reference: ArmResults) -> bool:
-        """Say whether an arm is set beside a reference: SFT is with none, another reference with those before it."""
-        if arm is reference or arm.method == "sft":
+        """Say whether an arm is set beside a reference: what imitates or less is with none.
+
+        A reference is set beside those before it.
+        """
+        if arm is reference or arm.method in ("zero_shot", "sft"):
             return False
         order = list(self.arms)
         return arm not in self.references or order.index(reference.name) < order.index(arm.name)

@@ -26,6 +26,7 @@ from tests.test_pairs import played
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 ARMS = {
+    "zero_shot": {"method": "zero_shot"},
     "sft": {"method": "sft"},
     "rft": {"method": "rft", "rft": {"num_samples": 2}},
     "eto": {"method": "eto"},
@@ -113,7 +114,7 @@ def test_every_method_finishes_and_reports(finished: Path) -> None:
     assert list(results["arms"]) == list(ARMS)
     for name, arm in results["arms"].items():
         rounds = {entry["round"] for entry in arm["seeds"]["0"]["evaluations"] if entry["agent"] == "target"}
-        assert rounds == ({0} if name == "sft" else {0, 1} if name == "rft" else {0, 1, 2}), name
+        assert rounds == ({0} if name in ("zero_shot", "sft") else {0, 1} if name == "rft" else {0, 1, 2}), name
     assert (finished / "report.html").stat().st_size > 10_000
 
 
@@ -142,9 +143,16 @@ def test_the_partner_kinds_differ_in_what_the_partner_learns(finished: Path) -> 
     assert {pair["kind"] for pair in positive} == {"expert>partner"}
 
 
+def test_the_base_model_learns_nothing_before_it_is_measured(finished: Path) -> None:
+    arm = finished / "seed-0/zero_shot"
+    assert not list(arm.rglob("checkpoint"))
+    played = (arm / "round-0/evaluate-target").resolve()
+    assert played != (finished / "seed-0/sft/round-0/evaluate-target").resolve()
+
+
 def test_arms_share_what_starts_from_the_same_agent(finished: Path) -> None:
     seed = finished / "seed-0"
-    starts = {(seed / name / "sft-target").resolve() for name in ARMS}
+    starts = {(seed / name / "sft-target").resolve() for name in ARMS if name != "zero_shot"}
     assert len(starts) == 1
     assert (seed / "eto/round-1/rollout-target").resolve() == (seed / "frozen/round-1/rollout-target").resolve()
     assert (seed / "eto/round-2/rollout-target").resolve() != (seed / "frozen/round-2/rollout-target").resolve()
