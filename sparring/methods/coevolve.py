@@ -29,7 +29,7 @@ def coevolve(session: Session) -> Agent:
         target = session.improve(target, episodes, advantages, number, reference=start)
 
         course, events = observe(course, number, episodes, session.action_pattern, evolve)
-        if evolve.synthesis.is_due(number):
+        if evolve.synthesis.is_due(number) and number < config.rounds:
             course, grown = grow(course, session.synthesise(target, course, number), evolve.pool)
             events += grown
         session.record_pool(number, events)
