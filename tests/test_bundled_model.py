@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sparring.chat import Chat, ChatConfig
+from sparring.envs.base import load_benchmark
 from sparring.envs.scienceworld import ScienceWorld, recorded_gold_paths
 from sparring.policies.local import BUNDLED, load_model
 from sparring.types import Turn
@@ -15,28 +16,38 @@ from sparring.types import Turn
 MAX_SIZE = 25 * 2**20
 
 
-@pytest.fixture(scope="module")
-def corpus_tasks() -> set[str]:
-    return set(json.loads((BUNDLED["sparring-base"] / "manifest.json").read_text())["tasks"])
+@pytest.fixture(scope="module", params=sorted(BUNDLED))
+def corpus(request: pytest.FixtureRequest) -> dict[str, set[str]]:
+    """World → ids of the tasks in a model's corpus; ScienceWorld's stand without a prefix."""
+    tasks = json.loads((BUNDLED[request.param] / "manifest.json").read_text())["tasks"]
+    found: dict[str, set[str]] = {"scienceworld": set(), "webshop": set(), "intercode_sql": set()}
+    for task in tasks:
+        world, _, rest = task.partition("/")
+        found[world if world in found else "scienceworld"].add(rest if world in found else task)
+    return {world: ids for world, ids in found.items() if ids}
 
 
-def test_the_folder_is_small() -> None:
-    assert sum(path.stat().st_size for path in BUNDLED["sparring-base"].iterdir()) <= MAX_SIZE
+def test_the_models_are_small() -> None:
+    files = [path for folder in BUNDLED.values() for path in folder.iterdir()]
+    assert sum(path.stat().st_size for path in files) <= MAX_SIZE
 
 
-def test_the_corpus_holds_training_variations_alone(corpus_tasks: set[str]) -> None:
-    world = ScienceWorld()
-    assert len(corpus_tasks) > 1000
-    assert corpus_tasks <= {task.id for task in world.tasks("train")}
-    for split in ("dev", "test"):
-        assert corpus_tasks.isdisjoint(task.id for task in world.tasks(split)), split
+def test_the_corpus_holds_training_tasks_alone(corpus: dict[str, set[str]]) -> None:
+    assert len(corpus["scienceworld"]) > 1000
+    for name, tasks in corpus.items():
+        world = load_benchmark(name)
+        assert tasks <= {task.id for task in world.tasks("train")}, name
+        for split in ("dev", "test"):
+            assert tasks.isdisjoint(task.id for task in world.tasks(split)), (name, split)
 
 
 @pytest.mark.data
-def test_the_corpus_holds_nothing_of_the_published_evaluation_splits(corpus_tasks: set[str], data_dir: Path) -> None:
+def test_the_corpus_holds_nothing_of_the_published_evaluation_splits(
+    corpus: dict[str, set[str]], data_dir: Path
+) -> None:
     world = ScienceWorld(path=str(data_dir / "scienceworld"))
     for split in ("dev", "dev-clean", "test"):
-        assert corpus_tasks.isdisjoint(task.id for task in world.tasks(split)), split
+        assert corpus["scienceworld"].isdisjoint(task.id for task in world.tasks(split)), split
 
 
 def test_the_recorded_gold_paths_are_of_training_variations() -> None:
@@ -45,10 +56,11 @@ def test_the_recorded_gold_paths_are_of_training_variations() -> None:
     assert set(paths) <= {task.id for task in ScienceWorld().tasks("train")}
 
 
-def test_the_model_has_learnt_what_the_simulator_says() -> None:
+@pytest.mark.parametrize("name", sorted(BUNDLED))
+def test_a_model_has_learnt_what_the_simulator_says(name: str) -> None:
     import torch
 
-    model, tokenizer = load_model("sparring-base")
+    model, tokenizer = load_model(name)
     chat = Chat(tokenizer, ChatConfig(format="action", instruction=""), instruction="")
     room = (
         "Your task is to find a(n) animal. First, focus on the thing. Then, move it to the red box in the kitchen.\n\n"

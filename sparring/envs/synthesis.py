@@ -30,7 +30,8 @@ class Draft:
 
 @runtime_checkable
 class Synthesis(Protocol):
-    """A world's part in making tasks. All of it is pure: no env is started, equal arguments give equal answers.
+    """A world's part in making tasks. All of it is pure: equal arguments give equal answers, and no env of the run's is
+    touched. A world that has to act to know what happened does so in an env of its own.
 
     Tasks that are returned set the benchmark's own envs up by their `data`, keep to its `turn_limit`, carry an id that
     says all that sets them apart (`synthetic_id`), and are graded by the state of the world.
@@ -59,7 +60,10 @@ class Synthesis(Protocol):
         ...
 
     def chain(self, first: Draft, second: Draft) -> Draft | None:
-        """Return one task out of two, to be solved by the actions of the first and then those of the second."""
+        """Return one task out of two with what solves it: the actions of the first and then those of the second.
+
+        Where the second begins in another state, a world may draw it anew, with its solution, in that of the first.
+        """
         ...
 
     def footprint(self, task: Task) -> Mapping[str, str]:

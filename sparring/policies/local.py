@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 
     from sparring.policies.decoding import SlotDecoder
 
-BUNDLED = {"sparring-base": Path(__file__).parent.parent / "models" / "base"}
-"""Models that ship with the package: name → folder."""
+_MODELS = Path(__file__).parent.parent / "models"
+BUNDLED = {"sparring-base": _MODELS / "base", "sparring-worlds": _MODELS / "worlds"}
+"""Models that ship with the package: name → folder. The first knows ScienceWorld alone; the second goes on from it, and
+has learnt the language of WebShop's invented catalogue and of SQL over invented databases as well."""
+BUNDLED_NAMES = " or ".join(map(repr, BUNDLED))
 LOGPROB_DIGITS = 6
 """Decimals of a kept log-probability: as many as single precision has, and short in a file."""
 MIN_PREFIX = 64
@@ -63,7 +66,7 @@ def resolve_model(path: str) -> str:
     else:
         return path
     if not folder.is_dir():
-        raise ModelError(f"model.path: there is no folder {str(folder)!r}. Give a folder, a Hub id or 'sparring-base'.")
+        raise ModelError(f"model.path: there is no folder {str(folder)!r}. Give a folder, a Hub id, {BUNDLED_NAMES}.")
     if not (folder / "config.json").is_file():
         raise ModelError(f"model.path: {str(folder)!r} has no config.json, so it is no Hugging Face model folder.")
     if not any(folder.glob("*.safetensors")):

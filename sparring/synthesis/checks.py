@@ -114,7 +114,7 @@ class Refusal:
 
 
 def check_form(proposal: Proposal, turn_limit: int) -> Refusal | None:
-    """Refuse what can't be played: no reference, an overlong one, actions that are no line of text, data not JSON."""
+    """Refuse what can't be played: no reference, an overlong one, actions that are no text, data not JSON."""
     try:
         json.dumps([proposal.task.id, proposal.task.kind, dict(proposal.task.data)], allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -198,4 +198,4 @@ def _is_text(action: str) -> bool:
         action.encode()
     except UnicodeEncodeError:  # a lone surrogate
         return False
-    return all(char.isprintable() for char in action)
+    return action == action.strip("\n") and all(char.isprintable() or char in "\n\t" for char in action)

@@ -277,10 +277,11 @@ def test_a_saved_model_is_loaded_whole(kind, tmp_path):
     assert load_model(ModelConfig(path=str(tmp_path / "deep" / "model"), dtype="bfloat16"))[0].dtype == torch.bfloat16
 
 
-def test_the_bundled_model_is_a_folder_of_the_package():
+def test_bundled_models_are_folders_of_the_package():
     import sparring
 
-    assert BUNDLED["sparring-base"] == Path(sparring.__file__).parent / "models" / "base"
+    models = Path(sparring.__file__).parent / "models"
+    assert {"sparring-base": models / "base", "sparring-worlds": models / "worlds"} == BUNDLED
     assert resolve_model("someone/some-model") == "someone/some-model"
 
 

@@ -10,13 +10,17 @@ passes which only ends its task. What an agent may import is narrower than in Ap
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from sparring.envs.appworld import checks
 from sparring.envs.appworld.generate import own_tasks
 from sparring.envs.appworld.install import find_engine
 from sparring.envs.appworld.process import EngineProcess, EpisodeEnded, Limits, Rows
+from sparring.envs.appworld.replays import Replays, clean
+from sparring.envs.appworld.synthesis import AppWorldSynthesis
 from sparring.envs.appworld.tasks import engine_task
 from sparring.envs.base import EnvStep
 from sparring.errors import ConfigError, DataError
@@ -44,6 +48,10 @@ GUIDE = (
     "apis.supervisor.complete_task(answer=…), with the bare answer."
 )
 """The first observation."""
+
+SO_FAR = "Done so far, in the same interpreter, which has kept its variables:"
+MAX_SO_FAR = 500
+"""Most characters of what each piece of code printed that the start of a task with a prefix tells."""
 
 BROKEN = "The code has ended the Python interpreter it ran in. The task is over."
 
@@ -90,6 +98,8 @@ class AppWorld:
         except TypeError as error:
             raise ConfigError(f"env.options.limits: {error}.") from None
         self.data = Path(path).expanduser().absolute() if path is not None else self.engine.data
+        self._is_official = path is not None
+        self._seed = seed
         self._tasks = official_tasks(self.data) if path is not None else own_tasks(seed, num_per_template)
 
     def tasks(self, split: str) -> Sequence[Task]:
@@ -102,11 +112,34 @@ class AppWorld:
         return TURN_LIMIT
 
     def make_env(self) -> AppWorldEnv:
-        return AppWorldEnv(EngineProcess(self.engine, self.data, self.limits, unconfined=self.unconfined))
+        return AppWorldEnv(self._make_engine())
 
     def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
-        """Return the reference code of our own tasks, an action a step; official tasks have none here."""
-        return {task.id: list(task.data["reference"]) for task in tasks if task.kind != OFFICIAL_KIND}
+        """Return the reference code of our own tasks, an action a step.
+
+        Official tasks have none here, and neither has a task that begins where somebody's code left off.
+        """
+        return {task.id: list(task.data["reference"]) for task in tasks if task.data.get("reference")}
+
+    @cached_property
+    def synthesis(self) -> AppWorldSynthesis:
+        """What it offers to those who make new tasks (`sparring.envs.synthesis`).
+
+        Raises:
+            ConfigError: the tasks are the official ones.
+        """
+        if self._is_official:
+            raise ConfigError(
+                "AppWorld's official tasks are not ours to vary: their texts and their tests are code and prose of "
+                "their authors, and can't be stated anew. Make tasks from ours (no `path` under [env.options]), or use "
+                'the control arm: synthesis.kind = "replay".'
+            )
+        api_docs = sorted((self.data / "api_docs" / "standard").glob("*.json"))
+        apis = {f"{file.stem}.{name}" for file in api_docs for name in json.loads(file.read_text(encoding="utf-8"))}
+        return AppWorldSynthesis(self._tasks, self._seed, apis, Replays(self._make_engine))
+
+    def _make_engine(self) -> EngineProcess:
+        return EngineProcess(self.engine, self.data, self.limits, unconfined=self.unconfined)
 
 
 class AppWorldEnv:
@@ -116,6 +149,7 @@ class AppWorldEnv:
         self.engine = engine
         self.task: Task | None = None
         self.before: Rows = {}
+        self.start: Rows = {}
         self.num_turns = 0
 
     def reset(self, task: Task, seed: int) -> str:
@@ -124,15 +158,29 @@ class AppWorldEnv:
         if task.kind == OFFICIAL_KIND:
             start = self.engine.open(official=task.id)
             return GUIDE.format(**start["supervisor"], instruction=start["instruction"])
-        self.before = self.engine.open(task=engine_task(task))["rows"]
-        return GUIDE.format(**task.data["supervisor"], instruction=task.data["instruction"])
+        self.before = self.start = self.engine.open(task=engine_task(task))["rows"]
+        first = GUIDE.format(**task.data["supervisor"], instruction=task.data["instruction"])
+        prefix = task.data.get("prefix")
+        return f"{first}\n\n{SO_FAR}\n{self._begin(prefix)}" if prefix else first
+
+    def _begin(self, prefix: Sequence[str]) -> str:
+        """Run what lies before the start of the task, and tell it."""
+        told = []
+        try:
+            for code in prefix:
+                output, _ = self.engine.execute(clean(code))
+                told.append(f"{code}\n→ {output[:MAX_SO_FAR]}{'…' if len(output) > MAX_SO_FAR else ''}")
+            self.start = self.engine.rows()
+        except EpisodeEnded:  # the next action finds it out
+            told.append(BROKEN)
+        return "\n".join(told)
 
     def step(self, action: str) -> EnvStep:
         """Run code. Code that ends its interpreter ends the episode, without a reward."""
         assert self.task is not None
         self.num_turns += 1
         try:
-            output, is_complete = self.engine.execute(action.encode("utf-8", "replace").decode())
+            output, is_complete = self.engine.execute(clean(action))
             is_last = is_complete or self.num_turns >= TURN_LIMIT
             return EnvStep(observation=output, reward=self._reward() if is_last else 0.0, is_done=is_complete)
         except EpisodeEnded:
@@ -144,7 +192,7 @@ class AppWorldEnv:
     def _reward(self) -> float:
         assert self.task is not None
         if self.task.kind != OFFICIAL_KIND:
-            return checks.reward(self.task.data["tests"], self.before, self.engine.rows())
+            return checks.reward(self.task.data["tests"], self.before, self.engine.rows(), self.start)
         tests = self.engine.grade_official(self.task.id)
         return checks.beyond_idle(
             sum(test["is_passed"] for test in tests), sum(test["passes_idle"] for test in tests), len(tests)

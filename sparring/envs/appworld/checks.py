@@ -91,7 +91,7 @@ def _holds(check: Check, before: Rows, after: Rows) -> bool:
         case "status":
             return [row["status"] for row in after.get(TASK_TABLE, ())] == ["success"]
         case "answer":
-            return _is_answer(_given_answer(after), check["answer"])
+            return _is_answer(given_answer(after), check["answer"])
         case "count":
             return sum(_agrees(row, check["where"]) for row in after.get(check["table"], ())) == check["count"]
         case "changes":
@@ -134,7 +134,8 @@ def _same(found: Any, wanted: Any) -> bool:
     return found == wanted
 
 
-def _given_answer(after: Rows) -> Any:
+def given_answer(after: Rows) -> Any:
+    """Return what was answered through `complete_task`; None: nothing."""
     rows = after.get(TASK_TABLE, ())
     if len(rows) != 1:
         return None

@@ -47,10 +47,21 @@ def own_tasks(seed: int, num_per_template: int) -> dict[str, list[Task]]:
     }
 
 
-def own_task(split: str, app: str, template: Template, seed: int, index: int) -> Task:
-    """Generate one task."""
+def own_task(split: str, app: str, template: Template, seed: int, index: int | str) -> Task:
+    """Generate one task. Numbers are the benchmark's own tasks; what else is drawn has a word in its place."""
     name = template.__name__.replace("_", "-")
     scene = Scene.draw(split, f"{seed}/{split}/{app}/{name}/{index}")
     draft = template(scene)
     id = f"{app}/{name}/{index}" if not seed else f"{app}/{name}/{seed}-{index}"
     return make_task(id=id, kind=app, rows=scene.rows, moment=scene.now.isoformat(), draft=draft)
+
+
+def find_template(id: str) -> tuple[str, str, Template] | None:
+    """Return the split, the main app and the template that a task of ours was drawn from, by the task's id."""
+    app, _, rest = id.partition("+")[0].partition("/")
+    name = rest.partition("/")[0].replace("-", "_")
+    for split, by_app in TEMPLATES.items():
+        for template in by_app.get(app, ()):
+            if template.__name__ == name:
+                return split, app, template
+    return None

@@ -138,6 +138,10 @@ class EngineProcess:
             self._send({"op": "end"})
             self._await_end()
 
+    def kill(self) -> None:
+        """Make whoever waits for an answer get an EnvFault; may be called from another thread. `close` follows."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the engine and the episode with it; nothing is left behind."""
         with contextlib.suppress(OSError):

@@ -174,11 +174,14 @@ class Scene:
         return scene
 
     @classmethod
-    def of(cls, split: str, rows: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], now: str, seed: str) -> Scene:
+    def of(
+        cls, split: str, rows: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], now: str, seed: str
+    ) -> Scene:
         """Take up the scene of a task of ours again, from its rows; `seed` is of what is drawn from here on."""
         scene = cls(NAMES[split], random.Random(seed), now=datetime.datetime.fromisoformat(now))
         scene.rows = {
-            app: {table: [dict(row) for row in found] for table, found in tables.items()} for app, tables in rows.items()
+            app: {table: [dict(row) for row in found] for table, found in tables.items()}
+            for app, tables in rows.items()
         }
         scene.rows["supervisor"].pop("Task", None)
         users = zip(rows["simple_note"]["User"], rows["phone"]["User"], strict=True)

@@ -13,6 +13,7 @@ from typing import get_args
 
 from sparring.envs.bfcl.calls import write_calls
 from sparring.envs.bfcl.env import DONE, STEPS_PER_TURN, BFCLEnv
+from sparring.envs.bfcl.exploration import explored_tasks
 from sparring.envs.bfcl.functions import Style
 from sparring.envs.bfcl.scenario import Reference, Scenario, benchmark_task, reference_of, scenario_of
 from sparring.envs.bfcl.synthesis import BFCLSynthesis
@@ -24,20 +25,38 @@ SIDES = ("train", "train", "train", "dev", "test")
 """The side of a scenario whose number is 0, 1, 2, 3 or 4 modulo 5."""
 ALL = "all"
 """The split with all 800 tasks, as the benchmark itself evaluates."""
+NUM_EXPLORED = 400
+"""Training tasks of the parity mode."""
+DEV_SHARE = 5
+"""One dev task of the parity mode for so many training tasks."""
 
 
 class BFCL:
-    """The benchmark. Splits `train`, `dev`, `test` by scenario, and `all`; task types are the four variants."""
+    """The benchmark. Splits `train`, `dev`, `test` by scenario, and `all`; task types are the four variants.
+
+    In parity mode `test` is all 800 tasks, as in published figures; `train` and `dev` are made by exploration alone.
+    """
 
     env_per_process = False  # each episode has its own instances; nothing that they share is left changed
 
-    def __init__(self, *, docs: Style = "short", steps_per_turn: int = STEPS_PER_TURN) -> None:
+    def __init__(
+        self,
+        *,
+        docs: Style = "short",
+        steps_per_turn: int = STEPS_PER_TURN,
+        parity: bool = False,
+        num_explored: int = NUM_EXPLORED,
+        seed: int = 0,
+    ) -> None:
         """Look the wheel up; reads nothing yet.
 
         Args:
             docs: `short` shows each function's signature and a sentence, `signatures` the former, `full` the
                 benchmark's JSON docs.
             steps_per_turn: answers with calls that an agent may give in one user turn.
+            parity: evaluate on all 800 tasks and train on explored ones.
+            num_explored: how many of these, in parity mode; `dev` has a fifth as many others.
+            seed: of the exploration, in parity mode.
 
         Raises:
             ConfigError: the wheel or mpmath is not installed, or an option makes no sense.
@@ -46,7 +65,18 @@ class BFCL:
             raise ConfigError(f"env.options: docs is {docs!r}. Give one of: {', '.join(get_args(Style))}.")
         if not isinstance(steps_per_turn, int) or steps_per_turn < 1:
             raise ConfigError(f"env.options: steps_per_turn is {steps_per_turn!r}. Give a whole number from 1.")
+        if type(num_explored) is not int or num_explored < 1:
+            raise ConfigError(f"env.options: num_explored is {num_explored!r}. Give a whole number from 1.")
+        if type(parity) is not bool or type(seed) is not int:
+            raise ConfigError(
+                f"env.options: parity is {parity!r} and seed is {seed!r}. Give true or false, and a number."
+            )
+        if not parity and (num_explored, seed) != (NUM_EXPLORED, 0):
+            raise ConfigError("env.options: num_explored and seed are for the parity mode. Give parity = true too.")
         find_wheel()
+        self.parity = parity
+        self._num_explored = num_explored
+        self._seed = seed
         self.docs: Style = docs
         self.steps_per_turn = steps_per_turn
         self.instruction = (
@@ -66,6 +96,10 @@ class BFCL:
         known = (*dict.fromkeys(SIDES), ALL)
         if split not in known:
             raise ConfigError(f"split: BFCL has none called {split!r}. Splits: {', '.join(known)}.")
+        if self.parity and split in ("train", "dev"):
+            num = self._num_explored if split == "train" else math.ceil(self._num_explored / DEV_SHARE)
+            return explored_tasks(split, num, self._seed)
+        split = ALL if self.parity else split
         numbers = [number for number, side in enumerate(scenario_sides()) if split in (side, ALL)]
         return [benchmark_task(variant, number) for variant in VARIANTS for number in numbers]
 
@@ -96,7 +130,9 @@ class BFCL:
             ConfigError: the task is one of the benchmark's that is kept for evaluation.
         """
         scenario = scenario_of(task)
-        if "entry" in task.data and scenario_sides()[int(task.data["entry"].rpartition("_")[2])] != "train":
+        if "entry" in task.data and (
+            self.parity or scenario_sides()[int(task.data["entry"].rpartition("_")[2])] != "train"
+        ):
             raise ConfigError(f"BFCL task {task.id} is kept for evaluation: tasks are made from the split train alone.")
         return scenario
 

@@ -46,7 +46,7 @@ class BFCLSynthesis:
 
     def __init__(self, train: Sequence[Task]) -> None:
         """`train`: the training split."""
-        self._train = {task.data["entry"] for task in train}
+        self._train = {task.data["entry"] for task in train if "entry" in task.data}
         self._scenarios = [scenario_of(task) for task in train if task.kind == "base"]
         self._source: Source | None = None
 
