@@ -41,6 +41,9 @@ NEW_TASK = "A new task begins.\n\n"
 """Stands before each first observation that follows a worked example."""
 
 
+FormatName = Literal["react", "action", "code"]
+
+
 class ContextOverflow(DataError):
     """A trajectory has more tokens than `chat.max_context`; nothing was cut."""
 
@@ -49,8 +52,9 @@ class ContextOverflow(DataError):
 class ChatConfig:
     """How episodes become text."""
 
-    format: Literal["react", "action"] = "react"
-    """`react`: the agent writes `Thought: …` and `Action: …`; `action`: the action alone, on one line."""
+    format: FormatName = "react"
+    """`react`: the agent writes `Thought: …` and `Action: …`; `action`: the action alone, on one line; `code`: all that
+    it writes is the action, or the first fenced block in it (AppWorld)."""
     instruction: str | None = None
     """What stands before the first observation. None: the benchmark's words and the format's rule; empty: nothing."""
     num_examples: int = 0
@@ -65,22 +69,28 @@ class ChatConfig:
 class ActionFormat:
     """How an agent writes an action, and how it is read."""
 
-    name: Literal["react", "action"]
+    name: FormatName
 
     @property
     def rule(self) -> str:
         """The sentence that tells a model the format."""
         if self.name == "react":
             return "Answer with one thought and one action, in this form:\nThought: why you act so\nAction: the action"
+        if self.name == "code":
+            return "Answer with the next code alone: it is run as you write it."
         return "Answer with the next action alone, on one line."
 
     def parse(self, text: str) -> str:
-        """Return the action in `text`: one line, without what a reasoning model wrote before `</think>`.
+        """Return the action in `text`, without what a reasoning model wrote before `</think>`: one line, unless code.
 
         ReAct: what follows the first `Action:` that begins a line (else the first anywhere), up to the end of that
-        line. Text without `Action:`, and action-only text: its first line.
+        line. Text without `Action:`, and action-only text: its first line. Code: a first fenced block's content, which
+        may lack its end, else everything.
         """
         text = text.rpartition("</think>")[2].strip()
+        if self.name == "code":
+            fenced = re.search(r"^```[^\n]*\n(.*?)(?:^```|\Z)", text, re.MULTILINE | re.DOTALL)
+            return (fenced[1] if fenced else text).strip()
         if self.name == "react":
             line = r"Action:\s*([^\n]*)"
             if found := re.search(rf"^[ \t]*{line}", text, re.MULTILINE) or re.search(line, text):
@@ -98,7 +108,7 @@ class ActionFormat:
 
     def agent_text(self, turn: Turn) -> str:
         """Return what an agent of this format writes in a turn of someone else, for instance an expert's."""
-        return turn.action if self.name == "action" else turn.text
+        return turn.text if self.name == "react" else turn.action
 
 
 class Dialogue:

@@ -15,9 +15,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from sparring.chat import ActionFormat
+from sparring.chat import ActionFormat, FormatName
 from sparring.convert import suggest
 from sparring.envs.base import Benchmark
 from sparring.errors import ConfigError, DataError, EnvFault
@@ -55,7 +55,7 @@ def expert_trajectories(
     pool: Pool,
     tasks: Sequence[Task],
     *,
-    format: Literal["react", "action"],
+    format: FormatName,
     num_slots: int,
     on_episode: Callable[[Trajectory], None] | None = None,
 ) -> list[Trajectory]:
@@ -110,7 +110,7 @@ def _without_rest(trajectory: Trajectory, num_turns: int) -> Trajectory:
 def read_demonstrations(
     path: Path,
     tasks: Sequence[Task],
-    format: Literal["react", "action"],
+    format: FormatName,
     *,
     known: Sequence[Task] | None = None,
 ) -> list[Trajectory]:

@@ -263,9 +263,14 @@ def test_action_only_format_never_trains_thoughts():
         ("action", "open door\nAction: close door", "open door"),
         ("action", "<think>\nhm\n</think>\n\nopen door", "open door"),
         ("action", "", ""),
+        ("code", "for x in y:\n    print(x)", "for x in y:\n    print(x)"),
+        ("code", "So I run\n```python\nx = 1\nprint(x)\n```\nand then\n```\nprint(2)\n```", "x = 1\nprint(x)"),
+        ("code", "```\nprint(1)", "print(1)"),
+        ("code", "<think>\nprint(0)\n</think>\nprint('```')", "print('```')"),
+        ("code", "", ""),
     ],
 )
-def test_the_action_is_one_line(name, text, action):
+def test_the_action_is_one_line_or_code(name, text, action):
     assert ActionFormat(name=name).parse(text) == action
 
 
@@ -273,6 +278,8 @@ def test_rendered_actions_are_read_back():
     react, action = ActionFormat(name="react"), ActionFormat(name="action")
     assert react.parse(react.render("so", "open door")) == "open door"
     assert action.render("so", "open door") == "open door"
+    code, lines = ActionFormat(name="code"), "for x in (1, 2):\n    print(x)"
+    assert code.parse(code.render("so", lines)) == lines
 
 
 def test_the_day_is_not_in_the_prompt():
