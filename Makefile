@@ -43,10 +43,10 @@ $(READY): pyproject.toml constraints.txt worlds.txt
 	$(BIN)/python -m pip install --no-deps -r worlds.txt
 	@touch $@
 
-demo: setup ## Train the agents on ScienceWorld and show what came out (ten minutes on two cores)
+demo: setup ## Train the agents on ScienceWorld and show what came out (about ten minutes on two quiet cores)
 	$(BIN)/sparring run recipes/quickstart.toml --out runs/quickstart $(DEMO_ARGS)
 
-test: setup ## Run the tests (offline, under five minutes on two cores)
+test: setup ## Run the tests (offline, some 13 CPU-minutes)
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
 
 check: setup ## Lint, formatting, types and import directions

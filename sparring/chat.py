@@ -230,7 +230,7 @@ class Chat:
     def prefix(self) -> list[int]:
         """Return the tokens that all episodes begin with, whatever they observe: instruction and worked examples."""
         one, other = self.first("0"), self.first("Z")
-        return one[: next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)]
+        return one[: next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))]
 
     def next(self, last_action_ids: Sequence[int], observation: str) -> list[int]:
         """Return the glue between an action and the next, with the end of turn first where the action was cut."""

@@ -247,7 +247,7 @@ class LocalPolicy:
         self._num_slots = num_slots_per_lane
         self._keep_logprobs = keep_logprobs
         prefix = chat.prefix()
-        self._prefix = prefix if len(prefix) >= MIN_PREFIX else []
+        self._prefix = prefix if MIN_PREFIX <= len(prefix) <= chat.config.max_context - max_new_tokens else []
         self._lanes: dict[int, _Lane] = {}
 
     def act(self, episodes: Sequence[Episode], *, lane: int = 0) -> list[Reply]:

@@ -9,7 +9,8 @@ import pytest
 from sparring.envs.scienceworld import ScienceWorld, ScienceWorldEnv, make_task
 from sparring.envs.scienceworld_synthesis import ScienceWorldSynthesis, State, achieved, describe
 from sparring.envs.synthesis import Draft, Synthesis, synthesis_of
-from sparring.types import StopReason, Task, Trajectory, Turn
+from sparring.types import StopReason, Task, Trajectory
+from tests.envs.proposing import play
 
 WORLD = ScienceWorld()
 OFFERED = synthesis_of(WORLD)
@@ -22,21 +23,6 @@ def env() -> Iterator[ScienceWorldEnv]:
     env = ScienceWorldEnv()
     yield env
     env.close()
-
-
-def play(env: ScienceWorldEnv, task: Task, actions: Sequence[str]) -> Trajectory:
-    observation, turns, best, is_done = env.reset(task, 0), [], 0.0, False
-    for action in actions:
-        step = env.step(action)
-        best = min(1.0, max(best, step.reward))
-        turns.append(Turn(observation=observation, text=action, action=action, reward=best))
-        observation, is_done = step.observation, step.is_done
-        if is_done:
-            break
-    stop = StopReason.DONE if is_done else StopReason.TURN_LIMIT
-    return Trajectory(
-        id="t", task=task, agent="expert", turns=tuple(turns), final_observation=observation, reward=best, stop=stop
-    )
 
 
 def expert(task: Task) -> list[str]:

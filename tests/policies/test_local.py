@@ -128,6 +128,11 @@ def test_what_all_episodes_begin_with_is_computed_once_and_changes_nothing(name,
     assert num_fed[10_000] - num_fed[MIN_PREFIX] == (8 - 1) * len(prefix)
 
 
+def test_a_beginning_that_leaves_no_room_ends_the_episode_like_any_other():
+    (reply,) = policy_for(instruction=LONG * 4, max_context=128).act([episode()])
+    assert reply.stop is StopReason.CONTEXT_LIMIT
+
+
 def test_a_shared_beginning_does_not_depend_on_who_else_plays():
     observations = ["Press in this order: red green.", "Nothing happens."]
     options = {"temperature": 1.0, "instruction": LONG}

@@ -10,7 +10,6 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,25 +22,10 @@ from sparring.envs.base import EnvStep
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError
 from sparring.types import Task
+from tests.envs.appworld.conftest import QUICK
 from tests.envs.appworld.hostile import ENDED, REFUSED, SURVIVED
 
 pytestmark = pytest.mark.data
-QUICK = {"cpu_s": 1.0, "memory_mb": 300}
-
-
-@pytest.fixture(scope="module")
-def world() -> AppWorld:
-    try:
-        return AppWorld(limits=QUICK)
-    except ConfigError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def env(world: AppWorld) -> Iterator[AppWorldEnv]:
-    env = world.make_env()
-    yield env
-    env.close()
 
 
 def find(world: AppWorld, id: str) -> Task:

@@ -6,7 +6,7 @@ What needs the engine skips where it is not installed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,12 @@ from sparring.envs.synthesis import Synthesis, synthesis_of
 from sparring.errors import ConfigError
 from sparring.synthesis.novelty import EvaluationGate
 from sparring.types import Task, Trajectory
+from tests.envs.appworld.conftest import QUICK
 from tests.envs.appworld.hostile import ENDED, SURVIVED
 from tests.envs.proposing import judge, play, refusals
 
 SPLITS = own_tasks(0, 2)
 EVALUATED = [task for split in ("dev", "test") for task in SPLITS[split]]
-QUICK = {"cpu_s": 1.0, "memory_mb": 300}
 ENV = "sparring.envs.appworld:AppWorld"
 
 
@@ -51,21 +51,6 @@ def find(id: str) -> Task:
 
 def solved(task: Task) -> Proposed:
     return Proposed(task=task, actions=tuple(task.data["reference"]))
-
-
-@pytest.fixture(scope="module")
-def world() -> AppWorld:
-    try:
-        return AppWorld(limits=QUICK)
-    except ConfigError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def env(world: AppWorld) -> Iterator[AppWorldEnv]:
-    env = world.make_env()
-    yield env
-    env.close()
 
 
 @pytest.fixture(scope="module")
