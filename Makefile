@@ -12,11 +12,13 @@ READY := .venv/.sparring-ready
 # Without an index of its own, torch comes from wherever pip is configured to look.
 TORCH_FROM = $(if $(strip $(TORCH_INDEX)),--index-url $(TORCH_INDEX),)
 
+PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format report clean
+.PHONY: help setup demo test test-slow check format report clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  Variables: TORCH_INDEX (package index for torch), DEMO_ARGS (for sparring run), TEST_ARGS (for pytest),"
 	@echo "             TEST_WORKERS (default 2), RUN (folder for make report), PYTHON (default python3)"
@@ -46,8 +48,11 @@ $(READY): pyproject.toml constraints.txt worlds.txt
 demo: setup ## Train the agents on ScienceWorld and show what came out (about ten minutes on two quiet cores)
 	$(BIN)/sparring run recipes/quickstart.toml --out runs/quickstart $(DEMO_ARGS)
 
-test: setup ## Run the tests (offline, some 13 CPU-minutes)
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
+test: setup ## Run the tests (offline, some minutes)
+	$(PYTEST) $(TEST_ARGS)
+
+test-slow: setup ## Run the tests that take longest: runs killed again and again, disks that fill up, whole recipes
+	$(PYTEST) -m slow $(TEST_ARGS)
 
 check: setup ## Lint, formatting, types and import directions
 	$(BIN)/ruff check .

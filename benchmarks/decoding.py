@@ -63,7 +63,7 @@ def child(request: dict[str, Any]) -> dict[str, float]:
 def main() -> None:
     """Measure all batch sizes, print the table and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", default="sparring-base")
+    parser.add_argument("--model", default="sparring-worlds")
     args = parse(parser, child)
     found = {batch: in_child("benchmarks.decoding", {"model": args.model, "batch": batch}) for batch in BATCHES}
     rows = [

@@ -83,6 +83,7 @@ def one_message(ended: Ended, code: int) -> str:
     return message
 
 
+@pytest.mark.slow
 def test_a_run_that_outgrows_its_disk_again_and_again_goes_on_once_there_is_space(
     command_line: CommandLine, recipe: Path, finished: Path, disk: Path
 ) -> None:

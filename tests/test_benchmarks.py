@@ -45,7 +45,7 @@ def test_forwarding_a_prefix_once_gives_the_same_log_probabilities(num_shared):
 def test_a_padded_model_computes_the_same():
     from sparring.policies.local import load_model
 
-    small, _ = load_model("sparring-base")
+    small, _ = load_model("sparring-worlds")
     large = padded(small)
     assert sum(parameter.numel() for parameter in large.parameters()) > 1e8
     ids_BT = torch.arange(60).view(2, 30) * 31 % 2048

@@ -275,6 +275,7 @@ def test_full_disk_inside_a_library_is_one_message(recipe: Path, tmp_path: Path)
     assert "no space left on the disk" in message
 
 
+@pytest.mark.slow
 def test_interrupted_run_says_how_to_go_on_and_does(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

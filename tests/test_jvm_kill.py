@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import psutil
+import pytest
 
 from sparring.envs.base import select_tasks
 from sparring.envs.pool import EnvPool
@@ -41,6 +42,7 @@ def jvms() -> set[int]:
     return {one.pid for one in below if one.status() != psutil.STATUS_ZOMBIE and "py4j.GatewayServer" in one.cmdline()}
 
 
+@pytest.mark.slow
 def test_a_rollout_whose_jvm_is_killed_equals_one_that_was_left_alone() -> None:
     before = jvms()
     world = ScienceWorld()

@@ -96,6 +96,7 @@ def finished_files(out: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "num_stops"), [(signal.SIGKILL, 10), (signal.SIGINT, 5)], ids=("kill", "ctrl-c"))
 def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
     undisturbed: Undisturbed, command_line: CommandLine, tmp_path: Path, kind: signal.Signals, num_stops: int

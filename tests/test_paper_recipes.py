@@ -43,9 +43,11 @@ def test_a_recipe_says_what_the_paper_says(world: str) -> None:
         assert (config.loss.expert_dpo, config.loss.expert_sft) == (0.5, 0.5)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(
+    "world", [world if world == "intercode_sql" else pytest.param(world, marks=pytest.mark.slow) for world in WORLDS]
+)
 def test_every_row_starts_and_ends(world: str, tmp_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(BUNDLED["sparring-base"])
+    tokenizer = AutoTokenizer.from_pretrained(BUNDLED["sparring-worlds"])
     model = tiny_model("llama", num_tokens=len(tokenizer))
     model.config.max_position_embeddings = MAX_CONTEXT
     save_model(model, tokenizer, tmp_path / "model")

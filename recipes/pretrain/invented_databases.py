@@ -192,7 +192,9 @@ def invented_walks(seed: int, num_databases: int, most_questions: int) -> Iterat
         scope = Scope(database.name, database.image, database.entities)
         questions = draw_questions(draw, scope, f"invented/{seed}/{index}", draw.randint(3, most_questions))
         scope.close()
-        env = InterCodeSQLEnv(Images({database.name: database.image}), max_observation=MAX_OBSERVATION, graded=False)
+        env = InterCodeSQLEnv(
+            Images({database.name: database.image}), max_observation=MAX_OBSERVATION, is_graded=lambda _: False
+        )
         most_text = 0 if draw.random() < SHARE_NAMES_ONLY else MAX_OBSERVATION
         looks = look_statements(database.name, database.image, most_text)
         for id, kind, db, question, gold in questions:

@@ -3,7 +3,7 @@
 In: a folder of walks (`gather.py`). Out: an ordinary Hugging Face folder with the model, its tokenizer, and a manifest
 of the task ids that the corpus contains and of the training's figures.
 
-    python recipes/pretrain/train.py --walks runs/pretrain/walks --out sparring/models/base --threads 3
+    python recipes/pretrain/train.py --walks runs/pretrain/walks --out runs/pretrain/stage-1 --threads 3
 
 Killed, it goes on from its last checkpoint (every two minutes) with the same command.
 """

@@ -103,7 +103,10 @@ def partner_pairs(
 
 
 def evaluate(session: Session, duo: Duo, number: int) -> None:
-    """Measure the target on held-out tasks, and the partner where the config asks for it."""
+    """Measure the target on held-out tasks, and the partner where the config asks for it, in rounds that are due."""
+    loop = session.config.loop
+    if number % loop.evaluate_every != 0 and number != loop.rounds:
+        return
     session.evaluate(duo.target, number)
     if session.config.partner.evaluate:
         session.evaluate(duo.partner, number)

@@ -40,10 +40,12 @@ class LoopConfig:
     """DPO's beta from round 2 on (ETO: 0.1, later 0.5); none: as in round 1."""
     later_lr: float | None = None
     """Preference learning rate from round 2 on (ETO: 1e-6, later 5e-7); none: as in round 1."""
+    evaluate_every: int = 1
+    """Rounds between two evaluations on held-out tasks; the start and the last round are always evaluated."""
 
     def __post_init__(self) -> None:
         """Refuse a loop that does nothing."""
-        _at_least(1, rounds=self.rounds, buffer_rounds=self.buffer_rounds)
+        _at_least(1, rounds=self.rounds, buffer_rounds=self.buffer_rounds, evaluate_every=self.evaluate_every)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

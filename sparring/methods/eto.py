@@ -24,5 +24,6 @@ def eto(session: Session) -> Agent:
         pairs = expert_pairs(experts, explored, PairKind.EXPERT_TARGET, config.pairs)
         learner = start if config.loop.restart else target
         target = session.prefer(learner, pairs, number, loss=session.eto_loss())
-        session.evaluate(target, number)
+        if number % config.loop.evaluate_every == 0 or number == config.loop.rounds:
+            session.evaluate(target, number)
     return target

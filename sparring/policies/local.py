@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from sparring.policies.decoding import SlotDecoder
 
 _MODELS = Path(__file__).parent.parent / "models"
-BUNDLED = {"sparring-base": _MODELS / "base", "sparring-worlds": _MODELS / "worlds"}
-"""Models that ship with the package: name → folder. The first knows ScienceWorld alone; the second goes on from it, and
-has learnt the language of WebShop's invented catalogue and of SQL over invented databases as well."""
+BUNDLED = {"sparring-worlds": _MODELS / "worlds"}
+"""Models that ship with the package: name → folder. This one has learnt the language of ScienceWorld, of the invented
+WebShop's pages and of SQL over invented databases."""
 BUNDLED_NAMES = " or ".join(map(repr, BUNDLED))
 LOGPROB_DIGITS = 6
 """Decimals of a kept log-probability: as many as single precision has, and short in a file."""
@@ -43,7 +43,7 @@ MIN_PREFIX = 64
 class ModelConfig:
     """Which model both agents start from."""
 
-    path: str = "sparring-base"
+    path: str = "sparring-worlds"
     """The bundled model's name, a folder, or a Hugging Face Hub id."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Weights in memory. `auto`: bfloat16 on a GPU or a CPU that computes in it natively, float32 elsewhere."""

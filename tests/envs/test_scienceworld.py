@@ -254,6 +254,7 @@ def test_a_gold_path_longer_than_the_turn_limit_is_no_expert(jvms):
     assert not jvms()
 
 
+@pytest.mark.slow
 def test_a_search_survives_one_lost_jvm_and_no_more(jvms):
     assert list(FragileWorld(1).expert_actions([LIFESPAN])) == [LIFESPAN.id]
     with pytest.raises(EnvFault, match="JVM is gone"):
@@ -264,6 +265,7 @@ def test_a_search_survives_one_lost_jvm_and_no_more(jvms):
 # ── Processes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_a_jvm_killed_alone_is_noticed_and_the_episode_restored(env: ScienceWorldEnv, jvms):
     actions = env.gold_path(LIFESPAN)
     with EnvPool("scienceworld", {}, num_envs=1) as pool:

@@ -128,6 +128,7 @@ def test_a_world_without_synthesis_says_so(model_folder: Path, tmp_path: Path) -
     run_recipe(recipe, tmp_path / "replayed", SilentProgress(), with_report=False)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
     model_folder: Path, finished: Path, tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ def test_results_hold_the_partner_and_the_pool(finished: Path) -> None:
     assert 'id="pool"' in page and "failure agent" in page
 
 
+@pytest.mark.slow
 def test_a_stop_leaves_no_trace(model_folder: Path, finished: Path, tmp_path: Path) -> None:  # noqa: F811
     recipe = make_recipe(model_folder, ARM, **SECTIONS)
     for num_signs in (30, 25, 12):

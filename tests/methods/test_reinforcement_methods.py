@@ -122,6 +122,7 @@ def test_the_value_head_goes_on_from_round_to_round(finished: Path) -> None:
     assert not list((finished / "seed-0/grpo").rglob("value_head.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stops"), [("grpo", (7, 30, 9, 25)), ("ppo", (9, 33, 12, 4))])
 def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
     model_folder: Path, finished: Path, tmp_path: Path, name: str, stops: tuple[int, ...]

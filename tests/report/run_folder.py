@@ -271,7 +271,7 @@ class RunFolder:
 
     def _config(self) -> dict[str, Any]:
         base = {
-            "model": {"path": "sparring-base", "dtype": "auto"},
+            "model": {"path": "sparring-worlds", "dtype": "auto"},
             "env": {"id": "scienceworld", "kinds": list(KINDS), "num_envs": 8},
             "rollout": {"num_per_task": 1, "temperature": 0.7},
             "sft": {"lr": 1e-3, "epochs": 3, "batch_size": 32},

@@ -134,7 +134,9 @@ def test_hostile_names_in_results_and_config_are_escaped(tmp_path):
     run_dir = RunFolder(tmp_path).write()
     for name in ("results.json", "config.json", "versions.json"):
         path = run_dir / name
-        path.write_text(path.read_text().replace('"ETO"', '"<script>ETO"').replace("sparring-base", "<img onerror=1>"))
+        path.write_text(
+            path.read_text().replace('"ETO"', '"<script>ETO"').replace("sparring-worlds", "<img onerror=1>")
+        )
     page = Page(write_report(run_dir))
     assert len(page.scripts) == 2
     assert "<script>ETO" in page.text

@@ -73,7 +73,8 @@ class InterCodeSQL:
             path: a question file, or a folder with InterCode's, split here; or split → file. None: questions made here.
             dump: a MySQL dump instead of the one in the package `intercode-bench`.
             databases: or, a folder of SQLite files, as Spider comes: `NAME/NAME.sqlite`.
-            graded: reward failures by how near they came (`reward.grade`); success stays what it is.
+            graded: reward failures on all but dev and test tasks by how near they came (`reward.grade`); success stays
+                what it is.
             backend: `sqlite`, or `mysql` for a server of yours, MySQL or MariaDB.
             mysql: how to reach it: host, port, user, unix_socket; the password is in SPARRING_MYSQL_PASSWORD.
 
@@ -92,6 +93,7 @@ class InterCodeSQL:
         """Whether the questions are those made here."""
         self.images = images
         self._tasks = self._read(path)
+        self._held_out = {task.id for split, tasks in self._tasks.items() if split != "train" for task in tasks}
         self.backend = self._open_backend(backend, mysql)
 
     def tasks(self, split: str) -> Sequence[Task]:
@@ -108,7 +110,11 @@ class InterCodeSQL:
         return TURN_LIMIT
 
     def make_env(self) -> InterCodeSQLEnv:
-        return InterCodeSQLEnv(self.backend, max_observation=MAX_OBSERVATION, graded=self.graded)
+        return InterCodeSQLEnv(self.backend, max_observation=MAX_OBSERVATION, is_graded=self.is_graded)
+
+    def is_graded(self, task: Task) -> bool:
+        """Say whether a failure on this task is rewarded by how near it came: on held-out tasks it never is."""
+        return self.graded and task.id not in self._held_out
 
     def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
         """Return for each task: a look at the tables, at the columns of those that the gold query reads, the query."""

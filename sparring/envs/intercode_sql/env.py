@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from sparring.envs.base import EnvStep
 from sparring.envs.intercode_sql.backend import Backend, Result, Session
@@ -32,8 +33,9 @@ def is_submission(statement: str) -> bool:
 class InterCodeSQLEnv:
     """Plays questions, each on a fresh copy of its database."""
 
-    def __init__(self, backend: Backend, *, max_observation: int, graded: bool) -> None:
-        self._backend, self._max_observation, self._graded = backend, max_observation, graded
+    def __init__(self, backend: Backend, *, max_observation: int, is_graded: Callable[[Task], bool]) -> None:
+        """Play over `backend`; where `is_graded(task)`, failures are rewarded by how near they came."""
+        self._backend, self._max_observation, self._is_graded = backend, max_observation, is_graded
         self._session: Session | None = None
         self._task: Task | None = None
         self._gold: Result | None = None
@@ -50,7 +52,7 @@ class InterCodeSQLEnv:
 
     def step(self, action: str) -> EnvStep:
         """Run a statement, or end the episode with `submit`: the last statement's result is then the answer."""
-        if self._session is None or self._is_done:
+        if self._session is None or self._task is None or self._is_done:
             return self._answer("The episode is over.")
         statement = statement_of(action)
         if is_submission(statement):
@@ -58,7 +60,7 @@ class InterCodeSQLEnv:
             self._reward = max(self._reward, reward(self._last, self._gold_result()))
             return self._answer("Submitted." if self._last else "Submitted without an answer: no statement was run.")
         self._last = self._session.run(statement)
-        if self._graded and self._last.rows is not None:
+        if self._last.rows is not None and self._is_graded(self._task):
             self._reward = max(self._reward, grade(self._last, self._gold_result()))
         return self._answer(self._render(self._last))
 

@@ -21,7 +21,7 @@ TASK = Task(id="zoo/0", kind="easy", data={"db": "zoo", "question": "Who lives h
 
 @pytest.fixture
 def env(zoo: bytes) -> Iterator[InterCodeSQLEnv]:
-    env = InterCodeSQLEnv(Images({"zoo": zoo}), max_observation=MAX_OBSERVATION, graded=False)
+    env = InterCodeSQLEnv(Images({"zoo": zoo}), max_observation=MAX_OBSERVATION, is_graded=lambda _: False)
     yield env
     env.close()
 
@@ -61,7 +61,7 @@ def test_what_an_agent_writes_changes_nothing_about_the_gold_answer(env: InterCo
 
 
 def test_graded_episodes_reward_what_came_near_but_only_submission_succeeds(zoo: bytes):
-    env = InterCodeSQLEnv(Images({"zoo": zoo}), max_observation=MAX_OBSERVATION, graded=True)
+    env = InterCodeSQLEnv(Images({"zoo": zoo}), max_observation=MAX_OBSERVATION, is_graded=lambda _: True)
     env.reset(TASK, 0)
     assert env.step("SELECT Name FROM animal WHERE ID = 1").reward == pytest.approx(SEEN_SHARE / 3)
     assert env.step(GOLD).reward == SEEN_SHARE
@@ -70,6 +70,17 @@ def test_graded_episodes_reward_what_came_near_but_only_submission_succeeds(zoo:
     env.reset(TASK, 0)
     env.step(GOLD)
     assert env.step("submit").reward == 1.0
+    env.close()
+
+
+def test_held_out_tasks_are_never_graded(real_dump: Path):
+    world = InterCodeSQL(dump=str(real_dump), graded=True)
+    env = world.make_env()
+    for split, expected in (("train", SEEN_SHARE), ("dev", 0.0), ("test", 0.0)):
+        task = world.tasks(split)[0]
+        env.reset(task, 0)
+        assert env.step(task.data["gold"]).reward == expected
+        assert env.step("submit").reward == 1.0
     env.close()
 
 

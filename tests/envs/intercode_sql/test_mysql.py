@@ -120,6 +120,7 @@ def test_files_of_the_servers_are_out_of_reach(server: Server):
     session.close()
 
 
+@pytest.mark.slow
 def test_results_and_time_are_bounded(server: Server):
     session = server.open("world_1")
     assert "too large" in session.run("SELECT * FROM city a, city b").error
