@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparring.batches import num_action_tokens, pad_together
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
     from sparring.chat import Encoded
 
-CPU_PASS_TOKENS = 2048
-"""Most padded tokens per pass on a CPU, which gains nothing from more: what fits its caches is fastest."""
+CPU_PASS_TOKENS = 1024
+"""Most padded tokens per pass on a CPU, which gains nothing from more: what fits its caches is fastest, and a step's
+passes spread over threads."""
 CHECK_TOKENS = 48
 """Length of the sequence on which the fast path is compared with the model's own forward."""
 CHECK_TOLERANCE = 1e-3
@@ -52,12 +54,18 @@ class Forward:
         autocast: torch.dtype | None = None,
         temperature: float = 1.0,
     ) -> None:
+        import torch
+
+        from sparring.threads import SideBySide, is_small
+
         self.model = model
         self.head_chunk = head_chunk
         self.autocast = autocast
         self.temperature = temperature
         self.device = next(model.parameters()).device
         self.max_tokens = min(max_tokens, CPU_PASS_TOKENS) if self.device.type == "cpu" else max_tokens
+        self.threads = SideBySide(torch.get_num_threads()) if is_small(model) else None
+        """Where the passes of a small model on a CPU run, side by side; none: one after another."""
         self.is_fast = True
         """Whether the head runs at action tokens alone; false for a model that does more than a linear head."""
 
@@ -67,18 +75,19 @@ class Forward:
 
     def with_values(self, nodes: Sequence[Encoded]) -> tuple[list[Tensor], list[Tensor] | None]:
         """Compute log π of each node's action tokens, and the value head's values before them (none without a head)."""
-        import torch
-
         logprobs: dict[int, Tensor] = {}
         values: dict[int, Tensor] = {}
-        enabled = self.autocast is not None
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled):
-            for batch in pad_together([len(node.ids) for node in nodes], self.max_tokens):
-                logprobs_N, values_N = self._flat([nodes[index] for index in batch])
-                counts = [num_action_tokens(nodes[index]) for index in batch]
-                logprobs.update(zip(batch, logprobs_N.split(counts), strict=True))
-                if values_N is not None:
-                    values.update(zip(batch, values_N.split(counts), strict=True))
+        batches = pad_together([len(node.ids) for node in nodes], self.max_tokens)
+        passes = [partial(self._pass, [nodes[index] for index in batch]) for batch in batches]
+        if self.threads is None:
+            found = [one() for one in passes]
+        else:
+            found = self.threads.passes(passes, list(self.model.parameters()))
+        for batch, (logprobs_N, *values_N) in zip(batches, found, strict=True):
+            counts = [num_action_tokens(nodes[index]) for index in batch]
+            logprobs.update(zip(batch, logprobs_N.split(counts), strict=True))
+            if values_N:
+                values.update(zip(batch, values_N[0].split(counts), strict=True))
         order = range(len(nodes))
         return [logprobs[i] for i in order], [values[i] for i in order] if values else None
 
@@ -108,6 +117,13 @@ class Forward:
                 "and takes more memory.",
                 stacklevel=2,
             )
+
+    def _pass(self, nodes: Sequence[Encoded]) -> list[Tensor]:
+        """Run one padded pass; return the action tokens' log-probabilities and, with a value head, their values."""
+        import torch
+
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            return [tensor for tensor in self._flat(nodes) if tensor is not None]
 
     def _flat(self, nodes: Sequence[Encoded]) -> tuple[Tensor, Tensor | None]:
         """Run one padded pass; return the action tokens' log-probabilities and values, node after node."""

@@ -14,6 +14,7 @@ import time
 import warnings
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -173,7 +174,11 @@ def fit(
         raise TrainingError(
             "nothing to train on: there are no trajectories or pairs, or none fits into chat.max_context"
         )
-    return _Fit(model, groups, objective, config, seed, state_dir, moments).run(log, progress)
+    from sparring.threads import is_small, one_thread
+
+    course = _Fit(model, groups, objective, config, seed, state_dir, moments)
+    with one_thread() if is_small(model) else nullcontext():  # beside the forward's own
+        return course.run(log, progress)
 
 
 class _Fit:

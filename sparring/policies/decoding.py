@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -21,14 +21,12 @@ from transformers import PreTrainedModel
 from sparring.errors import ModelError
 from sparring.policies.cache import SlotCache, round_up
 from sparring.policies.lean import LeanModel
+from sparring.threads import is_small, one_thread
 
 CPU_FORWARD_COST = 32
 """What one more prefill forward costs, in tokens: rows are split into groups where that saves more padding."""
 GPU_FORWARD_COST = 256
 """The same on a GPU, where a forward of a few tokens takes as long as one of many."""
-SMALL_MODEL = 30_000_000
-"""Parameters up to which a CPU decodes with one thread: more wait for each other longer than they compute, above all
-beside envs that are busy on the same cores."""
 MAX_FORWARD_TOKENS = 4096
 """Most tokens in one prefill forward, padding included; more are fed in chunks."""
 
@@ -46,7 +44,7 @@ class SlotDecoder:
         self.cache = SlotCache()
         self._model = model
         self._device = model.device
-        self._is_small = self._device.type == "cpu" and model.num_parameters() <= SMALL_MODEL
+        self._is_small = is_small(model)
         self._lean = LeanModel.of(model, max_positions) if self._is_small else None
         self._num_tokens = num_tokens
         self._end_ids = frozenset(end_ids)
@@ -59,15 +57,9 @@ class SlotDecoder:
     @contextmanager
     def sampling(self) -> Iterator[None]:
         """Set model and torch up for what follows: eval mode, no autograd, one thread for a small model on a CPU."""
-        num_threads = torch.get_num_threads()
         self._model.eval()
-        try:
-            if self._is_small:
-                torch.set_num_threads(1)
-            with torch.inference_mode():
-                yield
-        finally:
-            torch.set_num_threads(num_threads)
+        with one_thread() if self._is_small else nullcontext(), torch.inference_mode():
+            yield
 
     def prefill(self, rows: Sequence[int], starts: Sequence[int], pieces: Sequence[Sequence[int]]) -> Tensor:
         """Feed new tokens to rows and return the logits after each row's last one.

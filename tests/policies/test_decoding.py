@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from sparring import threads
 from sparring.errors import ModelError
 from sparring.policies import decoding
 from sparring.policies.decoding import SlotDecoder, group_by_length, pick
@@ -33,7 +34,7 @@ def test_cached_logits_are_those_of_the_whole_history(kind, max_forward_tokens, 
     monkeypatch.setattr(decoding, "CPU_FORWARD_COST", 4)
     model, draw = tiny_model(kind, num_tokens=NUM_TOKENS, scale=1.5), random.Random(0)
     if not is_lean:
-        monkeypatch.setattr(decoding, "SMALL_MODEL", 0)
+        monkeypatch.setattr(threads, "SMALL_MODEL", 0)
     decoder = SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3], max_positions=2048)
     assert (decoder._lean is not None) == is_lean
     held: list[list[int]] = [[] for _ in range(5)]
@@ -154,7 +155,7 @@ def test_a_small_model_samples_on_one_thread_and_gives_the_others_back(monkeypat
             assert torch.get_num_threads() == 1
             assert not model.training and torch.is_inference_mode_enabled()
         assert torch.get_num_threads() == 2
-        monkeypatch.setattr(decoding, "SMALL_MODEL", 10)
+        monkeypatch.setattr(threads, "SMALL_MODEL", 10)
         with SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3], max_positions=2048).sampling():
             assert torch.get_num_threads() == 2
     finally:
