@@ -6,6 +6,8 @@ finished episode each (docs/your-environment.md has the schema):
     {"task_id": "walk/7", "reward": 1.0, "turns": [{"observation": "…", "thought": "…", "action": "…"}, …],
      "final_observation": "…"}
 
+A file whose name ends in `.gz` is packed with gzip.
+
 Every line is checked before anything is trained. A thought that is not there is never invented.
 """
 
@@ -141,6 +143,17 @@ def read_demonstrations(
     if not found:
         raise DataError(f"{path}: holds no demonstration.")
     return [found[task.id] for task in tasks if task.id in found]
+
+
+def demonstration(trajectory: Trajectory) -> dict[str, Any]:
+    """Return a finished episode as a line of such a file has it; texts are what was done, without thoughts."""
+    turns = [{"observation": t.observation, "action": t.action, "reward": t.reward} for t in trajectory.turns]
+    return {
+        "task_id": trajectory.task.id,
+        "reward": trajectory.reward,
+        "turns": turns,
+        "final_observation": trajectory.final_observation,
+    }
 
 
 def _trajectory(record: Mapping[str, Any], tasks: Mapping[str, Task], format: ActionFormat, where: str) -> Trajectory:

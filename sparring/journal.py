@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import json
 import logging
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -71,13 +73,18 @@ def read_json(path: Path) -> Any:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a JSONL file without changing it: record i stands on line i + 1. A torn last line is left out.
 
+    Args:
+        path: what ends in `.gz` is unpacked.
+
     Raises:
-        DataError: the file is missing, or a line is not a JSON object; the message names the line.
+        DataError: the file is missing or torn, or a line is not a JSON object; the message names the line.
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}.") from None
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}.") from None
     return _parse_lines(path, content[: _whole_length(content)])
 
 

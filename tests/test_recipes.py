@@ -8,6 +8,7 @@ import pytest
 
 from sparring.config import load_recipe
 from sparring.envs.base import select_tasks
+from sparring.journal import read_jsonl
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted([*ROOT.glob("recipes/**/*.toml"), *ROOT.glob("examples/*.toml")])
@@ -40,6 +41,8 @@ def test_the_quickstart_has_what_its_readers_are_promised() -> None:
         assert arm.config.loop.rounds >= 2
         assert (arm.config.eval.num_tasks or 0) >= 100
         assert arm.config.eval.split == "test"
+        assert arm.config.expert.path == "recipes/quickstart-experts.jsonl.gz"
+        assert len(read_jsonl(ROOT / arm.config.expert.path)) > 400
     budgets = {
         name: arm.config.rollout.num_per_task * (2 if arm.method == "coevolving_agents" else 1)
         for name, arm in recipe.arms.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import subprocess
 import sys
@@ -115,6 +116,17 @@ def test_journal_of_nothing(tmp_path: Path) -> None:
     assert not journal.path.exists()
     with pytest.raises(DataError, match="No such file"):
         read_jsonl(journal.path)
+
+
+def test_a_packed_file_is_read_and_a_torn_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl.gz"
+    whole = gzip.compress(b'{"a": 1}\n{"a": 2}\n')
+    path.write_bytes(whole)
+    assert read_jsonl(path) == [{"a": 1}, {"a": 2}]
+    for torn in (whole[:-9], b"not packed", whole[:12] + bytes(8) + whole[20:]):
+        path.write_bytes(torn)
+        with pytest.raises(DataError, match=r"log\.jsonl\.gz: "):
+            read_jsonl(path)
 
 
 def test_journal_replace_is_whole(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sparring.demonstrations import ExpertConfig, expert_trajectories
+from sparring.demonstrations import ExpertConfig, expert_trajectories, read_demonstrations
 from sparring.envs import scienceworld, scienceworld_jvm
 from sparring.envs.base import select_tasks
 from sparring.envs.pool import EnvPool
@@ -20,6 +20,7 @@ from sparring.envs.scienceworld import NUM_VARIATIONS, TURN_LIMITS, ScienceWorld
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.types import Task
 
+RECORDED = Path(__file__).parents[2] / "recipes" / "quickstart-experts.jsonl.gz"
 LIFESPAN = scienceworld.make_task("lifespan-longest-lived", 1)
 BOIL = scienceworld.make_task("boil", 0)
 
@@ -242,15 +243,19 @@ def test_an_expert_does_not_look_twice(jvms):
     assert not jvms()
 
 
-def test_a_gold_path_longer_than_the_turn_limit_is_no_expert(jvms):
+def test_gold_paths_within_the_turn_limit_are_experts_as_the_quickstart_has_them_recorded(jvms):
     """The limit is 15: of a path of 16 actions and one of 14, one fits."""
     world = ScienceWorld()
-    actions = world.expert_actions([task for task in world.tasks("train") if task.kind == "find-animal"])
-    too_long, fitting = (next(id for id, path in actions.items() if len(path) == num) for num in (16, 14))
-    tasks = [task for task in world.tasks("train") if task.id in (too_long, fitting)]
+    known = world.tasks("train")
+    recorded = read_demonstrations(RECORDED, known, "action")
+    actions = world.expert_actions([task for task in known if task.kind == "find-animal"])
+    too_long = next(id for id, path in actions.items() if len(path) == 16)
+    fitting = next(one for one in recorded if one.task.kind == "find-animal" and len(one.turns) == 14)
+    others = [next(one for one in recorded if one.task.kind == kind) for kind in ("find-living-thing", "find-plant")]
+    tasks = [next(task for task in known if task.id == too_long), *(one.task for one in (fitting, *others))]
     with EnvPool("scienceworld", {}, num_envs=1) as pool:
         found = expert_trajectories(ExpertConfig(), world, pool, tasks, format="action", num_slots=1)
-    assert [(expert.task.id, len(expert.turns), expert.reward) for expert in found] == [(fitting, 14, 1.0)]
+    assert found == [fitting, *others]
     assert not jvms()
 
 
