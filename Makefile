@@ -3,7 +3,7 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 DEMO_ARGS ?=
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 3
 TEST_ARGS ?=
 RUN ?= runs/quickstart
 
@@ -45,7 +45,7 @@ $(READY): pyproject.toml constraints.txt worlds.txt
 	$(BIN)/python -m pip install --no-deps -r worlds.txt
 	@touch $@
 
-demo: setup ## Train the agents on ScienceWorld and show what came out (about ten minutes on two quiet cores)
+demo: setup ## Train the agents on ScienceWorld and show what came out (about eight minutes on two cores)
 	$(BIN)/sparring run recipes/quickstart.toml --out runs/quickstart $(DEMO_ARGS)
 
 test: setup ## Run the tests (offline, some minutes)

@@ -89,7 +89,14 @@ def test_after_a_synthetic_task_the_env_plays_others_as_ever(env: ScienceWorldEn
 # ── Goals in hindsight ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("task", "num"), [(FIND, 4), (FIND, 7), (PAINT, 18)], ids=["holding", "further", "mixing"])
+@pytest.mark.parametrize(
+    ("task", "num"),
+    [
+        pytest.param(FIND, 4, id="holding"),
+        pytest.param(FIND, 7, id="further"),
+        pytest.param(PAINT, 18, id="mixing", marks=pytest.mark.slow),
+    ],
+)
 def test_what_an_episode_brought_about_is_solved_by_its_own_actions(env: ScienceWorldEnv, task: Task, num: int):
     actions = expert(task)[:num]
     made = OFFERED.relabel(play(env, task, actions))

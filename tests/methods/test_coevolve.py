@@ -23,7 +23,6 @@ ARMS = {
     "coevolve": {"method": "coevolve"},
     "random": {"method": "coevolve", "synthesis": {"guidance": "random"}},
     "replay": {"method": "coevolve", "synthesis": {"kind": "replay"}},
-    "grpo": {"method": "grpo"},
 }
 BOTH = {"coevolving_agents_and_tasks": {"method": "coevolving_agents_and_tasks"}}
 ROUNDS = (1, 2, 3, 4, 5)
@@ -143,7 +142,7 @@ def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
 
 def test_results_and_report_tell_how_the_pool_went(finished: Path) -> None:
     seeds = {name: arm["seeds"]["0"] for name, arm in read_json(finished / "results.json")["arms"].items()}
-    assert "pool" not in seeds["grpo"] and not seeds["replay"]["synthesis"]
+    assert not seeds["replay"]["synthesis"]
     states, (first, second) = seeds["coevolve"]["pool"], seeds["coevolve"]["synthesis"]
     assert [state["round"] for state in states] == [0, *ROUNDS] and states[0]["synthetic_share"] == 0.0
     assert states[2]["synthetic_share"] > 0 and any(state["new"] for state in states[3:])
