@@ -21,7 +21,7 @@ help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  Variables: TORCH_INDEX (package index for torch), DEMO_ARGS (for sparring run), TEST_ARGS (for pytest),"
-	@echo "             TEST_WORKERS (default 2), RUN (folder for make report), PYTHON (default python3)"
+	@echo "             TEST_WORKERS (default 3), RUN (folder for make report), PYTHON (default python3)"
 
 setup: $(READY) ## Make .venv with everything that is needed (says what it downloads first)
 

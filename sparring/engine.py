@@ -22,7 +22,7 @@ from sparring.methods.rft import rft
 from sparring.methods.sft import sft
 from sparring.methods.zero_shot import zero_shot
 from sparring.report.growth import round_numbers, summarise_growth
-from sparring.run import Run, read_trajectories, trajectory_to_json, versions
+from sparring.run import TRAJECTORIES, Run, read_trajectories, trajectory_to_json, versions
 from sparring.session import Agent, Session, World
 from sparring.types import Task, Trajectory
 
@@ -168,14 +168,14 @@ def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
     for number in round_numbers(folder):
         for agent in ("target", "partner"):
             key = {"round": number, "agent": agent}
-            played = folder / f"round-{number}" / f"evaluate-{agent}" / "trajectories.jsonl"
+            played = folder / f"round-{number}" / f"evaluate-{agent}" / TRAJECTORIES
             if played.exists():
                 trajectories = read_trajectories(played)
                 rewards = {t.task.id: t.reward for t in sorted(counted(trajectories), key=lambda t: t.task.id)}
                 summary = to_json(summarise_rollouts(trajectories, thresholds, eps))
                 found["evaluations"].append({**key, **summary, "rewards": rewards})
             for name, suffix in (("rollouts", ""), ("refreshed", "-refreshed")):
-                explored = folder / f"round-{number}" / f"rollout-{agent}{suffix}" / "trajectories.jsonl"
+                explored = folder / f"round-{number}" / f"rollout-{agent}{suffix}" / TRAJECTORIES
                 if explored.exists():
                     trajectories = read_trajectories(explored)
                     summary = to_json(summarise_rollouts(trajectories, thresholds, eps))

@@ -14,11 +14,8 @@ from sparring.errors import EnvFault
 from sparring.journal import Journal
 from sparring.policies.base import Policy
 from sparring.rollout import EpisodeSpec, Pool, cut_waves, rollout
-from sparring.run import Phase, read_trajectories, trajectory_to_json
+from sparring.run import TRAJECTORIES, Phase, read_trajectories, trajectory_to_json
 from sparring.types import StopReason, Trajectory
-
-TRAJECTORIES = "trajectories.jsonl"
-"""A phase's trajectories, in its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

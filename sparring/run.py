@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scienceworld")
 """Packages whose version is saved with a run, because results may depend on it."""
+TRAJECTORIES = "trajectories.jsonl"
+"""What a phase played, in its folder."""
 
 
 # ── Records ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -30,10 +30,10 @@ from sparring.envs.base import Benchmark
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, TrainingError
 from sparring.pairs import actions, subsample, successes
-from sparring.playing import TRAJECTORIES, Stage, played
+from sparring.playing import Stage, played
 from sparring.policies.base import Policy
 from sparring.rollout import EpisodeSpec
-from sparring.run import Phase, Run, read_trajectories
+from sparring.run import TRAJECTORIES, Phase, Run, read_trajectories
 from sparring.training import MOMENTS, SCORES, Learner, Training, grpo_training, ppo_training, train_phase
 from sparring.types import PreferencePair, Task, Trajectory
 

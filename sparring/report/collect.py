@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sparring.analysis import counted
 from sparring.report.folder import PhaseFolder
-from sparring.run import read_trajectories
+from sparring.run import TRAJECTORIES, read_trajectories
 from sparring.types import Trajectory
 
 MAX_WATCHED = 6
@@ -64,14 +64,14 @@ def collect(phases: Sequence[PhaseFolder], *, max_bytes: int, watch: Sequence[st
     episodes = Episodes()
     by_path: dict[Path, list[PhaseFolder]] = {}
     for phase in phases:
-        if phase.act in ("rollout", "evaluate") and (phase.path / "trajectories.jsonl").exists():
+        if phase.act in ("rollout", "evaluate") and (phase.path / TRAJECTORIES).exists():
             by_path.setdefault(phase.path, []).append(phase)
-    sizes = {path: (path / "trajectories.jsonl").stat().st_size for path in by_path}
+    sizes = {path: (path / TRAJECTORIES).stat().st_size for path in by_path}
     shares = allot(sizes, max_bytes)
     first_seed = phases[0].seed if phases else ""
     last = {phase.arm: phase.round for phase in sorted(phases, key=lambda phase: phase.round)}
     for path, sharing in by_path.items():
-        trajectories = read_trajectories(path / "trajectories.jsonl")
+        trajectories = read_trajectories(path / TRAJECTORIES)
         episodes.num_total += len(trajectories)
         episodes.kinds |= {t.task.id: t.task.kind for t in trajectories}
         usable = counted(trajectories)

@@ -15,7 +15,7 @@ from typing import Any
 from sparring.journal import read_jsonl
 from sparring.report.growth import ACCEPTED, GROWTH, INITIAL, POOL, outcome_of, read_verdicts, round_numbers
 from sparring.report.view import Results
-from sparring.run import read_trajectories
+from sparring.run import TRAJECTORIES, read_trajectories
 from sparring.types import Trajectory
 
 MAX_TASKS = 36
@@ -154,13 +154,13 @@ def _causes(folder: Path, chosen: Sequence[_Found]) -> dict[str, Trajectory]:
     """Read the flagged trajectories, file by file; an id begins with the phase that played it."""
     wanted = {one.verdict["proposal"]["origin"]["trajectory_id"] for one in chosen} - {""}
     phases = sorted({"/".join(one.split("/")[:2]) for one in wanted if one.startswith("round-")})
-    paths = [folder / phase / "trajectories.jsonl" for phase in phases if ".." not in phase]
+    paths = [folder / phase / TRAJECTORIES for phase in phases if ".." not in phase]
     return {t.id: t for path in paths if path.exists() for t in read_trajectories(path) if t.id in wanted}
 
 
 def _replays(folder: Path, number: int, ids: set[str]) -> dict[str, Trajectory]:
     """Return the best replay of each task."""
-    path = folder / f"round-{number}" / "synthesis" / "trajectories.jsonl"
+    path = folder / f"round-{number}" / "synthesis" / TRAJECTORIES
     best: dict[str, Trajectory] = {}
     for played in read_trajectories(path) if path.exists() else []:
         if not played.id.startswith(f"round-{number}/synthesis/replay-") or played.task.id not in ids:
