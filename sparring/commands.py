@@ -24,7 +24,7 @@ import tyro
 from sparring.config import Config, PlayConfig, find_config, load_recipe, play_config
 from sparring.convert import type_hints
 from sparring.errors import ConfigError, DataError
-from sparring.policies.local import BUNDLED
+from sparring.policies.local import BUNDLED, BUNDLED_NAMES
 from sparring.progress import Progress, terminal_progress
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class EvalOptions:
     """
 
     models: tyro.conf.Positional[tuple[str, ...]]
-    """Folders, Hub ids, `sparring-worlds`; or a server's models (none: `openai.model`)."""
+    """Folders, Hub ids, `sparring-worlds`, `sparring-tools`; or a server's models (none: `openai.model`)."""
     policy: Literal["model", "openai"] = "model"
     """Who plays: models in this process, or those of an OpenAI-compatible server (docs/openai.md)."""
     recipe: Path | None = None
@@ -170,7 +170,7 @@ def evaluate(options: EvalOptions, overrides: dict[str, Any]) -> None:
     is_served = options.policy == "openai"
     models = options.models or ((options.config.openai.model,) if is_served and options.config.openai.model else ())
     if not models:
-        what = "as the server calls it" if is_served else "a folder, a Hub id, or 'sparring-worlds'"
+        what = "as the server calls it" if is_served else f"a folder, a Hub id, {BUNDLED_NAMES}"
         raise ConfigError(f"eval: name at least one model: {what}.")
     source = options.recipe or (None if is_served else find_config(Path(models[0])))
     config = play_config(source, overrides, arm_of=None if is_served else Path(models[0]))

@@ -8,6 +8,7 @@ stands and can be copied.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -79,6 +80,16 @@ WORLDS_BOILERPLATE = (
 )
 """Of the other worlds. Separators and keywords take the spaces around them, so that a name is the same tokens on a page
 and in a click, in a description of a table and in a query. A product's id is a piece of its own."""
+TOOLS_BOILERPLATE = (
+    r" (?=[\p{L}\p{N}]+[_.@-]\p{L})",
+    r" (?=\p{Lu}{2,}\b)",
+    r" (?=\p{L}+[\p{Lu}\p{N}])",
+    r'",?\n +[\]}]?,?(?:\n +)?[{"]?',
+    r',\n +"',
+    r'": "?',
+)
+"""Of tools. A space before what looks like a name of a file, a symbol or an id is a piece of its own, so that the name
+is the same tokens in a request, in an answer and between quotes."""
 WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
@@ -113,26 +124,35 @@ def train_tokenizer(walks_folders: Sequence[Path], folder: Path, vocab_size: int
     _save(tokenizer, folder)
 
 
-def extend_tokenizer(init: Path, walks_folders: Sequence[Path], folder: Path, vocab_size: int) -> None:
+def extend_tokenizer(
+    init: Path, walks_folders: Sequence[Path], folder: Path, vocab_size: int, whole: Sequence[str] = ()
+) -> None:
     """Give a tokenizer further tokens for other worlds' walks and save it to `folder`; those it has keep their ids.
 
     The further merges come after the old ones, so that text of the old world is cut as before, nearly everywhere.
+    Each text of `whole` becomes one token; these come last.
     """
-    from tokenizers import Tokenizer
+    from tokenizers import AddedToken, Tokenizer
 
     state = json.loads((init / "tokenizer.json").read_text(encoding="utf-8"))
     split = state["pre_tokenizer"]["pretokenizers"][0]
-    split["pattern"]["Regex"] = "|".join((*WORLDS_BOILERPLATE, split["pattern"]["Regex"]))
+    known = split["pattern"]["Regex"]
+    more = (*(TOOLS_BOILERPLATE if whole else ()), *WORLDS_BOILERPLATE)
+    split["pattern"]["Regex"] = "|".join((*(one for one in more if one not in known), known))
     old = Tokenizer.from_str(json.dumps(state))
-    counts = Counter(piece for text in texts(*walks_folders) for piece, _ in old.pre_tokenizer.pre_tokenize_str(text))
+    between = re.compile("|".join(map(re.escape, sorted(whole, key=len, reverse=True))) or r"(?!)")
+    parts = (part for text in texts(*walks_folders) for part in between.split(text))
+    counts = Counter(piece for part in parts for piece, _ in old.pre_tokenizer.pre_tokenize_str(part))
     words = [[token.value for token in old.model.tokenize(piece)] for piece in counts]
     vocabulary, merges = state["model"]["vocab"], state["model"]["merges"]
     for pair in _commonest_pairs(words, list(counts.values())):
-        if len(vocabulary) >= vocab_size:
+        if len(vocabulary) >= vocab_size - len(whole):
             break
         merges.append(list(pair))
         vocabulary.setdefault("".join(pair), len(vocabulary))
-    _save(Tokenizer.from_str(json.dumps(state)), folder)
+    new = Tokenizer.from_str(json.dumps(state))
+    new.add_tokens([AddedToken(text, normalized=False) for text in whole])
+    _save(new, folder)
 
 
 def texts(*walks_folders: Path) -> Iterator[str]:

@@ -27,7 +27,7 @@ INVENTED = "/invented/"
 """In the ids of tasks over data that was invented for the corpus: no benchmark has them, and no manifest lists them."""
 
 HELD_OUT = 100
-"""Walks of each folder that are kept for the validation loss."""
+"""Most walks of each folder that are kept for the validation loss; a tenth of it where that is less."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, width: int, num_layers: int) -> Qwen3ForCausalLM:
@@ -114,16 +114,21 @@ def batches(sequences: list[Tokens], tokens: int, rng: random.Random) -> list[li
 
 
 def loss_of(
-    model: Qwen3ForCausalLM, rows: list[Tokens], pad: int, action_weight: float = 1.0
+    model: Qwen3ForCausalLM, rows: list[Tokens], pad: int, action_weight: float = 1.0, world_share: float = 1.0
 ) -> tuple[torch.Tensor, float]:
-    """Return the summed loss in nats and the number of predicted tokens, those of actions weighted."""
+    """Return the summed loss in nats and the number of predicted tokens, those of actions weighted.
+
+    Of what the world says only a random share is predicted: a large vocabulary's logits cost as much as all the rest.
+    """
     longest = max(map(len, rows))
     ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
     hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
-    keep = torch.tensor([[i + 1 < len(row) for i in range(longest - 1)] for row in rows])
+    is_there = torch.tensor([[i + 1 < len(row) for i in range(longest - 1)] for row in rows])
+    is_action = torch.tensor([[*row.actions[1:], *[False] * (longest - len(row))] for row in rows])
+    keep = is_there & (is_action | (torch.rand(is_there.shape) < world_share))
     logits = model.lm_head(hidden[keep])
     losses = torch.nn.functional.cross_entropy(logits, ids[:, 1:][keep], reduction="none")
-    weights = torch.tensor([action_weight if one else 1.0 for row in rows for one in row.actions[1:]])
+    weights = torch.where(is_action[keep], action_weight, 1.0)
     return (losses * weights).sum(), float(weights.sum())
 
 
@@ -177,7 +182,8 @@ def train(model: Qwen3ForCausalLM, sequences: list[Tokens], pad: int, args: argp
         warm_up, done = min(1.0, (step + 1) / 50), step / len(plan)
         for group in optimizer.param_groups:
             group["lr"] = args.lr * warm_up * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
-        loss, count = loss_of(model, [sequences[i] for i in plan[step]], pad, args.action_weight)
+        torch.manual_seed(step)  # which tokens are predicted is the same after a restart
+        loss, count = loss_of(model, [sequences[i] for i in plan[step]], pad, args.action_weight, args.world_share)
         (loss / count).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -215,9 +221,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, default=8_192, help="padded tokens a step")
     parser.add_argument("--max-tokens", type=int, default=1_536, help="tokens a walk")
     parser.add_argument("--action-weight", type=float, default=1.0, help="weight of a token that an agent writes")
+    parser.add_argument("--world-share", type=float, default=1.0, help="share of the world's tokens that are predicted")
     parser.add_argument("--threads", type=int, default=3)
     parser.add_argument("--init", type=Path, help="go on from this model folder; its tokenizer grows to --vocab-size")
     parser.add_argument("--learn-from", type=Path, nargs="*", default=[], help="walks that name the further tokens")
+    parser.add_argument("--whole", type=Path, help="JSON list of texts that become a token each (whole_texts.py)")
     return parser.parse_args()
 
 
@@ -227,7 +235,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     args.work.mkdir(parents=True, exist_ok=True)
     if args.init and args.learn_from:
-        extend_tokenizer(args.init, args.learn_from, args.out, args.vocab_size)
+        whole = json.loads(args.whole.read_text(encoding="utf-8")) if args.whole else []
+        extend_tokenizer(args.init, args.learn_from, args.out, args.vocab_size, whole)
     elif args.init:
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             shutil.copy(args.init / name, args.out / name)
@@ -237,8 +246,9 @@ def main() -> None:
     walks, held_out, tasks = [], {}, known_tasks(args.init)
     for folder, most in zip(args.walks, args.most_walks or [None] * len(args.walks), strict=True):
         drawn = draw(list(read_walks(folder)), most)
-        held_out[folder.name] = encode(drawn[:HELD_OUT], tokenizer, args.max_tokens)
-        walks += drawn[HELD_OUT:]
+        num_held_out = min(HELD_OUT, len(drawn) // 10)
+        held_out[folder.name] = encode(drawn[:num_held_out], tokenizer, args.max_tokens)
+        walks += drawn[num_held_out:]
         tasks |= {walk["task"] for walk in drawn if INVENTED not in walk["task"]}
     sequences = encode(walks, tokenizer, args.max_tokens)
     if args.init:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from sparring.envs.appworld import templates_held, templates_money, templates_notes
-from sparring.envs.appworld.scene import Scene
+from sparring.envs.appworld.scene import NAMES, Scene
 from sparring.envs.appworld.tasks import Draft, make_task
 from sparring.errors import ConfigError
 from sparring.types import Task
@@ -50,7 +50,7 @@ def own_tasks(seed: int, num_per_template: int) -> dict[str, list[Task]]:
 def own_task(split: str, app: str, template: Template, seed: int, index: int | str) -> Task:
     """Generate one task. Numbers are the benchmark's own tasks; what else is drawn has a word in its place."""
     name = template.__name__.replace("_", "-")
-    scene = Scene.draw(split, f"{seed}/{split}/{app}/{name}/{index}")
+    scene = Scene.draw(NAMES[split], f"{seed}/{split}/{app}/{name}/{index}")
     draft = template(scene)
     id = f"{app}/{name}/{index}" if not seed else f"{app}/{name}/{seed}-{index}"
     return make_task(id=id, kind=app, rows=scene.rows, moment=scene.now.isoformat(), draft=draft)

@@ -154,9 +154,9 @@ class Scene:
     now: datetime.datetime = datetime.datetime(2025, 3, 14, 9, 30)
 
     @classmethod
-    def draw(cls, split: str, seed: str) -> Scene:
+    def draw(cls, names: Names, seed: str) -> Scene:
         """Draw people and give each an account in every app, the supervisor first."""
-        scene = cls(NAMES[split], random.Random(seed))
+        scene = cls(names, random.Random(seed))
         scene.now += datetime.timedelta(days=scene.rng.randrange(300))
         first, last = (scene.rng.sample(pool, NUM_PEOPLE) for pool in (scene.names.first, scene.names.last))
         numbers = scene.rng.sample(range(10**6, 10**7), NUM_PEOPLE)
