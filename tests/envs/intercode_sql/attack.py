@@ -219,12 +219,12 @@ def main() -> None:
     image, database = Path(sys.argv[1]).read_bytes(), sys.argv[2]
     limit_heap(HEAP_MB << 20)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    answers, slowest, total = [], (0.0, ""), time.monotonic()
+    answers, slowest, total = [], (0.0, ""), time.process_time()
     sandbox = Sandbox(database, image)
     for statement in statements():
-        start = time.monotonic()
+        start = time.process_time()
         result = sandbox.run(statement)
-        slowest = max(slowest, (time.monotonic() - start, statement[:200]))
+        slowest = max(slowest, (time.process_time() - start, statement[:200]))
         answers.append((statement[:120], result.error, len(result.rows or ())))
     sandbox.close()
     fresh = Sandbox(database, image)
@@ -233,7 +233,7 @@ def main() -> None:
     report = {
         "answers": answers,
         "slowest": slowest,
-        "total_s": time.monotonic() - total,
+        "total_s": time.process_time() - total,
         "grown_mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
         "rows_after": rows,
     }
