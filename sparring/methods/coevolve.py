@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from sparring.evolution import coevolve_config
 from sparring.experience import advantages_by_task
+from sparring.methods.config import is_evaluation_due
 from sparring.session import Agent, Session
 from sparring.synthesis.course import begin, draw_tasks, grow, observe
 
@@ -33,6 +34,6 @@ def coevolve(session: Session) -> Agent:
             course, grown = grow(course, session.synthesise(target, course, number), evolve.pool)
             events += grown
         session.record_pool(number, events)
-        if number % config.evaluate_every == 0 or number == config.rounds:
+        if is_evaluation_due(config, number):
             session.evaluate(target, number)
     return target

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sparring.methods.config import is_evaluation_due
 from sparring.pairs import adopt_successes, expert_pairs, failure_pairs, target_pairs
 from sparring.session import Agent, Session
 from sparring.types import PairKind, PreferencePair, Task, Trajectory
@@ -104,8 +105,7 @@ def partner_pairs(
 
 def evaluate(session: Session, duo: Duo, number: int) -> None:
     """Measure the target on held-out tasks, and the partner where the config asks for it, in rounds that are due."""
-    loop = session.config.loop
-    if number % loop.evaluate_every != 0 and number != loop.rounds:
+    if not is_evaluation_due(session.config.loop, number):
         return
     session.evaluate(duo.target, number)
     if session.config.partner.evaluate:

@@ -169,6 +169,11 @@ class PpoConfig:
         _not_negative(value_lr=self.value_lr, kl_weight=self.kl_weight, gamma=self.gamma, lam=self.lam)
 
 
+def is_evaluation_due(loop: LoopConfig | GrpoConfig | PpoConfig, number: int) -> bool:
+    """Say whether round `number` ends with an evaluation on held-out tasks; the last round always does."""
+    return number % loop.evaluate_every == 0 or number == loop.rounds
+
+
 def _at_least(minimum: int, **values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < minimum:

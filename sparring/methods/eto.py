@@ -5,6 +5,7 @@ Source: arXiv 2403.02502 (Song et al.).
 
 from __future__ import annotations
 
+from sparring.methods.config import is_evaluation_due
 from sparring.pairs import adopt_successes, expert_pairs
 from sparring.session import Agent, Session
 from sparring.types import PairKind
@@ -24,6 +25,6 @@ def eto(session: Session) -> Agent:
         pairs = expert_pairs(experts, explored, PairKind.EXPERT_TARGET, config.pairs)
         learner = start if config.loop.restart else target
         target = session.prefer(learner, pairs, number, loss=session.eto_loss())
-        if number % config.loop.evaluate_every == 0 or number == config.loop.rounds:
+        if is_evaluation_due(config.loop, number):
             session.evaluate(target, number)
     return target

@@ -7,6 +7,7 @@ Source: arXiv 2402.03300 (Shao et al.), with DAPO's two bounds and mean over tok
 from __future__ import annotations
 
 from sparring.experience import advantages_by_task
+from sparring.methods.config import is_evaluation_due
 from sparring.session import Agent, Session
 
 
@@ -21,6 +22,6 @@ def grpo(session: Session) -> Agent:
         episodes = session.sample(target, number, tasks=tasks, num_per_task=config.num_per_task)
         advantages = advantages_by_task(episodes, is_scaled=config.scale == "deviation")
         target = session.improve(target, episodes, advantages, number, reference=start)
-        if number % config.evaluate_every == 0 or number == config.rounds:
+        if is_evaluation_due(config, number):
             session.evaluate(target, number)
     return target

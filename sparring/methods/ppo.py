@@ -6,6 +6,7 @@ Deviates: see docs/methods/ppo.md.
 
 from __future__ import annotations
 
+from sparring.methods.config import is_evaluation_due
 from sparring.session import Agent, Session
 from sparring.types import Trajectory
 
@@ -25,6 +26,6 @@ def ppo(session: Session) -> Agent:
             tasks = session.draw_tasks(number, config.num_tasks)
             episodes = session.sample(target, number, tasks=tasks, num_per_task=config.num_per_task)
         target = session.improve_with_critic(target, episodes, number, reference=start)
-        if number % config.evaluate_every == 0 or number == config.rounds:
+        if is_evaluation_due(config, number):
             session.evaluate(target, number)
     return target
