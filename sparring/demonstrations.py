@@ -42,13 +42,17 @@ class ExpertConfig:
     """JSONL file of demonstrations (schema: docs/your-environment.md); none: the world's own experts."""
     num_tasks: int | None = None
     """Training tasks whose expert trajectory is used, spread evenly over the types; none: all that have one."""
+    num_cloned: int | None = None
+    """Experts that imitation learns from, spread evenly over the types; the others serve in pairs alone, on tasks that
+    the agent has not learnt by heart. None: all."""
     min_reward: float = 1.0
     """The world's own experts are played first; one that comes to less within the turn limit is left out."""
 
     def __post_init__(self) -> None:
         """Refuse an empty set of experts."""
-        if self.num_tasks is not None and self.num_tasks < 1:
-            raise ValueError(f"num_tasks must be at least 1, not {self.num_tasks}")
+        for name in ("num_tasks", "num_cloned"):
+            if (num := getattr(self, name)) is not None and num < 1:
+                raise ValueError(f"{name} must be at least 1, not {num}")
 
 
 def expert_trajectories(

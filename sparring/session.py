@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 from sparring.batches import groups_from_pairs, groups_from_trajectories
 from sparring.chat import Chat
-from sparring.envs.base import Benchmark
+from sparring.envs.base import Benchmark, select_tasks
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, TrainingError
+from sparring.memory import give_back
 from sparring.pairs import actions, subsample, successes
 from sparring.playing import Stage, played
 from sparring.policies.base import Policy
@@ -121,7 +122,8 @@ class Session:
 
         config = self.config
         base = self.base(name)
-        demonstrations = [*self.experts, *extra]
+        cloned = {task.id for task in select_tasks([one.task for one in self.experts], num=config.expert.num_cloned)}
+        demonstrations = [*(one for one in self.experts if one.task.id in cloned), *extra]
         lineage = digest(base.lineage, name, self.seed, config.chat, config.sft, [t.id for t in demonstrations])
         training = Training(
             objective=SFTObjective(),
@@ -500,6 +502,7 @@ class Session:
     def _timed(self, name: str) -> Iterator[None]:
         wall, cpu, env_cpu = time.perf_counter(), time.process_time(), self.world.pool.cpu_seconds()
         yield
+        give_back()
         self.run.add_timing(
             seed=self.seed,
             arm=self.arm,
