@@ -5,15 +5,19 @@ Words, recipes and models that are refused before anything runs are in `test_cli
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
+from sparring.cli import main
 from sparring.policies.local import save_model
 from tests.command_line import CommandLine, Ended
 from tests.test_kill import outcome
@@ -53,10 +57,18 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_bars() -> Iterator[None]:
+    """What the command line asks of transformers before it loads it; in this process it is loaded already."""
+    disable_progress_bar()
+    yield
+    enable_progress_bar()
+
+
 @pytest.fixture(scope="module")
-def finished(command_line: CommandLine, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
-    ended = run(command_line, recipe, out)
+    ended = run(recipe, out)
     assert ended.code == 0, ended.errors
     return out
 
@@ -70,8 +82,16 @@ def broken(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def run(command_line: CommandLine, recipe: Path, out: Path, *words: str) -> Ended:
-    return command_line.run("run", str(recipe), "--out", str(out), "--quiet", *words)
+def called(*words: str) -> Ended:
+    """Call the command line in this process, which has torch loaded already."""
+    out, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(errors), pytest.raises(SystemExit) as stop:
+        main(words)
+    return Ended(int(stop.value.code or 0), out.getvalue(), errors.getvalue())
+
+
+def run(recipe: Path, out: Path, *words: str, through: Callable[..., Ended] = called) -> Ended:
+    return through("run", str(recipe), "--out", str(out), "--quiet", *words)
 
 
 def one_message(ended: Ended, code: int) -> str:
@@ -96,54 +116,52 @@ def test_a_run_that_outgrows_its_disk_again_and_again_goes_on_once_there_is_spac
     for i in range(NUM_DISKS):
         size = max(1, needed * i // NUM_DISKS) * PAGE
         subprocess.run([*enter, "mount", "-o", f"remount,size={size}", disk], check=True)
-        message = one_message(run(command_line, recipe, disk / "run"), 1)
+        message = one_message(run(recipe, disk / "run", through=command_line.run), 1)
         assert message.startswith(f"sparring: {disk / 'run'}"), message
         assert "no space left on the disk" in message, i
         assert "run the same command again" in message, i
     subprocess.run([*enter, "mount", "-o", f"remount,size={8 * needed * PAGE}", disk], check=True)
-    ended = run(command_line, recipe, disk / "run")
+    ended = run(recipe, disk / "run", through=command_line.run)
     assert ended.code == 0, ended.errors
     expected, found = outcome(finished), outcome(seen / "run")
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
-def test_a_torn_last_line_is_dropped_with_a_notice(
-    command_line: CommandLine, recipe: Path, finished: Path, broken: Path
-) -> None:
+def test_a_torn_last_line_is_dropped_with_a_notice(recipe: Path, finished: Path, broken: Path) -> None:
     played = broken / "seed-0/coevolving_agents/round-1/evaluate-target"
     (played / "done.json").unlink()
     journal = played / "trajectories.jsonl"
     journal.write_bytes(journal.read_bytes()[:-20])
-    ended = command_line.run("run", str(recipe), "--out", str(broken))
+    ended = called("run", str(recipe), "--out", str(broken))
     assert ended.code == 0, ended.errors
     assert "dropped a torn last line" in ended.errors
     assert outcome(broken) == outcome(finished)
 
 
-def test_a_corrupt_line_of_a_run_is_named(command_line: CommandLine, recipe: Path, broken: Path) -> None:
+def test_a_corrupt_line_of_a_run_is_named(recipe: Path, broken: Path) -> None:
     journal = broken / "seed-0/coevolving_agents/round-1/evaluate-target/trajectories.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join([lines[0], lines[1][:40] + "\n", *lines[2:]]))
-    assert f"{journal}:2: not JSON" in one_message(run(command_line, recipe, broken), 2)
+    assert f"{journal}:2: not JSON" in one_message(run(recipe, broken), 2)
 
 
-def test_a_tokenizer_without_a_chat_template_is_named(command_line: CommandLine, recipe: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_without_a_chat_template_is_named(recipe: Path, tmp_path: Path) -> None:
     mute = tmp_path / "mute"
     shutil.copytree(recipe.parent / "model", mute, ignore=shutil.ignore_patterns("chat_template.jinja"))
     settings = json.loads((mute / "tokenizer_config.json").read_text())
     settings.pop("chat_template", None)
     (mute / "tokenizer_config.json").write_text(json.dumps(settings))
-    message = one_message(run(command_line, recipe, tmp_path / "run", "--model.path", str(mute)), 2)
+    message = one_message(run(recipe, tmp_path / "run", "--model.path", str(mute)), 2)
     assert "chat template" in message
 
 
-def test_torn_weights_are_named(command_line: CommandLine, recipe: Path, tmp_path: Path) -> None:
+def test_torn_weights_are_named(recipe: Path, tmp_path: Path) -> None:
     torn = tmp_path / "torn"
     shutil.copytree(recipe.parent / "model", torn)
     weights = torn / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    message = one_message(run(command_line, recipe, tmp_path / "run", "--model.path", str(torn)), 2)
+    message = one_message(run(recipe, tmp_path / "run", "--model.path", str(torn)), 2)
     assert f"can't load {str(torn)!r}" in message
 
 
@@ -157,9 +175,9 @@ def test_torn_weights_are_named(command_line: CommandLine, recipe: Path, tmp_pat
     ],
 )
 def test_what_is_wrong_in_a_recipe_is_one_message(
-    command_line: CommandLine, recipe: Path, tmp_path: Path, old: str, new: str, message: str
+    recipe: Path, tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     path = tmp_path / "wrong.toml"
     path.write_text(recipe.read_text().replace(old, new))
     code = 1 if message == "no preference pairs" else 2
-    assert message in one_message(run(command_line, path, tmp_path / "run"), code)
+    assert message in one_message(run(path, tmp_path / "run"), code)

@@ -35,6 +35,15 @@ def refused(*words: str, code: int = 2, prelude: str = "") -> str:
     return message
 
 
+def refused_here(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Call the command line in this process, expect one message and nothing else, and return the message."""
+    code, out, errors = called(words, capsys)
+    assert (code, out) == (2, "")
+    (message,) = errors.splitlines()
+    assert message.startswith("sparring: ")
+    return message
+
+
 def called(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """Call the command line in this process, which is faster: exit code, output, errors."""
     from sparring.cli import main
@@ -224,33 +233,40 @@ def test_overrides_reach_every_arm_and_tables_are_read(tmp_path: Path) -> None:
 # ── Bad data, bad models, bad luck ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_corrupt_demonstrations_are_named_by_line(recipe: Path, tmp_path: Path) -> None:
+def test_corrupt_demonstrations_are_named_by_line(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     demonstrations = tmp_path / "d.jsonl"
     demonstrations.write_text(
         '{"task_id": "short/train-0", "reward": 1, "turns": [{"observation": "", "action": "a"}]}\n{"tas\n'
     )
-    message = refused("run", str(recipe), "--out", str(tmp_path / "run"), "--expert.path", str(demonstrations))
+    words = ["run", str(recipe), "--out", str(tmp_path / "run"), "--expert.path", str(demonstrations)]
+    message = refused_here(words, capsys)
     assert f"{demonstrations}:2: not JSON" in message
 
 
-def test_thoughts_are_not_invented(recipe: Path, tmp_path: Path) -> None:
+def test_thoughts_are_not_invented(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "run"), "--chat.format", "react"]
-    assert "no thoughts, and none are invented" in refused("run", str(recipe), *out)
+    assert "no thoughts, and none are invented" in refused_here(["run", str(recipe), *out], capsys)
 
 
-def test_split_file_with_an_unknown_task_is_named(tmp_path: Path) -> None:
+def test_split_file_with_an_unknown_task_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "dev", "test"):
         (tmp_path / f"eto_{split}_indices.json").write_text('[["find-animal", 0], ["find-unicorn", 3]]')
-    message = refused("rollout", "--policy", "random", "--out", str(tmp_path / "t.jsonl"), "--env.path", str(tmp_path))
+    words = ["rollout", "--policy", "random", "--out", str(tmp_path / "t.jsonl"), "--env.path", str(tmp_path)]
+    message = refused_here(words, capsys)
     assert "find-unicorn" in message
     assert "eto_train_indices.json" in message
 
 
-def test_folder_without_weights_is_named(recipe: Path, model: Path, tmp_path: Path) -> None:
+def test_folder_without_weights_is_named(
+    recipe: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "config.json").write_text((model / "config.json").read_text())
-    message = refused("run", str(recipe), "--out", str(tmp_path / "run"), "--model.path", str(bare))
+    words = ["run", str(recipe), "--out", str(tmp_path / "run"), "--model.path", str(bare)]
+    message = refused_here(words, capsys)
     assert f"{str(bare)!r} has no weights" in message
 
 

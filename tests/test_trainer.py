@@ -391,7 +391,7 @@ class TestResume:
         config = TrainConfig(**{f: getattr(config, f) for f in config.__slots__} | {"save_every_s": save_every_s})
         model, result, log = trained(tmp_path / "whole", groups, objective, config)
         assert len(log) == 6
-        for step in range(1, 7) if save_every_s == 0 else (1, 4):
+        for step in (1, 4, 6) if save_every_s == 0 else (1, 4):  # those between: see the next test
             folder = tmp_path / f"killed-{step}"
             with pytest.raises(Killed):
                 trained(folder, groups, objective, config, on_step=kill_at(step))

@@ -97,7 +97,7 @@ class EnvPool:
     def cpu_seconds(self) -> float:
         """Return the CPU time that the live envs' processes have used since they started (Linux; elsewhere 0)."""
         groups = {slot.env.process.pid for slot in self._slots if isinstance(slot.env, _WorkerConnection)}
-        return _cpu_seconds_of_groups(groups)
+        return _cpu_seconds_of_groups(groups) if groups else 0.0
 
     def close(self) -> None:
         """End every env and its process, those that hang included. Futures still open fail or are cancelled."""

@@ -46,7 +46,7 @@ WORLDS = (
     World("tests.toy_world:ToyWorld", ("short/train-0", "long/train-1"), ("look", "press red", "press blue")),
     World(
         "scienceworld",
-        ("lifespan-longest-lived/1", "find-animal/17", "chemistry-mix-paint-secondary-color/0"),
+        ("lifespan-longest-lived/1", "find-animal/17", "find-non-living-thing/1"),
         (
             "open door",
             "0",
@@ -147,10 +147,10 @@ def tasks(world: World, benchmark: Benchmark) -> list[Task]:
 
 @pytest.fixture(scope="module")
 def envs(benchmark: Benchmark) -> Iterator[list[Env]]:
-    """Two live envs, and the proof that closing them leaves no process behind."""
+    """Two live envs, and the proof that closing them, even twice, leaves no process behind."""
     envs = [benchmark.make_env(), benchmark.make_env()]
     yield envs
-    for env in envs:
+    for env in [*envs, *envs]:
         env.close()
     left = psutil.Process().children(recursive=True)
     assert not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]
@@ -213,9 +213,3 @@ def test_any_text_is_a_legal_action(envs: list[Env], tasks: list[Task]):
         if answer.is_done:
             envs[0].reset(task, 0)
     assert play(envs[0], task, ()) == play(envs[1], task, ())
-
-
-def test_an_env_can_be_closed_twice(benchmark: Benchmark):
-    env = benchmark.make_env()
-    env.close()
-    env.close()

@@ -33,6 +33,11 @@ def env() -> Iterator[ScienceWorldEnv]:
 
 
 @pytest.fixture(scope="module")
+def lifespan_path(env: ScienceWorldEnv) -> list[str]:
+    return env.gold_path(LIFESPAN)
+
+
+@pytest.fixture(scope="module")
 def eto_dir(data_dir: Path) -> Path:
     folder = data_dir / "scienceworld"
     if not (folder / "eto_train_indices.json").is_file():
@@ -166,9 +171,9 @@ def test_a_wrong_focus_ends_the_episode_below_zero(env: ScienceWorldEnv):
     assert (answer.reward, answer.is_done) == (-1.0, True)
 
 
-def test_scores_of_the_task_before_are_not_carried_over(env: ScienceWorldEnv):
+def test_scores_of_the_task_before_are_not_carried_over(env: ScienceWorldEnv, lifespan_path: list[str]):
     env.reset(LIFESPAN, 0)
-    for action in env.gold_path(LIFESPAN):
+    for action in lifespan_path:
         env.step(action)
     env.reset(BOIL, 0)
     answer = env.step("inventory")
@@ -195,10 +200,10 @@ def test_an_ambiguous_action_is_answered_by_a_number_or_dropped(env: ScienceWorl
     assert env.step("look around").observation.startswith("This room is called the hallway.")
 
 
-def test_scores_and_endings_are_those_of_the_packages_own_step(env: ScienceWorldEnv):
+def test_scores_and_endings_are_those_of_the_packages_own_step(env: ScienceWorldEnv, lifespan_path: list[str]):
     from scienceworld import ScienceWorldEnv as Official
 
-    actions = [*env.gold_path(LIFESPAN)[:-2], "open door", "look around", "focus on agent"]
+    actions = [*lifespan_path[:-2], "open door", "look around", "focus on agent"]
     official = Official()
     try:
         official.load(LIFESPAN.kind, LIFESPAN.data["variation"], "easy")
@@ -236,23 +241,37 @@ class FragileWorld(ScienceWorld):
         return env
 
 
-def test_an_expert_does_not_look_twice(jvms):
-    task = scienceworld.make_task("use-thermometer", 2)
-    actions = ScienceWorld().expert_actions([task])[task.id]
-    assert actions[0] == "pick up thermometer"  # the gold path itself begins with `look around`
+THERMOMETER = scienceworld.make_task("use-thermometer", 2)
+TOO_LONG = scienceworld.make_task("find-animal", 12)
+SEARCHED = [THERMOMETER, *(scienceworld.make_task("find-animal", variation) for variation in range(10, 18))]
+
+
+@pytest.fixture(scope="module")
+def searched() -> dict[str, list[str]]:
+    """What more than one simulator finds, side by side where there are cores."""
+    assert len(SEARCHED) > scienceworld.TASKS_PER_SEARCH
+    return ScienceWorld().expert_actions(SEARCHED)
+
+
+def test_an_expert_does_not_look_twice(searched: dict[str, list[str]], jvms):
+    assert searched[THERMOMETER.id][0] == "pick up thermometer"  # the gold path itself begins with `look around`
     assert not jvms()
 
 
-def test_gold_paths_within_the_turn_limit_are_experts_as_the_quickstart_has_them_recorded(jvms):
+def test_gold_paths_within_the_turn_limit_are_experts_as_the_quickstart_has_them_recorded(
+    searched: dict[str, list[str]], jvms
+):
     """The limit is 15: of a path of 16 actions and one of 14, one fits."""
     world = ScienceWorld()
-    known = world.tasks("train")
-    recorded = read_demonstrations(RECORDED, known, "action")
-    actions = world.expert_actions([task for task in known if task.kind == "find-animal"])
-    too_long = next(id for id, path in actions.items() if len(path) == 16)
+    recorded = read_demonstrations(RECORDED, world.tasks("train"), "action")
     fitting = next(one for one in recorded if one.task.kind == "find-animal" and len(one.turns) == 14)
     others = [next(one for one in recorded if one.task.kind == kind) for kind in ("find-living-thing", "find-plant")]
-    tasks = [next(task for task in known if task.id == too_long), *(one.task for one in (fitting, *others))]
+    by_id = {one.task.id: [turn.action for turn in one.turns] for one in recorded}
+    assert list(searched) == [task.id for task in SEARCHED]
+    assert sum(id in by_id for id in searched) >= 4
+    assert all(actions == by_id.get(id, actions) for id, actions in searched.items())
+    assert (len(searched[TOO_LONG.id]), world.turn_limit(TOO_LONG)) == (16, 15)
+    tasks = [TOO_LONG, *(one.task for one in (fitting, *others))]
     with EnvPool("scienceworld", {}, num_envs=1) as pool:
         found = expert_trajectories(ExpertConfig(), world, pool, tasks, format="action", num_slots=1)
     assert found == [fitting, *others]
@@ -271,8 +290,8 @@ def test_a_search_survives_one_lost_jvm_and_no_more(jvms):
 
 
 @pytest.mark.slow
-def test_a_jvm_killed_alone_is_noticed_and_the_episode_restored(env: ScienceWorldEnv, jvms):
-    actions = env.gold_path(LIFESPAN)
+def test_a_jvm_killed_alone_is_noticed_and_the_episode_restored(env: ScienceWorldEnv, lifespan_path: list[str], jvms):
+    actions = lifespan_path
     with EnvPool("scienceworld", {}, num_envs=1) as pool:
         first = pool.reset(0, LIFESPAN, 0).result()
         played = [pool.step(0, action).result() for action in actions[:3]]

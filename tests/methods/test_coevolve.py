@@ -24,7 +24,7 @@ ARMS = {
     "random": {"method": "coevolve", "synthesis": {"guidance": "random"}},
     "replay": {"method": "coevolve", "synthesis": {"kind": "replay"}},
 }
-BOTH = {"coevolving_agents_and_tasks": {"method": "coevolving_agents_and_tasks"}}
+OTHERS = {"grpo": {"method": "grpo"}, "coevolving_agents_and_tasks": {"method": "coevolving_agents_and_tasks"}}
 ROUNDS = (1, 2, 3, 4, 5)
 
 
@@ -39,17 +39,18 @@ def make_recipe(model_folder: Path, *arms: str, **sections: dict[str, Any]) -> R
     values: dict[str, Any] = {
         "name": "toy",
         "model": {"path": str(model_folder)},
-        "env": {"id": "tests.synthesis.growing_world:GrowingWorld", "num_envs": 8, "kinds": ["short"]},
+        "env": {"id": "tests.synthesis.growing_world:GrowingWorld", "num_envs": 8, "kinds": ["short"]}
+        | {"options": {"num_turns": 4}},
         "chat": {"format": "action", "instruction": "", "max_context": 512},
         "rollout": {"max_new_tokens": 6, "wave_size": 16, "temperature": 1.0},
-        "sft": {"lr": 3e-3, "epochs": 30, "batch_size": 4},
+        "sft": {"lr": 1e-2, "epochs": 12, "batch_size": 4},
         "rl": {"lr": 1e-3, "batch_size": 12},
         "grpo": {"rounds": len(ROUNDS), "num_tasks": 5, "num_per_task": 4, "evaluate_every": 2},
         "synthesis": {"every": 2, "num_flags": 8, "num_proposals": 6},
         "validation": {"checks": ["replay", "change", "duplicate", "empty"]},
         "pool": {"min_active": 2, "max_synthetic_share": 0.8},
         "eval": {"num_resamples": 50},
-        "arms": {name: (ARMS | BOTH)[name] for name in arms},
+        "arms": {name: (ARMS | OTHERS)[name] for name in arms},
     }
     for name, section in sections.items():
         values[name] = values.get(name, {}) | section
@@ -120,11 +121,21 @@ def test_random_synthesis_answers_no_flag(finished: Path) -> None:
 
 
 def test_a_world_without_synthesis_says_so(model_folder: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(model_folder, "coevolve", env={"id": "tests.toy_world:ToyWorld"})
+    recipe = make_recipe(model_folder, "coevolve", env={"id": "tests.toy_world:ToyWorld"}, sft={"epochs": 1})
     with pytest.raises(ConfigError, match="offers no synthesis"):
         run_recipe(recipe, tmp_path / "run", SilentProgress(), with_report=False)
-    recipe = make_recipe(model_folder, "replay", env={"id": "tests.toy_world:ToyWorld"}, grpo={"rounds": 2})
+    grpo = {"rounds": 2, "num_tasks": 2, "num_per_task": 2}
+    recipe = make_recipe(model_folder, "replay", env={"id": "tests.toy_world:ToyWorld"}, sft={"epochs": 1}, grpo=grpo)
     run_recipe(recipe, tmp_path / "replayed", SilentProgress(), with_report=False)
+
+
+def test_a_method_without_synthesis_has_no_pool(model_folder: Path, tmp_path: Path) -> None:
+    grpo = {"rounds": 1, "num_tasks": 2, "num_per_task": 2, "start": "base"}
+    run_recipe(make_recipe(model_folder, "grpo", grpo=grpo), tmp_path, SilentProgress())
+    assert (tmp_path / "seed-0/grpo/round-1/train-target").exists()
+    assert not list(tmp_path.rglob("pool.jsonl"))
+    assert not read_json(tmp_path / "results.json")["arms"]["grpo"]["seeds"]["0"].get("pool")
+    assert 'id="pool"' not in (tmp_path / "report.html").read_text("utf-8")
 
 
 @pytest.mark.slow

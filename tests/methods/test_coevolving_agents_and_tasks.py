@@ -18,7 +18,7 @@ FILE = "trajectories.jsonl"
 ARM = "coevolving_agents_and_tasks"
 SECTIONS = {
     "rollout": {"num_tasks": 6, "num_per_task": 2},
-    "sft": {"epochs": 90},
+    "sft": {"epochs": 25},
     "dpo": {"lr": 1e-3, "epochs": 1, "batch_size": 8},
     "fail": {"min_pairs": 1},
     "loop": {"rounds": 3},

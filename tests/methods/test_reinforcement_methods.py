@@ -40,10 +40,10 @@ def make_recipe(model_folder: Path, *arms: str, **sections: dict[str, Any]) -> R
     values: dict[str, Any] = {
         "name": "toy",
         "model": {"path": str(model_folder)},
-        "env": {"id": "tests.toy_world:ToyWorld", "num_envs": 8},
+        "env": {"id": "tests.toy_world:ToyWorld", "num_envs": 8, "options": {"num_turns": 5}},
         "chat": {"format": "action", "instruction": "", "max_context": 512},
         "rollout": {"max_new_tokens": 6, "wave_size": 16, "temperature": 1.0},
-        "sft": {"lr": 3e-3, "epochs": 20, "batch_size": 4},
+        "sft": {"lr": 3e-3, "epochs": 15, "batch_size": 4},
         "rl": {"lr": 2e-3, "batch_size": 12},
         "grpo": {"rounds": 3, "num_tasks": 6, "num_per_task": 4, "evaluate_every": 2},
         "ppo": {"rounds": 2, "num_per_task": 2},

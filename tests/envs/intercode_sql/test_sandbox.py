@@ -16,7 +16,7 @@ from sparring.envs.intercode_sql.sandbox import MAX_ROWS, Sandbox
 from tests.envs.intercode_sql import attack
 
 MOST_SECONDS = 20.0
-"""For one hostile statement, on a machine busy with other things; about one second on an idle one."""
+"""CPU time of one hostile statement; about one second on a machine of today, and no more on a busy one."""
 
 MOST_MB = 300.0
 """The heap's limit and the largest result."""

@@ -51,7 +51,7 @@ def test_variations_are_new_and_of_the_training_side(ours: InterCodeSQL, offered
     given = {(task.data["db"], normal_form(task.data["gold"])) for side in SIDES for task in ours.tasks(side)}
     training = {(task.data["db"], skeleton(task.data["gold"])) for task in ours.tasks("train")}
     num = 0
-    for task in ours.tasks("train")[::40]:
+    for task in ours.tasks("train")[::80]:
         found = offered.variations(task)
         assert found == offered.variations(task) and len(found) <= NUM_VARIATIONS
         for one in found:
@@ -60,7 +60,7 @@ def test_variations_are_new_and_of_the_training_side(ours: InterCodeSQL, offered
             assert (one.data["db"], skeleton(one.data["gold"])) in training
             assert (one.data["db"], normal_form(one.data["gold"])) not in given
         num += len(found)
-    assert num > 200
+    assert num > 100
 
 
 SIDES = ("train", "dev", "test")
