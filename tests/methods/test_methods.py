@@ -277,3 +277,19 @@ def test_a_round_may_explore_a_part_of_the_tasks(model_folder: Path, tmp_path: P
     assert all(len(tasks) == 2 for tasks in played.values())
     assert played[1, "target"] == played[1, "partner"]
     assert played[1, "target"] != played[2, "target"]
+
+
+@pytest.mark.parametrize(("num_cloned", "num_steps"), [(None, 6), (2, 2), (99, 6)])
+def test_some_experts_may_serve_in_pairs_alone(
+    model_folder: Path, tmp_path: Path, num_cloned: int | None, num_steps: int
+) -> None:
+    recipe = make_recipe(
+        model_folder,
+        "sft",
+        expert={"num_cloned": num_cloned},
+        sft={"epochs": 1, "batch_size": 1},
+        eval={"num_tasks": 1},
+    )
+    run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)
+    done = json.loads((tmp_path / "seed-0/sft/sft-target/done.json").read_text())
+    assert done["steps"] == num_steps
