@@ -14,6 +14,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -119,73 +120,90 @@ def train_ours(model: Any, groups: Sequence[Any], *, autocast: bool) -> list[flo
     return losses
 
 
-def make_trl(
-    model: Any, tokenizer: Any, groups: Sequence[Any], *, micro_batch: int, autocast: bool, folder: str
-) -> Any:
-    """Make TRL's trainer of the same pairs; the reference is computed here, so this is part of its time."""
-    import datasets
-    import torch
-    import trl
+@dataclass(frozen=True, slots=True)
+class MaskedPairs:
+    """Collates rows, each a pair's index and its reference's log-probabilities, into TRL's batch."""
 
-    from sparring.batches import cut
+    pairs: Sequence[tuple[Any, Any]]
+    """Chosen and rejected tokens, each cut after the last turn that counts."""
 
-    pairs = [
-        (cut(group.nodes[e.chosen], e.chosen_turns), cut(group.nodes[e.rejected], e.rejected_turns))
-        for group in groups
-        for e in group.edges
-    ]
+    @staticmethod
+    def of(groups: Sequence[Any]) -> MaskedPairs:
+        """Cut both sides of all pairs."""
+        from sparring.batches import cut
 
-    def collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        sides = [pairs[row["index"]][side] for side in (0, 1) for row in rows]
+        edges = [(group.nodes, edge) for group in groups for edge in group.edges]
+        return MaskedPairs(
+            [(cut(nodes[e.chosen], e.chosen_turns), cut(nodes[e.rejected], e.rejected_turns)) for nodes, e in edges]
+        )
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Pad the chosen sides, then the rejected ones; `completion_mask` is 1 at action tokens."""
+        import torch
+
+        sides = [self.pairs[row["index"]][side] for side in (0, 1) for row in rows]
         shape = (len(sides), max(len(side.ids) for side in sides))
-        batch = {name: torch.zeros(shape, dtype=torch.long) for name in ("input_ids", "attention_mask")}
-        batch["completion_mask"] = torch.zeros(shape, dtype=torch.long)
+        names = ("input_ids", "attention_mask", "completion_mask")
+        batch = {name: torch.zeros(shape, dtype=torch.long) for name in names}
         for row, side in enumerate(sides):
             batch["input_ids"][row, : len(side.ids)] = torch.tensor(side.ids)
             batch["attention_mask"][row, : len(side.ids)] = 1
             for start, end in side.spans:
                 batch["completion_mask"][row, start:end] = 1
-        for name in ("ref_chosen_logps", "ref_rejected_logps"):
-            if name in rows[0]:
-                batch[name] = torch.tensor([row[name] for row in rows])
-        return batch
+        references = [name for name in ("ref_chosen_logps", "ref_rejected_logps") if name in rows[0]]
+        return batch | {name: torch.tensor([row[name] for row in rows]) for name in references}
 
-    class InOrder(trl.DPOTrainer):
-        def _get_train_sampler(self, *_: Any) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
 
-    rows = {name: [text] * len(pairs) for name, text in (("prompt", "a"), ("chosen", " b"), ("rejected", " c"))}
-    per_step = TASKS_PER_STEP * len(groups[0].edges)
-    return InOrder(
-        model=model,
-        args=trl.DPOConfig(
-            output_dir=folder,
-            per_device_train_batch_size=micro_batch,
-            gradient_accumulation_steps=per_step // micro_batch,
-            precompute_ref_log_probs=True,
-            precompute_ref_batch_size=micro_batch,
-            num_train_epochs=1,
-            learning_rate=LR,
-            lr_scheduler_type="constant",
-            max_grad_norm=CLIP,
-            beta=BETA,
-            optim="adamw_torch",
-            weight_decay=0.0,
-            max_length=None,
-            remove_unused_columns=False,
-            report_to=[],
-            use_cpu=True,
-            bf16=autocast,
-            gradient_checkpointing=False,
-            logging_steps=1,
-            save_strategy="no",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-        ),
-        train_dataset=datasets.Dataset.from_dict(rows | {"index": list(range(len(pairs)))}),
-        data_collator=collate,
-        processing_class=tokenizer,
+def trl_config(folder: str, *, per_step: int, micro_batch: int, autocast: bool) -> Any:
+    """Configure TRL as Sparring is; what it does besides training (saving, bars, reports) is off."""
+    import trl
+
+    return trl.DPOConfig(
+        output_dir=folder,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=per_step // micro_batch,
+        precompute_ref_log_probs=True,
+        precompute_ref_batch_size=micro_batch,
+        num_train_epochs=1,
+        learning_rate=LR,
+        lr_scheduler_type="constant",
+        max_grad_norm=CLIP,
+        beta=BETA,
+        optim="adamw_torch",
+        weight_decay=0.0,
+        max_length=None,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        report_to=[],
+        use_cpu=True,
+        bf16=autocast,
+        gradient_checkpointing=False,
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
     )
+
+
+def train_trl(model: Any, tokenizer: Any, groups: Sequence[Any], *, micro_batch: int, autocast: bool) -> list[float]:
+    """Train one epoch with TRL, in the order of `groups`, and return the losses; the reference comes first."""
+    import datasets
+    import trl
+
+    collate = MaskedPairs.of(groups)
+    num = len(collate.pairs)
+    texts = {name: [text] * num for name, text in (("prompt", "a"), ("chosen", " b"), ("rejected", " c"))}
+    per_step = TASKS_PER_STEP * len(groups[0].edges)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trl.DPOTrainer(
+            model=model,
+            args=trl_config(folder, per_step=per_step, micro_batch=micro_batch, autocast=autocast),
+            train_dataset=datasets.Dataset.from_dict(texts | {"index": list(range(num))}),
+            data_collator=collate,
+            processing_class=tokenizer,
+        )
+        trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def child(request: dict[str, Any]) -> Any:
@@ -204,11 +222,8 @@ def child(request: dict[str, Any]) -> Any:
     if request["side"] == "ours":
         losses = train_ours(model, groups, autocast=request["autocast"])
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            options = {"micro_batch": request["micro_batch"], "autocast": request["autocast"], "folder": folder}
-            trainer = make_trl(model, tokenizer, groups, **options)
-            trainer.train()
-            losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        options = {"micro_batch": request["micro_batch"], "autocast": request["autocast"]}
+        losses = train_trl(model, tokenizer, groups, **options)
     return {
         "cpu_s": time.process_time() - started,
         "wall_s": time.perf_counter() - wall,
@@ -233,21 +248,25 @@ def has_bfloat16() -> bool:
 # ── The table ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def compare(run: str, case: str, num_tasks: int, *, autocast: bool, threads: int) -> dict[str, Any]:
-    """Run both sides of a case."""
-    request = {"run": run, "case": case, "num_tasks": num_tasks, "autocast": autocast}
-    ours = in_child("benchmarks.training", {**request, "side": "ours"}, threads=threads)
-    theirs = {}
-    for micro_batch in MICRO_BATCHES:
-        if TASKS_PER_STEP * len(CASES[case][1]) % micro_batch == 0:
-            asked = {**request, "side": "trl", "micro_batch": micro_batch}
-            theirs[micro_batch] = in_child("benchmarks.training", asked, threads=threads)
-    best = min(theirs, key=lambda micro_batch: theirs[micro_batch]["cpu_s"])
-    whole = max(theirs)  # as many pairs at once as Sparring has
+def compare(request: dict[str, Any], *, threads: int, repeats: int, micro_batches: Sequence[int]) -> dict[str, Any]:
+    """Run both sides of a case: TRL at all micro-batches, then what is compared, in turns, the fastest of `repeats`."""
+
+    def run(**more: Any) -> dict[str, Any]:
+        return in_child("benchmarks.training", {**request, **more}, threads=threads)
+
+    per_step = TASKS_PER_STEP * len(CASES[request["case"]][1])
+    sizes = [size for size in micro_batches if per_step % size == 0]
+    ours = run(side="ours")
+    theirs = {size: run(side="trl", micro_batch=size) for size in sizes}
+    best = min(sizes, key=lambda size: theirs[size]["cpu_s"])
+    for _ in range(repeats - 1):
+        ours = min(ours, run(side="ours"), key=lambda found: found["cpu_s"])
+        theirs[best] = min(theirs[best], run(side="trl", micro_batch=best), key=lambda found: found["cpu_s"])
+    whole = max(sizes)  # as many pairs at once as Sparring has
     gap = max(abs(a - b) for a, b in zip(ours["losses"], theirs[best]["losses"], strict=True))
     return {
-        "case": case,
-        "dtype": "bfloat16" if autocast else "float32",
+        "case": request["case"],
+        "dtype": "bfloat16" if request["autocast"] else "float32",
         "ours": ours,
         "trl": theirs,
         "trl_best_micro_batch": best,
@@ -264,10 +283,14 @@ def main() -> None:
     parser.add_argument("--run", default="runs/quickstart", help="a finished run folder (make demo)")
     parser.add_argument("--num-tasks", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each side, of which the fastest counts")
+    parser.add_argument("--micro-batches", type=int, nargs="+", default=MICRO_BATCHES, help="of TRL, in pairs")
     args = parse(parser, child)
-    found = [compare(args.run, case, args.num_tasks, autocast=False, threads=args.threads) for case in CASES]
+    asked = {"run": args.run, "num_tasks": args.num_tasks}
+    options = {"threads": args.threads, "repeats": args.repeats, "micro_batches": args.micro_batches}
+    found = [compare({**asked, "case": case, "autocast": False}, **options) for case in CASES]
     if in_child("benchmarks.training", {"side": "bfloat16"}):
-        found.append(compare(args.run, "three pairs a task", args.num_tasks, autocast=True, threads=args.threads))
+        found.append(compare({**asked, "case": "three pairs a task", "autocast": True}, **options))
     else:
         print("This CPU does not multiply in bfloat16, so that row is left out.")
     header = [
@@ -293,7 +316,7 @@ def main() -> None:
     show("Preference training against TRL's DPOTrainer (TRL at its fastest micro-batch)", header, rows)
     six, three = (next(r for r in found if r["case"].endswith(end)) for end in ("six pairs", "three expert pairs"))
     print(f"\nsix pairs / three expert pairs: {six['ours']['cpu_s'] / three['ours']['cpu_s']:.2f} of the CPU-seconds")
-    save("training", {"threads": args.threads, "cases": found})
+    save("training", {**options, "cases": found})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 values, where the model has a value head.
 
 Invariant: what comes out equals the model's own log-softmax at the action positions; this is checked on one short
-sequence before anything is trained. Hidden states are computed for all tokens, the head for action tokens alone.
+sequence before anything is trained. Hidden states are computed for all tokens, the head for action tokens alone; what
+lies between them in the last layer too, where the lean forward serves.
 Sequences are padded on the right and carry no attention mask: under causal attention no real token sees padding, and
 attention kernels are fastest without a mask.
 
@@ -56,6 +57,7 @@ class Forward:
     ) -> None:
         import torch
 
+        from sparring.lean_training import LeanForward
         from sparring.threads import SideBySide, is_small
 
         self.model = model
@@ -64,8 +66,11 @@ class Forward:
         self.temperature = temperature
         self.device = next(model.parameters()).device
         self.max_tokens = min(max_tokens, CPU_PASS_TOKENS) if self.device.type == "cpu" else max_tokens
-        self.threads = SideBySide(torch.get_num_threads()) if is_small(model) else None
+        small = is_small(model)
+        self.threads = SideBySide(torch.get_num_threads()) if small else None
         """Where the passes of a small model on a CPU run, side by side; none: one after another."""
+        self.lean = LeanForward.of(model) if small and autocast is None else None
+        """What computes a small model's hidden states in the model's stead; none: the model itself does."""
         self.is_fast = True
         """Whether the head runs at action tokens alone; false for a model that does more than a linear head."""
 
@@ -145,14 +150,20 @@ class Forward:
         targets_N = ids_BT.view(-1)[positions_N]
         if not self.is_fast:
             return self._full(nodes, ids_BT, positions_N, targets_N)
-        hidden_BTD = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
-        hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, positions_N - 1)
+        hidden_ND = self._hidden(ids_BT, positions_N - 1)
         values_N = self._values(hidden_ND)
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
         if self.temperature != 1:  # a linear head's logits are divided by dividing what goes in
             hidden_ND, bias = hidden_ND / self.temperature, None if bias is None else bias / self.temperature
         return token_logprobs(hidden_ND, head.weight, targets_N, chunk=self.head_chunk, bias=bias), values_N
+
+    def _hidden(self, ids_BT: Tensor, positions_N: Tensor) -> Tensor:
+        """Compute the last hidden states at positions of the flattened tokens."""
+        if self.lean is not None and not self.model.training:
+            return self.lean(ids_BT, positions_N)
+        hidden_BTD = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        return hidden_BTD.flatten(0, 1).index_select(0, positions_N)
 
     def _values(self, hidden_ND: Tensor) -> Tensor | None:
         head = getattr(self.model, "value_head", None)

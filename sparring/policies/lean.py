@@ -19,11 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from sparring.lean_training import has_plain_layers
 from sparring.policies.cache import SlotCache
 
-FAMILIES = ("llama", "qwen3")
-STATIC_ROPE = ("default", "linear", "llama3", "yarn")
-"""Rotary embeddings whose angles depend on the position alone."""
 CHECK_TOKENS = 24
 CHECK_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.25}
 """Largest difference of two logits at which the lean forward is trusted."""
@@ -70,18 +68,7 @@ class LeanModel:
     @staticmethod
     def of(model: PreTrainedModel, max_positions: int) -> LeanModel | None:
         """Return the lean forward of a model, or none if it can't be had or differs from the model's own."""
-        config: Any = model.config
-        rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-        is_known = (
-            config.model_type in FAMILIES
-            and config.hidden_act == "silu"
-            and rope in STATIC_ROPE
-            and not getattr(config, "attention_bias", False)
-            and not getattr(config, "mlp_bias", False)
-            and getattr(model.get_output_embeddings(), "bias", None) is None
-            and not any(layer_type != "full_attention" for layer_type in getattr(config, "layer_types", None) or ())
-        )
-        if not is_known:
+        if not has_plain_layers(model):
             return None
         lean = LeanModel(model, max_positions)
         return lean if lean.agrees_with(model) else None
