@@ -3,11 +3,12 @@
     python -m benchmarks.rollouts --model runs/quickstart/seed-0/sft/sft-target/checkpoint
     python -m benchmarks.rollouts --padded --num-envs 8 --num 24   # the same episodes at the cost of 108 M parameters
     python -m benchmarks.rollouts --num-examples 1  # with a worked example in every prompt, as in the paper
+    python -m benchmarks.rollouts --env intercode_sql --model sparring-worlds --num-envs 32  # where envs cost nothing
 
 The peer is the way of ETO's and the paper's code, made anew: one episode after another, the whole history encoded again
-by `generate` at every turn, the package's own `env.step`. Both sides decode greedily in float32, on the same tokens; an
-episode in which they differ must do so at a near-tie of the two best logits. CPU-seconds are Python's and Java's
-together, after warm-up.
+by `generate` at every turn, the package's own `env.step` (in other worlds than ScienceWorld the same env). Both sides
+decode greedily in float32, on the same tokens; an episode in which they differ must do so at a near-tie of the two best
+logits. CPU-seconds are Python's and Java's together, after warm-up.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Any
 from benchmarks.env_steps import HASH, Official
 from benchmarks.measure import in_child, parse, save, show
 
-KINDS = ("find-animal", "find-living-thing", "find-non-living-thing", "find-plant")
-MAX_NEW_TOKENS = 24
+KINDS = {"scienceworld": ("find-animal", "find-living-thing", "find-non-living-thing", "find-plant")}
+"""Types of task that are played; where none are named, all."""
+MAX_NEW_TOKENS = {"scienceworld": 24, "intercode_sql": 80, "webshop": 48}
 NEAR_TIE = 1e-4
 WINDOW_S, CELLS = 2.0, 100
 """The stretch of time that the timeline shows, and its width in characters."""
@@ -38,19 +40,20 @@ def setting(request: dict[str, Any], num: int) -> tuple[Any, Any, Any, list[Any]
     model, tokenizer = load_model(ModelConfig(path=request["model"], dtype="float32"))
     if request["padded"]:
         model = padded(model)
-    benchmark = load_benchmark("scienceworld")
-    examples = worked_examples(benchmark, request["num_examples"])
+    benchmark = load_benchmark(request["env"])
+    kinds = KINDS.get(request["env"], ())
+    examples = worked_examples(benchmark, kinds, request["num_examples"])
     config = ChatConfig(format="action", instruction="", max_context=4096, num_examples=len(examples))
     chat = Chat(tokenizer, config, instruction="", examples=examples)
-    return model, chat, benchmark, select_tasks(benchmark.tasks("dev"), kinds=KINDS, num=num)
+    return model, chat, benchmark, select_tasks(benchmark.tasks("dev"), kinds=kinds, num=num)
 
 
-def worked_examples(benchmark: Any, num: int) -> list[Any]:
+def worked_examples(benchmark: Any, kinds: Sequence[str], num: int) -> list[Any]:
     """Play the experts of the first training tasks: what stands in the prompt of every episode."""
     from sparring.envs.base import select_tasks
     from sparring.types import StopReason, Trajectory, Turn
 
-    tasks = select_tasks(benchmark.tasks("train"), kinds=KINDS, num=4 * num)
+    tasks = select_tasks(benchmark.tasks("train"), kinds=kinds, num=4 * num)
     actions = benchmark.expert_actions(tasks) if num else {}
     found: list[Any] = []
     for task in [task for task in tasks if task.id in actions][:num]:
@@ -68,13 +71,52 @@ def worked_examples(benchmark: Any, num: int) -> list[Any]:
 # ── The original's way ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def play_official(world: Official, model: Any, chat: Any, task: Any, limit: int) -> list[tuple[int, ...]]:
+class OwnStep:
+    """The package's own ScienceWorld."""
+
+    def __init__(self, benchmark: Any) -> None:
+        import psutil
+
+        self.world = Official()
+        self.java = psutil.Process(self.world.java)
+
+    def reset(self, task: Any) -> str:
+        return self.world.reset(task.kind, task.data["variation"])
+
+    def step(self, action: str) -> tuple[str, bool]:
+        observation, _, is_done = self.world.step(action)
+        return observation, is_done
+
+    def cpu_seconds(self) -> float:
+        return sum(self.java.cpu_times()[:2])
+
+
+class SameEnv:
+    """A world in this process: the env that Sparring plays."""
+
+    def __init__(self, benchmark: Any) -> None:
+        self.env = benchmark.make_env()
+
+    def reset(self, task: Any) -> str:
+        return self.env.reset(task, 0)
+
+    def step(self, action: str) -> tuple[str, bool]:
+        answer = self.env.step(action)
+        return answer.observation, answer.is_done
+
+    def cpu_seconds(self) -> float:
+        return 0.0
+
+
+def play_official(
+    world: OwnStep | SameEnv, model: Any, chat: Any, task: Any, limit: int, max_new_tokens: int
+) -> list[tuple[int, ...]]:
     """Play one episode and return each turn's tokens."""
     import torch
 
     from sparring.types import Turn
 
-    observation = world.reset(task.kind, task.data["variation"])
+    observation = world.reset(task)
     turns: list[Turn] = []
     while len(turns) < limit:
         ids_1T = torch.tensor([chat.history(turns, observation)])
@@ -82,7 +124,7 @@ def play_official(world: Official, model: Any, chat: Any, task: Any, limit: int)
             out = model.generate(
                 input_ids=ids_1T,
                 attention_mask=torch.ones_like(ids_1T),
-                max_new_tokens=MAX_NEW_TOKENS,
+                max_new_tokens=max_new_tokens,
                 do_sample=False,
                 eos_token_id=list(chat.end_ids),
                 pad_token_id=0,
@@ -90,7 +132,7 @@ def play_official(world: Official, model: Any, chat: Any, task: Any, limit: int)
         token_ids = tuple(out[0, ids_1T.shape[1] :].tolist())
         text, action = chat.parse(token_ids)
         turns.append(Turn(observation=observation, text=text, action=action, reward=0.0, token_ids=token_ids))
-        observation, _, is_done = world.step(action)
+        observation, is_done = world.step(action)
         if is_done:
             break
     return [turn.token_ids for turn in turns]
@@ -98,18 +140,15 @@ def play_official(world: Official, model: Any, chat: Any, task: Any, limit: int)
 
 def official(request: dict[str, Any]) -> dict[str, Any]:
     """Play all tasks the original's way."""
-    import psutil
-
     model, chat, benchmark, tasks = setting(request, request["warmup"] + request["num"])
-    world = Official()
-    java = psutil.Process(world.java)
-    played = {}
+    world = OwnStep(benchmark) if request["env"] == "scienceworld" else SameEnv(benchmark)
+    max_new_tokens, played = MAX_NEW_TOKENS[request["env"]], {}
     started = clock = 0.0
     for i, task in enumerate(tasks):
         if i == request["warmup"]:
-            clock, started = sum(java.cpu_times()[:2]) + time.process_time(), time.perf_counter()
-        played[task.id] = play_official(world, model, chat, task, benchmark.turn_limit(task))
-    cpu = sum(java.cpu_times()[:2]) + time.process_time() - clock
+            clock, started = world.cpu_seconds() + time.process_time(), time.perf_counter()
+        played[task.id] = play_official(world, model, chat, task, benchmark.turn_limit(task), max_new_tokens)
+    cpu = world.cpu_seconds() + time.process_time() - clock
     kept = {task.id: played[task.id] for task in tasks[request["warmup"] :]}
     return {"cpu_s": cpu, "wall_s": time.perf_counter() - started, "tokens": kept}
 
@@ -166,24 +205,26 @@ def ours(request: dict[str, Any]) -> dict[str, Any]:
     """Play all tasks with Sparring's rollout."""
     from sparring.envs.pool import EnvPool
     from sparring.policies.local import LocalPolicy
-    from sparring.rollout import cut_waves, episode_specs, rollout
+    from sparring.rollout import count_lanes, cut_waves, episode_specs, rollout
 
     model, chat, benchmark, tasks = setting(request, request["warmup"] + request["num"])
     num_envs, watch = request["num_envs"], Watch([], [])
-    with EnvPool("scienceworld", {}, num_envs=num_envs) as pool:
+    num_lanes = count_lanes(benchmark, num_envs)
+    with EnvPool(request["env"], {}, num_envs=num_envs) as pool:
 
         def play(part: Sequence[Any], *, is_watched: bool) -> list[Any]:
             options = {
                 "temperature": 0.0,
-                "max_new_tokens": MAX_NEW_TOKENS,
-                "num_slots_per_lane": max(1, num_envs // 2),
+                "max_new_tokens": MAX_NEW_TOKENS[request["env"]],
+                "num_slots_per_lane": num_envs // num_lanes,
             }
             policy = LocalPolicy(model, chat, **options)
             specs = episode_specs("benchmark", part, agent="target", seed=0, num_per_task=1)
+            waves = cut_waves(specs, max(32, 2 * num_envs), num_lanes=num_lanes)
             if is_watched:
                 watched = WatchedPolicy(policy, watch), WatchedPool(pool, watch)
-                return rollout(*watched, benchmark, cut_waves(specs), num_slots=num_envs)
-            return rollout(policy, pool, benchmark, cut_waves(specs), num_slots=num_envs)
+                return rollout(*watched, benchmark, waves, num_slots=num_envs)
+            return rollout(policy, pool, benchmark, waves, num_slots=num_envs)
 
         play(tasks[: request["warmup"]], is_watched=False)
         clock, started = pool.cpu_seconds() + time.process_time(), time.perf_counter()
@@ -259,6 +300,7 @@ def gaps(request: dict[str, Any]) -> dict[str, float]:
 def main() -> None:
     """Play both sides, compare them, print the table and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--env", choices=tuple(MAX_NEW_TOKENS), default="scienceworld")
     parser.add_argument("--model", default="runs/quickstart/seed-0/sft/sft-target/checkpoint")
     parser.add_argument("--num", type=int, default=80, help="episodes")
     parser.add_argument("--warmup", type=int, default=40, help="episodes before the clock starts")
@@ -280,8 +322,14 @@ def main() -> None:
     ties = sum(gap < NEAR_TIE for gap in differing.values())
     print(f"\n{args.num - len(differing)} of {args.num} episodes equal token for token; {ties} part at a near-tie")
     print(f"policy acts {mine['acting']:.0%} of the time, nothing works {mine['idle']:.0%} of it\n")
-    print("\n".join(mine["timeline"]))
-    name = "rollouts" + "_padded" * args.padded + f"_{args.num_examples}_shown" * bool(args.num_examples)
+    if args.env == "scienceworld":  # elsewhere a step is too short to be seen
+        print("\n".join(mine["timeline"]))
+    name = (
+        "rollouts"
+        + f"_{args.env}" * (args.env != "scienceworld")
+        + "_padded" * args.padded
+        + f"_{args.num_examples}_shown" * bool(args.num_examples)
+    )
     save(name, {**shared, "ours": mine, "official": theirs, "gaps": differing})
 
 

@@ -25,7 +25,7 @@ from sparring.envs.base import Benchmark
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.journal import read_jsonl
 from sparring.policies.scripted import ReplayPolicy
-from sparring.rollout import EpisodeSpec, Pool, cut_waves, rollout
+from sparring.rollout import EpisodeSpec, Pool, count_lanes, cut_waves, rollout
 from sparring.types import StopReason, Task, Trajectory, Turn
 
 RECORD_FIELDS = {"task_id": True, "reward": True, "turns": True, "final_observation": False}
@@ -82,9 +82,8 @@ def expert_trajectories(
         )
     solved = [task for task in tasks if task.id in actions]
     specs = [EpisodeSpec(id=f"expert/{task.id}", task=task, agent="expert", seed=0) for task in solved]
-    played = rollout(
-        ReplayPolicy(actions), pool, benchmark, cut_waves(specs), num_slots=num_slots, on_episode=on_episode
-    )
+    waves = cut_waves(specs, num_lanes=count_lanes(benchmark, num_slots))
+    played = rollout(ReplayPolicy(actions), pool, benchmark, waves, num_slots=num_slots, on_episode=on_episode)
     broken = [trajectory for trajectory in played if trajectory.stop is StopReason.ENV_FAULT]
     if broken:
         raise EnvFault(f"{len(broken)} of {len(played)} experts' episodes broke: {broken[0].error}")

@@ -15,7 +15,7 @@ from sparring.evaluate import paired_difference, summarise
 from sparring.journal import Journal
 from sparring.policies.base import Policy
 from sparring.policies.scripted import RandomPolicy, ReplayPolicy
-from sparring.rollout import cut_waves, episode_specs
+from sparring.rollout import count_lanes, cut_waves, episode_specs
 from sparring.rollout import rollout as play_waves
 from sparring.run import trajectory_to_json
 from sparring.types import StopReason, Task, Trajectory
@@ -172,12 +172,13 @@ def _play(
         if journal:
             journal.append(trajectory_to_json(trajectory) for trajectory in wave)
 
+    num_lanes = count_lanes(world.benchmark, config.env.num_envs)
     with progress.phase(f"{name} plays", total=len(specs)) as bar:
         return play_waves(
             policy,
             world.pool,
             world.benchmark,
-            cut_waves(specs, config.rollout.wave_size),
+            cut_waves(specs, config.rollout.wave_size, num_lanes=num_lanes),
             num_slots=config.env.num_envs,
             finished=finished,
             on_episode=lambda _: bar.advance(1),
@@ -217,7 +218,7 @@ def _model(world: World) -> Policy:
         chat,
         temperature=config.rollout.temperature,
         max_new_tokens=config.rollout.max_new_tokens,
-        num_slots_per_lane=max(1, config.env.num_envs // 2),
+        num_slots_per_lane=config.env.num_envs // count_lanes(world.benchmark, config.env.num_envs),
     )
 
 

@@ -13,7 +13,7 @@ from sparring.envs.base import Benchmark
 from sparring.errors import EnvFault
 from sparring.journal import Journal
 from sparring.policies.base import Policy
-from sparring.rollout import EpisodeSpec, Pool, cut_waves, rollout
+from sparring.rollout import EpisodeSpec, Pool, count_lanes, cut_waves, rollout
 from sparring.run import TRAJECTORIES, Phase, read_trajectories, trajectory_to_json
 from sparring.types import StopReason, Trajectory
 
@@ -48,7 +48,7 @@ class Stage:
             EnvFault: every episode of a wave broke.
         """
         journal = phase.journal(TRAJECTORIES)
-        rest, kept = _unfinished_waves(cut_waves(specs, self.wave_size), journal.read())
+        rest, kept = _unfinished_waves(self._waves(specs), journal.read())
         journal.replace(kept)
         advance(len(kept))
 
@@ -68,8 +68,12 @@ class Stage:
         self, policy: Policy, specs: Sequence[EpisodeSpec], journal: Journal, advance: Callable[[int], None]
     ) -> list[Trajectory]:
         """Play episodes from the first one on, and write them down."""
-        waves = cut_waves(specs, self.wave_size)
-        return self._rollout(policy, waves, lambda wave: journal.append(map(trajectory_to_json, wave)), advance)
+        return self._rollout(
+            policy, self._waves(specs), lambda wave: journal.append(map(trajectory_to_json, wave)), advance
+        )
+
+    def _waves(self, specs: Sequence[EpisodeSpec]) -> list[Sequence[EpisodeSpec]]:
+        return cut_waves(specs, self.wave_size, num_lanes=count_lanes(self.benchmark, self.num_slots))
 
     def _rollout(
         self,

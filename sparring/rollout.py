@@ -1,9 +1,10 @@
 """Env × Policy → Trajectories, batched; an episode that fails is data, not a crash.
 
-Episodes are cut into fixed waves. Two lanes share the env slots: lane 0 plays the even waves, lane 1 the odd ones. A
-lane moves in lockstep: all of its envs have answered, then the policy acts for all of its open episodes at once, then
-its envs step. The lanes take turns, so the envs of one step while the policy acts for the other. Which episodes share a
-batch depends on the specs alone, never on timing, so the same specs give the same trajectories.
+Episodes are cut into fixed waves. A lane plays one wave after another, in lockstep: all of its envs have answered, then
+the policy acts for all of its open episodes at once, then its envs step. Where envs have processes of their own, two
+lanes share the env slots, one plays the even waves and one the odd ones, and they take turns, so that the envs of one
+step while the policy acts for the other. Which episodes share a batch depends on the specs alone, never on timing, so
+the same specs give the same trajectories.
 
 Source: arXiv 2511.22254, section 3 (trajectories and their rewards).
 """
@@ -77,17 +78,22 @@ def episode_specs(prefix: str, tasks: Sequence[Task], *, agent: str, seed: int, 
     ]
 
 
-def cut_waves(specs: Sequence[EpisodeSpec], wave_size: int = 32) -> list[Sequence[EpisodeSpec]]:
+def count_lanes(benchmark: Benchmark, num_slots: int) -> int:
+    """Return how many lanes share the slots: two where envs step while the policy acts, else one, of larger batches."""
+    return 2 if benchmark.env_per_process and num_slots > 1 else 1
+
+
+def cut_waves(specs: Sequence[EpisodeSpec], wave_size: int = 32, *, num_lanes: int = 2) -> list[Sequence[EpisodeSpec]]:
     """Cut specs into contiguous waves of at most `wave_size`.
 
-    There is an even number of them and they differ by one episode at most, so that both lanes have as much to play.
+    They differ by one episode at most, and each lane has as many of them.
 
     Raises:
         ConfigError: `wave_size` is below 1.
     """
     if wave_size < 1:
         raise ConfigError("rollout.wave_size must be at least 1.")
-    num = 2 * math.ceil(len(specs) / (2 * wave_size))
+    num = num_lanes * math.ceil(len(specs) / (num_lanes * wave_size))
     bounds = [len(specs) * i // num for i in range(num + 1)] if num else []
     return [specs[start:end] for start, end in pairwise(bounds) if end > start]
 
@@ -109,7 +115,7 @@ def rollout(
         pool: live envs; slots 0 … num_slots−1 are used.
         benchmark: for its turn limits.
         waves: what `cut_waves` gives, or what of it is still to be played; ids are distinct.
-        num_slots: each lane plays on half of them (with one slot there is one lane).
+        num_slots: envs that play at once, in all lanes together.
         finished: gets a wave's trajectories, in its order, once the wave is whole: the unit of resuming.
         on_episode: gets each trajectory as it ends.
 
@@ -124,7 +130,8 @@ def rollout(
     specs = [spec for wave in waves for spec in wave]
     if len({spec.id for spec in specs}) != len(specs):
         raise ConfigError("rollout: two episodes have the same id.")
-    num_lanes, share = (2, num_slots // 2) if num_slots > 1 else (1, 1)
+    num_lanes = count_lanes(benchmark, num_slots)
+    share = num_slots // num_lanes
     world = _World(policy, pool, benchmark, on_episode or _ignore)
     lanes = [
         _Lane(world, number, range(number * share, (number + 1) * share), deque(waves[number::num_lanes]))
@@ -174,7 +181,7 @@ class _Play:
 
 @dataclass(slots=True)
 class _Lane:
-    """One of two streams of batches: a wave at a time, in lockstep."""
+    """A stream of batches: a wave at a time, in lockstep."""
 
     world: _World
     number: int

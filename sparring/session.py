@@ -33,7 +33,7 @@ from sparring.memory import give_back
 from sparring.pairs import actions, subsample, successes
 from sparring.playing import Stage, played
 from sparring.policies.base import Policy
-from sparring.rollout import EpisodeSpec
+from sparring.rollout import EpisodeSpec, count_lanes
 from sparring.run import TRAJECTORIES, Phase, Run, read_trajectories
 from sparring.training import MOMENTS, SCORES, Learner, Training, grpo_training, ppo_training, train_phase
 from sparring.types import PreferencePair, Task, Trajectory
@@ -427,13 +427,14 @@ class Session:
     def _policy(self, agent: Agent, temperature: float, keep_logprobs: bool) -> Policy:
         from sparring.policies.local import LocalPolicy, load_model
 
+        num_envs = self.config.env.num_envs
         model, tokenizer = load_model(self._model_config(agent))
         return LocalPolicy(
             model,
             self._chat(tokenizer),
             temperature=temperature,
             max_new_tokens=self.config.rollout.max_new_tokens,
-            num_slots_per_lane=max(1, self.config.env.num_envs // 2),
+            num_slots_per_lane=num_envs // count_lanes(self.world.benchmark, num_envs),
             keep_logprobs=keep_logprobs,
         )
 

@@ -80,9 +80,11 @@ def play(
     num_turns=8,
     wave_size=32,
     waves=None,
+    has_lanes=True,
     **options,
 ):
-    benchmark = ToyWorld(size=size, num_turns=num_turns)
+    """Play, by default in two lanes, as where envs have processes of their own."""
+    benchmark = ToyWorld(size=size, num_turns=num_turns, per_process=has_lanes)
     if waves is None:
         waves = cut_waves(specs_of(size, num_per_task) if specs is None else specs, wave_size)
     with EnvPool(world, {"size": size}, num_envs=num_slots, max_retries=0) as pool:
@@ -171,6 +173,17 @@ def test_batches_are_lockstep_within_a_lane_and_its_wave():
     assert lanes[:4] == [0, 1, 0, 1]  # in turns, as long as both have something open
 
 
+def test_envs_that_do_not_step_by_themselves_share_one_lane():
+    specs = specs_of(6)
+    policy = Noting(RandomPolicy(0, ACTIONS))
+    waves = cut_waves(specs, 8, num_lanes=1)
+    played = play(policy, size=6, waves=waves, num_slots=5, has_lanes=False)
+    assert [len(wave) for wave in waves] == [6, 6]
+    assert {lane for lane, _ in policy.batches} == {0}
+    assert max(len(batch) for _, batch in policy.batches) == 5
+    assert as_text(played) == as_text(play(RandomPolicy(0, ACTIONS), size=6, specs=specs))
+
+
 def test_freed_slots_are_refilled_in_spec_order():
     """Three of one lane's four episodes end after a turn, the first goes on."""
     specs = specs_of(4)[:4]
@@ -227,7 +240,7 @@ def test_envs_of_one_lane_step_while_the_policy_acts_for_the_other():
     rollout(
         Policy(0, ACTIONS),
         Pool(),
-        ToyWorld(),
+        ToyWorld(per_process=True),
         cut_waves(specs, 1),
         num_slots=2,
         on_episode=lambda ended: acting[lane_of[ended.id]].set(),  # the last step has nobody else to wait for

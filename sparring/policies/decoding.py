@@ -132,7 +132,7 @@ class SlotDecoder:
         max_new_tokens: int,
         temperature: float,
         uniform_BT: Tensor | None,
-    ) -> tuple[list[list[int]], list[list[float]]]:
+    ) -> tuple[list[list[int]], list[list[float]], list[int]]:
         """Sample an action for each of the first B rows.
 
         Args:
@@ -143,8 +143,9 @@ class SlotDecoder:
             uniform_BT: numbers in [0, 1) to sample from by inverse CDF; None if greedy.
 
         Returns:
-            Each row's tokens, with the one that ended it; all but the last are in the cache afterwards. And their
-            log-probabilities at the temperature; of greedy tokens there are none, and the lists are empty.
+            Each row's tokens, with the one that ended it; all but the last are in the cache afterwards. Their
+            log-probabilities at the temperature; of greedy tokens there are none, and the lists are empty. And which of
+            the rows each row of the cache now holds: on a CPU those that have ended make way for the others.
 
         Raises:
             ModelError: the model's outputs are not finite.
@@ -152,33 +153,54 @@ class SlotDecoder:
         num, device = len(lengths), self._device
         window = round_up(max(lengths) + max_new_tokens)
         self.cache.reserve(num, window)
+        order, at_B = list(range(num)), torch.arange(num, device=device)
         position_B = torch.tensor(lengths, device=device)
-        base_B = torch.arange(num, device=device) * self.cache.length
         mask_B1TW = self._mask(position_B[:, None] - 1, window)
-        mask_BW = mask_B1TW.view(num, window)
         is_live_B = torch.ones(num, dtype=torch.bool, device=device)
-        is_finite_B = is_live_B.clone()
-        sampled: list[Tensor] = []
-        probabilities: list[Tensor] = []
+        is_finite = torch.ones((), dtype=torch.bool, device=device)
+        token_BT = torch.zeros(num, max_new_tokens, dtype=torch.long, device=device)
+        probability_BT = torch.ones(num, max_new_tokens, device=device)
+        step = 0
         for step in range(max_new_tokens):
-            token_B, value_B = pick(logits_BV, temperature, None if uniform_BT is None else uniform_BT[:, step])
-            is_finite_B &= value_B.isfinite()
-            sampled.append(token_B)
-            probabilities.append(value_B)
+            token_B, value_B = pick(logits_BV, temperature, None if uniform_BT is None else uniform_BT[at_B, step])
+            is_finite &= value_B.isfinite().all()
+            token_BT[at_B, step] = token_B
+            probability_BT[at_B, step] = value_B
             is_live_B &= ~self._is_end_V[token_B]
-            if step + 1 == max_new_tokens or not is_live_B.any():
+            num_live = int(is_live_B.sum())
+            if step + 1 == max_new_tokens or not num_live:
                 break
-            mask_BW.scatter_(1, position_B[:, None], 0.0)
-            self.cache.aim(base_B + position_B, None, num, window, device)
+            if device.type == "cpu" and 2 * num_live <= len(at_B):
+                rows_L = self._close_up(order, is_live_B.tolist(), lengths, step)
+                at_B, token_B, position_B = at_B[rows_L], token_B[rows_L], position_B[rows_L]
+                mask_B1TW, is_live_B = mask_B1TW[rows_L], is_live_B[rows_L]
+            mask_B1TW.view(len(at_B), window).scatter_(1, position_B[:, None], 0.0)
+            place_B = torch.arange(len(at_B), device=device) * self.cache.length + position_B
+            self.cache.aim(place_B, None, len(at_B), window, device)
             logits_BV = self._forward(token_B[:, None], position_B[:, None], mask_B1TW)
-            position_B += 1  # an ended row idles on: it writes beyond what it holds, and nobody sees that
-        if not is_finite_B.all():
+            position_B = position_B + 1  # an ended row idles on: it writes beyond what it holds, and nobody sees that
+        if not is_finite:
             raise ModelError("The model's logits are not finite: its weights are broken (a training that diverged?).")
-        actions = [self._until_end(tokens) for tokens in torch.stack(sampled, 1).tolist()]
+        actions = [self._until_end(tokens) for tokens in token_BT[:, : step + 1].tolist()]
         if uniform_BT is None:
-            return actions, [[] for _ in actions]
-        logprobs_BT = torch.stack(probabilities, 1).clamp_min(torch.finfo(torch.float32).tiny).log()
-        return actions, [row[: len(action)] for row, action in zip(logprobs_BT.tolist(), actions, strict=True)]
+            return actions, [[] for _ in actions], order
+        logprobs_BT = probability_BT.clamp_min(torch.finfo(torch.float32).tiny).log()
+        return actions, [row[: len(action)] for row, action in zip(logprobs_BT.tolist(), actions, strict=True)], order
+
+    def _close_up(self, order: list[int], is_live: Sequence[bool], lengths: Sequence[int], step: int) -> list[int]:
+        """Exchange ended rows in front for live ones behind them.
+
+        Returns:
+            Where the rows that go on were before; `order` is brought up to date.
+        """
+        num = sum(is_live)
+        came_from = list(range(num))
+        ended = (row for row in range(num) if not is_live[row])
+        for row in (row for row in range(num, len(is_live)) if is_live[row]):
+            hole = next(ended)
+            self.cache.swap(hole, row, max(lengths[order[hole]], lengths[order[row]]) + step)
+            order[hole], order[row], came_from[hole] = order[row], order[hole], row
+        return came_from
 
     def _until_end(self, tokens: list[int]) -> list[int]:
         for i, token in enumerate(tokens):

@@ -276,7 +276,8 @@ class LocalPolicy:
                         slot.held = self._prefix[:num]
                 assert len(here.rows) <= self._num_slots, "more episodes are open in a lane than it has slots"
                 order = [slot.episode_id for slot in slots]
-                found = self._decode(here, [histories[id] for id in order], [batch[id] for id in order])
+                *found, now = self._decode(here, [histories[id] for id in order], [batch[id] for id in order])
+                here.rows[: len(slots)] = [slots[row] for row in now]
             for slot, action, logprobs in zip(slots, *found, strict=True):
                 start, pending = histories[slot.episode_id]
                 slot.held[start:] = [*pending, *action[:-1]]
@@ -327,7 +328,7 @@ class LocalPolicy:
 
     def _decode(
         self, lane: _Lane, histories: Sequence[tuple[int, list[int]]], episodes: Sequence[Episode]
-    ) -> tuple[list[list[int]], list[list[float]]]:
+    ) -> tuple[list[list[int]], list[list[float]], list[int]]:
         starts, pieces = [start for start, _ in histories], [piece for _, piece in histories]
         logits_BV = lane.decoder.prefill(range(len(pieces)), starts, pieces)
         lengths = [sum_length(history) for history in histories]

@@ -35,9 +35,11 @@ def test_cached_logits_are_those_of_the_whole_history(kind, max_forward_tokens, 
     model, draw = tiny_model(kind, num_tokens=NUM_TOKENS, scale=1.5), random.Random(0)
     if not is_lean:
         monkeypatch.setattr(threads, "SMALL_MODEL", 0)
-    decoder = SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3], max_positions=2048)
+    ends = set(range(3, NUM_TOKENS, 7))
+    decoder = SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=ends, max_positions=2048)
     assert (decoder._lean is not None) == is_lean
     held: list[list[int]] = [[] for _ in range(5)]
+    num_moves, generator = 0, torch.Generator().manual_seed(0)
     with torch.inference_mode():
         for turn in range(5):
             rows = draw.sample(range(5), draw.randint(1, 5)) if turn % 2 else range(5)
@@ -48,18 +50,23 @@ def test_cached_logits_are_those_of_the_whole_history(kind, max_forward_tokens, 
                 torch.testing.assert_close(logits_V, plain_logits(model, held[row]), atol=1e-4, rtol=1e-4)
             if len(rows) == 5:
                 order = [list(rows).index(row) for row in range(5)]
-                actions, _ = decoder.decode(logits_BV[order], [len(ids) for ids in held], 12, 0.0, None)
+                uniform_BT = torch.rand(5, 12, generator=generator)
+                actions, _, now = decoder.decode(logits_BV[order], [len(ids) for ids in held], 12, 2.0, uniform_BT)
                 for row, action in enumerate(actions):
                     ids = held[row]
                     for i, token in enumerate(action):
-                        assert plain_logits(model, ids + action[:i]).argmax() == token
-                    assert 3 not in action[:-1] and (len(action) == 12 or action[-1] == 3)
+                        logits_1V = plain_logits(model, ids + action[:i])[None]
+                        assert pick(logits_1V, 2.0, uniform_BT[row, i : i + 1])[0] == token
+                    assert ends.isdisjoint(action[:-1]) and (len(action) == 12 or action[-1] in ends)
                     held[row] = ids + action[:-1]
+                held = [held[row] for row in now]
+                num_moves += now != [0, 1, 2, 3, 4]
             decoder.cache.swap(0, 3, max(len(held[0]), len(held[3])))
             held[0], held[3] = held[3], held[0]
             decoder.cache.move(1, 4, len(held[1]))
             held[4] = list(held[1])
     assert decoder.cache.length > 64
+    assert num_moves  # ended rows made way for others
 
 
 def test_the_lean_forward_is_used_for_what_it_can_do_alone():
@@ -113,7 +120,7 @@ def test_tokens_beyond_the_tokenizer_are_never_sampled():
     decoder = SlotDecoder(model, num_tokens=10, end_ids=[3], max_positions=2048)
     with torch.inference_mode():
         logits_BV = decoder.prefill(range(4), [0] * 4, [[1], [2], [4], [5]])
-        actions, _ = decoder.decode(logits_BV, [1] * 4, 8, 5.0, torch.rand(4, 8))
+        actions, *_ = decoder.decode(logits_BV, [1] * 4, 8, 5.0, torch.rand(4, 8))
     assert max(itertools.chain(*actions)) < 10
 
 

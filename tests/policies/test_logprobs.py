@@ -32,7 +32,7 @@ def played(
     benchmark, model = ToyWorld(size=3), tiny_model(num_tokens=num_tokens, scale=2.0)
     chat = Chat(tiny_tokenizer(), ChatConfig(format="action", max_context=512), instruction=benchmark.instruction)
     policy = LocalPolicy(
-        model, chat, temperature=temperature, max_new_tokens=6, num_slots_per_lane=2, keep_logprobs=keep_logprobs
+        model, chat, temperature=temperature, max_new_tokens=6, num_slots_per_lane=4, keep_logprobs=keep_logprobs
     )
     specs = episode_specs("x", benchmark.tasks("train"), agent="target", seed=1, num_per_task=2)
     with EnvPool.of(WORLD) as pool:
