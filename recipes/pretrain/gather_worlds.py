@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,23 @@ def play(env: Env, task: Task, actions: Sequence[str]) -> list[dict[str, str]]:
         if step.is_done:
             break
     return [*turns, {"observation": observation, "action": ""}]
+
+
+def write_invented(description: str | None, walks: Callable[[int, int], Iterable[dict[str, Any]]], num: int) -> None:
+    """Write the walks of `walks(seed, num)` to a folder, as the command line asks; `num` is how many by default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the walks")
+    parser.add_argument("--num-walks", type=int, default=num)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    kept, start = 0, time.monotonic()
+    with (args.out / f"walks-{args.seed}.jsonl").open("w", encoding="utf-8") as file:
+        for line in walks(args.seed, args.num_walks):
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            kept += 1
+    print(f"{kept} walks, {kept / (time.monotonic() - start):.2f} a second: {args.out}")
 
 
 def main() -> None:

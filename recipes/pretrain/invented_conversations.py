@@ -10,15 +10,11 @@ docs and what its APIs answer are.
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 from typing import Any
 
-from gather_worlds import play
+from gather_worlds import play, write_invented
 from invented_calls import single
 from invented_errands import ERRANDS
 from invented_talk import Refused, Speech, Talk, invented_state
@@ -118,19 +114,5 @@ def walks(seed: int, num: int) -> Iterator[dict[str, Any]]:
             yield {"task": f"bfcl/{task.id}", "walk": "conversation", "turns": turns}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the walks")
-    parser.add_argument("--num-walks", type=int, default=12_000)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    start = time.process_time()
-    with (args.out / f"walks-{args.seed}.jsonl").open("w", encoding="utf-8") as file:
-        for line in walks(args.seed, args.num_walks):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    print(f"{args.num_walks} walks, {args.num_walks / (time.process_time() - start):.0f} per CPU-second: {args.out}")
-
-
 if __name__ == "__main__":
-    main()
+    write_invented(__doc__, walks, 12_000)

@@ -10,16 +10,14 @@ by code that logs in and calls them. Templates and names of the evaluation split
 
 from __future__ import annotations
 
-import argparse
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from gather_worlds import play
+from gather_worlds import play, write_invented
 from invented_columns import coined, pick
 
 from sparring.envs.appworld import AppWorld
@@ -220,21 +218,5 @@ def _task(id: str, app: str, scene: Scene, draft: Draft) -> Task:
     return make_task(id=id, kind=app, rows=scene.rows, moment=scene.now.isoformat(), draft=draft)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the walks")
-    parser.add_argument("--num-walks", type=int, default=900)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    kept, start = 0, time.monotonic()
-    with (args.out / f"walks-{args.seed}.jsonl").open("w", encoding="utf-8") as file:
-        for line in walks(args.seed, args.num_walks):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-            kept += 1
-    print(f"{kept} walks, {kept / (time.monotonic() - start):.2f} a second: {args.out}")
-
-
 if __name__ == "__main__":
-    main()
+    write_invented(__doc__, walks, 900)

@@ -154,6 +154,7 @@ class SlotDecoder:
         window = round_up(max(lengths) + max_new_tokens)
         self.cache.reserve(num, window)
         order, at_B = list(range(num)), torch.arange(num, device=device)
+        base_B = at_B * self.cache.length
         position_B = torch.tensor(lengths, device=device)
         mask_B1TW = self._mask(position_B[:, None] - 1, window)
         is_live_B = torch.ones(num, dtype=torch.bool, device=device)
@@ -175,17 +176,13 @@ class SlotDecoder:
                 at_B, token_B, position_B = at_B[rows_L], token_B[rows_L], position_B[rows_L]
                 mask_B1TW, is_live_B = mask_B1TW[rows_L], is_live_B[rows_L]
             mask_B1TW.view(len(at_B), window).scatter_(1, position_B[:, None], 0.0)
-            place_B = torch.arange(len(at_B), device=device) * self.cache.length + position_B
-            self.cache.aim(place_B, None, len(at_B), window, device)
+            self.cache.aim(base_B[: len(at_B)] + position_B, None, len(at_B), window, device)
             logits_BV = self._forward(token_B[:, None], position_B[:, None], mask_B1TW)
             position_B = position_B + 1  # an ended row idles on: it writes beyond what it holds, and nobody sees that
         if not is_finite:
             raise ModelError("The model's logits are not finite: its weights are broken (a training that diverged?).")
         actions = [self._until_end(tokens) for tokens in token_BT[:, : step + 1].tolist()]
-        if uniform_BT is None:
-            return actions, [[] for _ in actions], order
-        logprobs_BT = probability_BT.clamp_min(torch.finfo(torch.float32).tiny).log()
-        return actions, [row[: len(action)] for row, action in zip(logprobs_BT.tolist(), actions, strict=True)], order
+        return actions, _logprobs(None if uniform_BT is None else probability_BT, actions), order
 
     def _close_up(self, order: list[int], is_live: Sequence[bool], lengths: Sequence[int], step: int) -> list[int]:
         """Exchange ended rows in front for live ones behind them.
@@ -226,6 +223,13 @@ class SlotDecoder:
             **self._last_only,
         )
         return out.logits[:, -1, : self._num_tokens].float()
+
+
+def _logprobs(probability_BT: Tensor | None, actions: Sequence[Sequence[int]]) -> list[list[float]]:
+    if probability_BT is None:
+        return [[] for _ in actions]
+    logprobs_BT = probability_BT.clamp_min(torch.finfo(torch.float32).tiny).log()
+    return [row[: len(action)] for row, action in zip(logprobs_BT.tolist(), actions, strict=True)]
 
 
 def pick(logits_BV: Tensor, temperature: float, uniform_B: Tensor | None) -> tuple[Tensor, Tensor]:
