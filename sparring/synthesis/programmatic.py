@@ -66,7 +66,10 @@ class Programmatic:
         self._world = synthesis_of(benchmark)
 
     def propose(self, findings: Findings, arena: Arena, *, num: int, seed: int) -> Proposed:
-        """Let each flag make one task in turn, the most pressing first, until there are `num` or no more to be made."""
+        """Let each flag make one task in turn, the most pressing first, until there are `num` or no more to be made.
+
+        Neighbouring flags begin with different strategies, so that all have their turn before a budget is spent.
+        """
         context = Context(
             benchmark=self._benchmark,
             world=self._world,
@@ -74,7 +77,7 @@ class Programmatic:
             known_ids=findings.known_ids,
             seed=seed,
         )
-        makers = [_proposals(flag, context) for flag in findings.flags]
+        makers = [_proposals(flag, place, context) for place, flag in enumerate(findings.flags)]
         proposals: dict[str, Proposal] = {}
         counts: Counter[str] = Counter()
         while makers and len(proposals) < num:
@@ -216,12 +219,15 @@ PREFERENCES: Mapping[Signal, tuple[str, ...]] = {
     Signal.NEAR_MISS: ("restart", "variation", "chain"),
     Signal.RARE: ("relabel", "chain", "variation"),  # the rare action becomes needed
 }
-"""Which strategies a signal calls for, in order. Unguided flags take one of these orders by chance."""
+"""Which strategies a signal calls for, in order; each next flag begins with the next. Unguided flags take one of these
+orders by chance."""
 
 
-def _proposals(flag: Flag, context: Context) -> Iterator[Proposal]:
+def _proposals(flag: Flag, place: int, context: Context) -> Iterator[Proposal]:
     """Yield a flag's proposals, one strategy after the other, and then what else they have."""
-    makers = {name: STRATEGIES[name](flag, context) for name in _preference(flag, context.seed)}
+    order = _preference(flag, context.seed)
+    first = place % len(order)
+    makers = {name: STRATEGIES[name](flag, context) for name in (*order[first:], *order[:first])}
     while makers:
         for name in list(makers):
             made = next(makers[name], None)

@@ -173,6 +173,13 @@ def test_proposals_depend_on_the_seed_alone():
     assert propose(findings(flag()), seed=2) != first
 
 
+def test_neighbouring_flags_begin_with_different_strategies():
+    """Else those that come last in every flag's order are never reached before the budget is spent."""
+    flags = [flag(Signal.BOUNDARY, replace(MISS, id=f"s1/{k}"), turn=2) for k in range(3)]
+    made = propose(replace(findings(flags[0]), flags=flags), num=3).proposals
+    assert [one.origin.strategy for one in made] == ["restart", "variation", "chain"]
+
+
 def test_every_signal_calls_for_known_strategies_and_unguided_flags_take_any():
     assert set(PREFERENCES) == set(Signal) - {Signal.UNGUIDED}
     assert {name for order in PREFERENCES.values() for name in order} == set(STRATEGIES)
