@@ -43,7 +43,7 @@ def child(request: dict[str, Any]) -> dict[str, float]:
     def ours(decoder: Any) -> float:
         logits_BV = decoder.prefill(range(batch), [0] * batch, rows)
         started = time.process_time()
-        decoder.decode(logits_BV, [HISTORY] * batch, STEPS + 1, 0.0, None)
+        decoder.decode(logits_BV, [HISTORY] * batch, [0] * batch, STEPS + 1, 0.0, None, enough=batch)
         return (time.process_time() - started) / STEPS
 
     def decoder_of(largest: int) -> Any:

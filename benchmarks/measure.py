@@ -18,29 +18,34 @@ ROOT = Path(__file__).parent.parent
 
 
 def in_child(module: str, request: Mapping[str, Any], *, threads: int = 1, env: Mapping[str, str] | None = None) -> Any:
-    """Run `python -m MODULE --child REQUEST` and return the JSON on its last line; what it prints besides is dropped.
+    """Run `python -m MODULE --child < REQUEST` and return the JSON on its last line; what it prints besides is dropped.
 
     Raises:
         RuntimeError: it failed; the message has its last words.
     """
     settings = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, "-m", module, "--child", json.dumps(request)]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **settings, **(env or {})}, capture_output=True, text=True, check=False
+        [sys.executable, "-m", module, "--child"],
+        input=json.dumps(request),
+        cwd=ROOT,
+        env={**os.environ, **settings, **(env or {})},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+        raise RuntimeError(f"{module} failed on {json.dumps(request)[:1000]}:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def parse(parser: argparse.ArgumentParser, child: Callable[[Any], Any]) -> argparse.Namespace:
     """Read the command line; in a process that `in_child` started, answer its request and end."""
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child is None:
+    if not args.child:
         return args
     with contextlib.redirect_stdout(sys.stderr):
-        result = child(args.child)
+        result = child(json.load(sys.stdin))
     print(json.dumps(result))
     sys.exit()
 

@@ -217,10 +217,11 @@ def ours(request: dict[str, Any]) -> dict[str, Any]:
                 "temperature": 0.0,
                 "max_new_tokens": MAX_NEW_TOKENS[request["env"]],
                 "num_slots_per_lane": num_envs // num_lanes,
+                "returns_early": num_lanes == 1,
             }
             policy = LocalPolicy(model, chat, **options)
             specs = episode_specs("benchmark", part, agent="target", seed=0, num_per_task=1)
-            waves = cut_waves(specs, max(32, 2 * num_envs), num_lanes=num_lanes)
+            waves = cut_waves(specs, num_slots=num_envs, num_lanes=num_lanes)
             if is_watched:
                 watched = WatchedPolicy(policy, watch), WatchedPool(pool, watch)
                 return rollout(*watched, benchmark, waves, num_slots=num_envs)

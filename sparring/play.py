@@ -178,7 +178,7 @@ def _play(
             policy,
             world.pool,
             world.benchmark,
-            cut_waves(specs, config.rollout.wave_size, num_lanes=num_lanes),
+            cut_waves(specs, config.rollout.wave_size, num_slots=config.env.num_envs, num_lanes=num_lanes),
             num_slots=config.env.num_envs,
             finished=finished,
             on_episode=lambda _: bar.advance(1),
@@ -213,12 +213,14 @@ def _model(world: World) -> Policy:
     config = world.config
     model, tokenizer = load_model(config.model)
     chat = Chat(tokenizer, config.chat, instruction=world.benchmark.instruction, examples=_examples(world))
+    num_lanes = count_lanes(world.benchmark, config.env.num_envs)
     return LocalPolicy(
         model,
         chat,
         temperature=config.rollout.temperature,
         max_new_tokens=config.rollout.max_new_tokens,
-        num_slots_per_lane=config.env.num_envs // count_lanes(world.benchmark, config.env.num_envs),
+        num_slots_per_lane=config.env.num_envs // num_lanes,
+        returns_early=num_lanes == 1,
     )
 
 

@@ -26,8 +26,8 @@ class Stage:
     pool: Pool
     num_slots: int
     """Envs that play at once."""
-    wave_size: int
-    """Most episodes that are played, saved and resumed together."""
+    wave_size: int | None
+    """Most episodes that are played, saved and resumed together; none: as many as `cut_waves` likes."""
 
     def play_phase(
         self,
@@ -73,7 +73,8 @@ class Stage:
         )
 
     def _waves(self, specs: Sequence[EpisodeSpec]) -> list[Sequence[EpisodeSpec]]:
-        return cut_waves(specs, self.wave_size, num_lanes=count_lanes(self.benchmark, self.num_slots))
+        num_lanes = count_lanes(self.benchmark, self.num_slots)
+        return cut_waves(specs, self.wave_size, num_slots=self.num_slots, num_lanes=num_lanes)
 
     def _rollout(
         self,

@@ -25,6 +25,9 @@ from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.policies.base import Episode, Policy, Reply
 from sparring.types import StopReason, Task, Trajectory, Turn
 
+LEAST_WAVE, EPISODES_PER_SLOT = 32, 4
+"""A wave's size where none is set: at least so many episodes in all, and for each slot of the lane."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
@@ -38,8 +41,8 @@ class RolloutConfig:
     """Sampling temperature of both agents; 0 is greedy."""
     max_new_tokens: int = 64
     """Most tokens in an action; one that has not ended by then is sent as it is."""
-    wave_size: int = 32
-    """Most episodes that are played, saved and resumed together."""
+    wave_size: int | None = None
+    """Most episodes that are played, saved and resumed together; none: 32, or four for each env slot of a lane."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +86,19 @@ def count_lanes(benchmark: Benchmark, num_slots: int) -> int:
     return 2 if benchmark.env_per_process and num_slots > 1 else 1
 
 
-def cut_waves(specs: Sequence[EpisodeSpec], wave_size: int = 32, *, num_lanes: int = 2) -> list[Sequence[EpisodeSpec]]:
+def cut_waves(
+    specs: Sequence[EpisodeSpec], wave_size: int | None = None, *, num_slots: int = 1, num_lanes: int = 2
+) -> list[Sequence[EpisodeSpec]]:
     """Cut specs into contiguous waves of at most `wave_size`.
 
-    They differ by one episode at most, and each lane has as many of them.
+    They differ by one episode at most, and each lane has as many of them. By default they are long for their slots,
+    since towards the end of a wave fewer and fewer of them are in play.
 
     Raises:
         ConfigError: `wave_size` is below 1.
     """
+    if wave_size is None:
+        wave_size = max(LEAST_WAVE, EPISODES_PER_SLOT * (num_slots // num_lanes))
     if wave_size < 1:
         raise ConfigError("rollout.wave_size must be at least 1.")
     num = num_lanes * math.ceil(len(specs) / (num_lanes * wave_size))
@@ -174,7 +182,8 @@ class _Play:
     spec: EpisodeSpec
     slot: int
     episode: Episode
-    answer: Future[str] | Future[EnvStep]
+    answer: Future[str] | Future[EnvStep] | None
+    """Of its env; none while the policy acts."""
     reply: Reply | None = None
     """What the env was sent and has yet to answer; None while it resets."""
 
@@ -206,14 +215,15 @@ class _Lane:
 
     def advance(self) -> list[Trajectory] | None:
         """Take the envs' answers, act, send the actions. Return the wave's trajectories if that ended it."""
-        for play in list(self.open):
+        for play in [play for play in self.open if play.answer]:
             self._receive(play)
         ready = list(self.open)
         self._refill()
         if ready:
             replies = self.world.policy.act([play.episode for play in ready], lane=self.number)
             for play, reply in zip(ready, replies, strict=True):
-                self._send(play, reply)
+                if reply is not None:
+                    self._send(play, reply)
             self._refill()
         if self.open or not self.wave:
             return None
@@ -239,8 +249,9 @@ class _Lane:
 
     def _receive(self, play: _Play) -> None:
         """Wait for a play's env and record what it answered; a fault ends the episode."""
+        assert play.answer is not None
         try:
-            answer = play.answer.result()
+            answer, play.answer = play.answer.result(), None
             if play.reply is None:
                 play.episode.observation = _checked_text(answer)
             else:

@@ -428,14 +428,16 @@ class Session:
         from sparring.policies.local import LocalPolicy, load_model
 
         num_envs = self.config.env.num_envs
+        num_lanes = count_lanes(self.world.benchmark, num_envs)
         model, tokenizer = load_model(self._model_config(agent))
         return LocalPolicy(
             model,
             self._chat(tokenizer),
             temperature=temperature,
             max_new_tokens=self.config.rollout.max_new_tokens,
-            num_slots_per_lane=num_envs // count_lanes(self.world.benchmark, num_envs),
+            num_slots_per_lane=num_envs // num_lanes,
             keep_logprobs=keep_logprobs,
+            returns_early=num_lanes == 1,
         )
 
     # ── Training ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -48,8 +48,12 @@ class Policy(Protocol):
     policy may keep one cache per lane.
     """
 
-    def act(self, episodes: Sequence[Episode], *, lane: int = 0) -> list[Reply]:
-        """Answer the current observation of each episode, in order."""
+    def act(self, episodes: Sequence[Episode], *, lane: int = 0) -> Sequence[Reply | None]:
+        """Answer the current observation of each episode, in order.
+
+        None: the policy is still at it, and wants to be handed the episode again, as it is, with the lane's next batch.
+        At least one reply is there.
+        """
         ...
 
     def close(self, episode_id: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +30,20 @@ GPU_FORWARD_COST = 256
 """The same on a GPU, where a forward of a few tokens takes as long as one of many."""
 MAX_FORWARD_TOKENS = 4096
 """Most tokens in one prefill forward, padding included; more are fed in chunks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What one decoding brought, row by row."""
+
+    tokens: list[list[int]]
+    """New tokens; with the one that ended the action, which alone is not in the cache."""
+    logprobs: list[list[float]]
+    """Their log-probabilities at the temperature; of greedy tokens there are none, and the lists are empty."""
+    is_over: list[bool]
+    """Is the action whole?"""
+    logits_BV: Tensor
+    """The logits before the next token of what is not."""
 
 
 class SlotDecoder:
@@ -129,81 +144,66 @@ class SlotDecoder:
         self,
         logits_BV: Tensor,
         lengths: Sequence[int],
+        num_drawn: Sequence[int],
         max_new_tokens: int,
         temperature: float,
         uniform_BT: Tensor | None,
-    ) -> tuple[list[list[int]], list[list[float]], list[int]]:
-        """Sample an action for each of the first B rows.
+        *,
+        enough: int,
+    ) -> Drawn:
+        """Sample the actions of the first B rows on, until some of them are whole.
 
         Args:
-            logits_BV: the logits before each row's first token.
+            logits_BV: the logits before each row's next token.
             lengths: how many positions each row holds.
+            num_drawn: how many tokens of its action each row has already.
             max_new_tokens: where an action without an end of turn is cut.
             temperature: 0 is greedy.
-            uniform_BT: numbers in [0, 1) to sample from by inverse CDF; None if greedy.
-
-        Returns:
-            Each row's tokens, with the one that ended it; all but the last are in the cache afterwards. Their
-            log-probabilities at the temperature; of greedy tokens there are none, and the lists are empty. And which of
-            the rows each row of the cache now holds: on a CPU those that have ended make way for the others.
+            uniform_BT: numbers in [0, 1) to sample an action's tokens from by inverse CDF; None if greedy.
+            enough: once this many actions are whole, the others are left as they are, to be decoded on later.
 
         Raises:
             ModelError: the model's outputs are not finite.
         """
         num, device = len(lengths), self._device
-        window = round_up(max(lengths) + max_new_tokens)
+        left = [max_new_tokens - drawn for drawn in num_drawn]
+        window = round_up(max(length + more for length, more in zip(lengths, left, strict=True)))
         self.cache.reserve(num, window)
-        order, at_B = list(range(num)), torch.arange(num, device=device)
-        base_B = at_B * self.cache.length
-        position_B = torch.tensor(lengths, device=device)
+        base_B = torch.arange(num, device=device) * self.cache.length
+        position_B, drawn_B = torch.tensor(lengths, device=device), torch.tensor(num_drawn, device=device)
         mask_B1TW = self._mask(position_B[:, None] - 1, window)
         is_live_B = torch.ones(num, dtype=torch.bool, device=device)
         is_finite = torch.ones((), dtype=torch.bool, device=device)
-        token_BT = torch.zeros(num, max_new_tokens, dtype=torch.long, device=device)
-        probability_BT = torch.ones(num, max_new_tokens, device=device)
-        step = 0
-        for step in range(max_new_tokens):
-            token_B, value_B = pick(logits_BV, temperature, None if uniform_BT is None else uniform_BT[at_B, step])
+        token_BT = torch.zeros(num, max(left), dtype=torch.long, device=device)
+        probability_BT = torch.ones(num, max(left), device=device)
+        num_over = step = 0
+        while num_over < enough:
+            uniform_B = None if uniform_BT is None else uniform_BT.gather(1, drawn_B[:, None])[:, 0]
+            token_BT[:, step], probability_BT[:, step] = token_B, value_B = pick(logits_BV, temperature, uniform_B)
             is_finite &= value_B.isfinite().all()
-            token_BT[at_B, step] = token_B
-            probability_BT[at_B, step] = value_B
-            is_live_B &= ~self._is_end_V[token_B]
-            num_live = int(is_live_B.sum())
-            if step + 1 == max_new_tokens or not num_live:
+            step += 1
+            is_live_B &= ~self._is_end_V[token_B] & (drawn_B + 1 < max_new_tokens)
+            num_over = num - int(is_live_B.sum())
+            if num_over == num:
                 break
-            if device.type == "cpu" and 2 * num_live <= len(at_B):
-                rows_L = self._close_up(order, is_live_B.tolist(), lengths, step)
-                at_B, token_B, position_B = at_B[rows_L], token_B[rows_L], position_B[rows_L]
-                mask_B1TW, is_live_B = mask_B1TW[rows_L], is_live_B[rows_L]
-            mask_B1TW.view(len(at_B), window).scatter_(1, position_B[:, None], 0.0)
-            self.cache.aim(base_B[: len(at_B)] + position_B, None, len(at_B), window, device)
+            mask_B1TW.view(num, window).scatter_(1, position_B[:, None], 0.0)
+            self.cache.aim(base_B + position_B, None, num, window, device)
             logits_BV = self._forward(token_B[:, None], position_B[:, None], mask_B1TW)
-            position_B = position_B + 1  # an ended row idles on: it writes beyond what it holds, and nobody sees that
+            position_B = position_B + is_live_B  # a row that is over writes behind what it holds, and nobody sees that
+            drawn_B = drawn_B + is_live_B
         if not is_finite:
             raise ModelError("The model's logits are not finite: its weights are broken (a training that diverged?).")
-        actions = [self._until_end(tokens) for tokens in token_BT[:, : step + 1].tolist()]
-        return actions, _logprobs(None if uniform_BT is None else probability_BT, actions), order
+        is_over = (~is_live_B).tolist()
+        nums = [self._num_until_end(row[:more]) for row, more in zip(token_BT[:, :step].tolist(), left, strict=True)]
+        tokens = [row[:n] for row, n in zip(token_BT.tolist(), nums, strict=True)]
+        logprobs = [[] for _ in nums]
+        if uniform_BT is not None:
+            logprobs_BT = probability_BT.clamp_min(torch.finfo(torch.float32).tiny).log().tolist()
+            logprobs = [row[:n] for row, n in zip(logprobs_BT, nums, strict=True)]
+        return Drawn(tokens=tokens, logprobs=logprobs, is_over=is_over, logits_BV=logits_BV)
 
-    def _close_up(self, order: list[int], is_live: Sequence[bool], lengths: Sequence[int], step: int) -> list[int]:
-        """Exchange ended rows in front for live ones behind them.
-
-        Returns:
-            Where the rows that go on were before; `order` is brought up to date.
-        """
-        num = sum(is_live)
-        came_from = list(range(num))
-        ended = (row for row in range(num) if not is_live[row])
-        for row in (row for row in range(num, len(is_live)) if is_live[row]):
-            hole = next(ended)
-            self.cache.swap(hole, row, max(lengths[order[hole]], lengths[order[row]]) + step)
-            order[hole], order[row], came_from[hole] = order[row], order[hole], row
-        return came_from
-
-    def _until_end(self, tokens: list[int]) -> list[int]:
-        for i, token in enumerate(tokens):
-            if token in self._end_ids:
-                return tokens[: i + 1]
-        return tokens
+    def _num_until_end(self, tokens: list[int]) -> int:
+        return next((i for i, token in enumerate(tokens, start=1) if token in self._end_ids), len(tokens))
 
     def _mask(self, position_BT: Tensor, window: int) -> Tensor:
         """Return the additive mask under which each token sees its row up to its own position."""
@@ -223,13 +223,6 @@ class SlotDecoder:
             **self._last_only,
         )
         return out.logits[:, -1, : self._num_tokens].float()
-
-
-def _logprobs(probability_BT: Tensor | None, actions: Sequence[Sequence[int]]) -> list[list[float]]:
-    if probability_BT is None:
-        return [[] for _ in actions]
-    logprobs_BT = probability_BT.clamp_min(torch.finfo(torch.float32).tiny).log()
-    return [row[: len(action)] for row, action in zip(logprobs_BT.tolist(), actions, strict=True)]
 
 
 def pick(logits_BV: Tensor, temperature: float, uniform_B: Tensor | None) -> tuple[Tensor, Tensor]:

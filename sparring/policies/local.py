@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ conversations and the code of AppWorld over invented households."""
 BUNDLED_NAMES = " or ".join(map(repr, BUNDLED))
 LOGPROB_DIGITS = 6
 """Decimals of a kept log-probability: as many as single precision has, and short in a file."""
+ENOUGH = 1 / 8
+"""The share of a batch's actions that has to be whole before `act` returns early."""
 MIN_PREFIX = 64
 """From this many tokens on, what all episodes begin with (instruction, worked examples) is computed once a lane."""
 
@@ -161,6 +164,21 @@ class _Slot:
     num_turns: int = 0
     """Turns the episode will have once the world has answered our last action."""
     last_action: tuple[int, ...] = ()
+    draft: _Draft | None = None
+    """The action that is being decoded."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """The first tokens of an action, all of them held."""
+
+    logits_V: torch.Tensor
+    """Before the next one."""
+    uniform_T: torch.Tensor | None
+    """What its tokens are sampled from; none if greedy."""
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    is_whole: bool = False
 
 
 class _Lane:
@@ -172,6 +190,10 @@ class _Lane:
 
     def find(self, episode_id: str) -> _Slot | None:
         return next((slot for slot in self.rows if slot and slot.episode_id == episode_id), None)
+
+    def drafting(self) -> set[str]:
+        """Return the episodes whose action is being decoded."""
+        return {slot.episode_id for slot in self.rows if slot and slot.draft}
 
     def close(self, episode_id: str) -> None:
         for row, slot in enumerate(self.rows):
@@ -225,6 +247,7 @@ class LocalPolicy:
         max_new_tokens: int,
         num_slots_per_lane: int,
         keep_logprobs: bool = False,
+        returns_early: bool = False,
     ) -> None:
         """Args:
         model: its attention layers must all see the whole past.
@@ -233,6 +256,8 @@ class LocalPolicy:
         max_new_tokens: where an action without an end of turn is cut.
         num_slots_per_lane: most episodes open at once in a lane (memory is taken as it is needed).
         keep_logprobs: replies carry each sampled token's log-probability at the temperature; greedy ones have none.
+        returns_early: `act` answers as soon as some actions are whole, and decodes the others on when it is called
+            again: no row waits for the longest action of its batch. For worlds whose envs answer at once.
 
         Raises:
             ConfigError: `chat.max_context` exceeds what the model was made for.
@@ -247,12 +272,13 @@ class LocalPolicy:
         self._max_new_tokens = max_new_tokens
         self._num_slots = num_slots_per_lane
         self._keep_logprobs = keep_logprobs
+        self._returns_early = returns_early
         prefix = chat.prefix()
         self._prefix = prefix if MIN_PREFIX <= len(prefix) <= chat.config.max_context - max_new_tokens else []
         self._lanes: dict[int, _Lane] = {}
 
-    def act(self, episodes: Sequence[Episode], *, lane: int = 0) -> list[Reply]:
-        """Answer the current observation of each episode, in order.
+    def act(self, episodes: Sequence[Episode], *, lane: int = 0) -> list[Reply | None]:
+        """Answer the current observation of each episode, in order; None where the action is not whole yet.
 
         An episode whose next action might not fit `chat.max_context` gets `CONTEXT_LIMIT`.
 
@@ -260,34 +286,22 @@ class LocalPolicy:
             ModelError: the model's outputs are not finite.
         """
         here = self._lane(lane)
-        histories = {episode.id: self._pending(here.find(episode.id), episode) for episode in episodes}
+        begun = here.drafting()
+        fresh = {one.id: self._pending(here.find(one.id), one) for one in episodes if one.id not in begun}
         room = self._chat.config.max_context - self._max_new_tokens
-        batch = {episode.id: episode for episode in episodes if sum_length(histories[episode.id]) <= room}
-        for episode in episodes:
-            if episode.id not in batch:
-                here.close(episode.id)
-        replies: dict[str, Reply] = {}
+        cut = {id for id, (start, pending) in fresh.items() if start + len(pending) > room}
+        for id in cut:
+            here.close(id)
+        batch = {one.id: one for one in episodes if one.id not in cut}
+        replies: dict[str, Reply | None] = dict.fromkeys(cut, Reply(text="", action="", stop=StopReason.CONTEXT_LIMIT))
         if batch:
             with here.decoder.sampling():
                 slots = here.arrange(list(batch))
-                for row, slot in enumerate(slots):
-                    if not slot.held and (num := histories[slot.episode_id][0]):
-                        here.decoder.recall(row, num)
-                        slot.held = self._prefix[:num]
                 assert len(here.rows) <= self._num_slots, "more episodes are open in a lane than it has slots"
-                order = [slot.episode_id for slot in slots]
-                *found, now = self._decode(here, [histories[id] for id in order], [batch[id] for id in order])
-                here.rows[: len(slots)] = [slots[row] for row in now]
-            for slot, action, logprobs in zip(slots, *found, strict=True):
-                start, pending = histories[slot.episode_id]
-                slot.held[start:] = [*pending, *action[:-1]]
-                slot.num_turns = len(batch[slot.episode_id].turns) + 1
-                slot.last_action = tuple(action)
-                text, parsed = self._chat.parse(action)
-                kept = tuple(round(value, LOGPROB_DIGITS) for value in logprobs) if self._keep_logprobs else ()
-                replies[slot.episode_id] = Reply(text=text, action=parsed, token_ids=slot.last_action, logprobs=kept)
-        cut = Reply(text="", action="", stop=StopReason.CONTEXT_LIMIT)
-        return [replies.get(episode.id, cut) for episode in episodes]
+                self._begin(here.decoder, slots, fresh, batch)
+                self._decode(here.decoder, slots)
+            replies |= {slot.episode_id: self._reply(slot, batch[slot.episode_id]) for slot in slots}
+        return [replies[one.id] for one in episodes]
 
     def close(self, episode_id: str) -> None:
         """Forget an episode that ended; its row is free for another. Unknown ids are ignored."""
@@ -326,25 +340,64 @@ class LocalPolicy:
         same = min(same, len(ids) - 1)
         return same, ids[same:]
 
-    def _decode(
-        self, lane: _Lane, histories: Sequence[tuple[int, list[int]]], episodes: Sequence[Episode]
-    ) -> tuple[list[list[int]], list[list[float]], list[int]]:
-        starts, pieces = [start for start, _ in histories], [piece for _, piece in histories]
-        logits_BV = lane.decoder.prefill(range(len(pieces)), starts, pieces)
-        lengths = [sum_length(history) for history in histories]
-        uniform_BT = self._uniforms(episodes).to(logits_BV.device) if self._temperature else None
-        return lane.decoder.decode(logits_BV, lengths, self._max_new_tokens, self._temperature, uniform_BT)
-
-    def _uniforms(self, episodes: Sequence[Episode]) -> torch.Tensor:
-        import numpy as np
+    def _begin(
+        self,
+        decoder: SlotDecoder,
+        slots: Sequence[_Slot],
+        fresh: Mapping[str, tuple[int, list[int]]],
+        episodes: Mapping[str, Episode],
+    ) -> None:
+        """Feed what is new to the rows whose next action begins."""
         import torch
 
-        return torch.from_numpy(np.stack([uniforms(episode, self._max_new_tokens) for episode in episodes]))
+        rows = [row for row, slot in enumerate(slots) if slot.draft is None]
+        if not rows:
+            return
+        starts, pieces = zip(*(fresh[slots[row].episode_id] for row in rows), strict=True)
+        for row, start in zip(rows, starts, strict=True):
+            if not slots[row].held and start:
+                decoder.recall(row, start)
+                slots[row].held = self._prefix[:start]
+        logits_BV = decoder.prefill(rows, starts, pieces)
+        for row, start, piece, logits_V in zip(rows, starts, pieces, logits_BV, strict=True):
+            slot, uniform_T = slots[row], None
+            slot.held[start:] = piece
+            if self._temperature:
+                drawn_T = uniforms(episodes[slot.episode_id], self._max_new_tokens)
+                uniform_T = torch.from_numpy(drawn_T).to(logits_V.device)
+            slot.draft = _Draft(logits_V, uniform_T)
 
+    def _decode(self, decoder: SlotDecoder, slots: Sequence[_Slot]) -> None:
+        """Decode on until all actions are whole, or enough of them."""
+        import torch
 
-def sum_length(history: tuple[int, list[int]]) -> int:
-    """Return how many tokens a history has: those held, and those to feed."""
-    return history[0] + len(history[1])
+        drafts = [slot.draft for slot in slots if slot.draft]
+        drawn = decoder.decode(
+            torch.stack([draft.logits_V for draft in drafts]),
+            [len(slot.held) for slot in slots],
+            [len(draft.ids) for draft in drafts],
+            self._max_new_tokens,
+            self._temperature,
+            torch.stack([u for draft in drafts if (u := draft.uniform_T) is not None]) if self._temperature else None,
+            enough=math.ceil(len(slots) * ENOUGH) if self._returns_early else len(slots),
+        )
+        for row, (slot, draft) in enumerate(zip(slots, drafts, strict=True)):
+            draft.ids += drawn.tokens[row]
+            draft.logprobs += drawn.logprobs[row]
+            draft.logits_V = drawn.logits_BV[row]
+            slot.held += drawn.tokens[row][:-1] if drawn.is_over[row] else drawn.tokens[row]
+            draft.is_whole = drawn.is_over[row]
+
+    def _reply(self, slot: _Slot, episode: Episode) -> Reply | None:
+        """Return a slot's action if it is whole."""
+        draft = slot.draft
+        if draft is None or not draft.is_whole:
+            return None
+        slot.draft, slot.last_action = None, tuple(draft.ids)
+        slot.num_turns = len(episode.turns) + 1
+        text, action = self._chat.parse(draft.ids)
+        kept = tuple(round(value, LOGPROB_DIGITS) for value in draft.logprobs) if self._keep_logprobs else ()
+        return Reply(text=text, action=action, token_ids=slot.last_action, logprobs=kept)
 
 
 def uniforms(episode: Episode, num: int) -> np.ndarray[Any, np.dtype[np.float32]]:

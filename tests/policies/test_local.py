@@ -39,12 +39,19 @@ WORLD = ToyWorld(size=2, num_turns=3)
 TASK = Task(id="short/0", kind="short", data={"goal": ["red", "green"]})
 
 
-def policy_for(name="chatml", kind="qwen3", *, temperature=0.0, max_new_tokens=8, num_slots=2, **options):
+def policy_for(
+    name="chatml", kind="qwen3", *, temperature=0.0, max_new_tokens=8, num_slots=2, returns_early=False, **options
+):
     tokenizer = tiny_tokenizer(name)
     chat = Chat(tokenizer, ChatConfig(**{"max_context": 1024, **options}), instruction=WORLD.instruction)
     model = tiny_model(kind, num_tokens=len(tokenizer) + 3)
     return LocalPolicy(
-        model, chat, temperature=temperature, max_new_tokens=max_new_tokens, num_slots_per_lane=num_slots
+        model,
+        chat,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        num_slots_per_lane=num_slots,
+        returns_early=returns_early,
     )
 
 
@@ -195,6 +202,33 @@ def test_an_episode_left_out_of_a_batch_keeps_its_place():
                 turn = {"text": reply.text, "action": reply.action, "token_ids": reply.token_ids}
                 one.turns.append(Turn(observation=one.observation, reward=0.0, **turn))
     assert replies == alone
+
+
+def test_an_early_answer_changes_no_action():
+    """Whoever is ready plays on, others end and begin meanwhile, and each plays as if it were alone."""
+    observations, ids, options = ["x", "y", "z"], "abcdefghij", {"temperature": 1.0, "max_new_tokens": 24}
+    alone = {id: play(policy_for(**options), [episode(id)], observations)[0] for id in ids}
+    policy = policy_for(num_slots=4, returns_early=True, **options)
+    waiting, open_, replies, num_awaited = list(ids), [], {id: [] for id in ids}, 0
+    while waiting or open_:
+        while waiting and len(open_) < 4:
+            open_.append(episode(waiting.pop(0), observation=observations[0]))
+        batch = policy.act(open_)
+        assert any(batch)
+        for one, reply in zip(list(open_), batch, strict=True):
+            if reply is None:
+                num_awaited += 1
+                continue
+            replies[one.id].append(reply)
+            turn = {"text": reply.text, "action": reply.action, "token_ids": reply.token_ids}
+            one.turns.append(Turn(observation=one.observation, reward=0.0, **turn))
+            if len(one.turns) == len(observations):
+                policy.close(one.id)
+                open_.remove(one)
+            else:
+                one.observation = observations[len(one.turns)]
+    assert replies == alone
+    assert num_awaited > 10
 
 
 def test_another_past_than_the_cached_one_is_read_anew():
