@@ -13,6 +13,7 @@ import argparse
 import random
 import time
 from typing import Any
+from unittest import mock
 
 from benchmarks.measure import in_child, parse, save, show
 
@@ -25,7 +26,8 @@ def child(request: dict[str, Any]) -> dict[str, float]:
     import torch
     from transformers import DynamicCache
 
-    from sparring.policies import decoding
+    from sparring import threads
+    from sparring.policies.decoding import SlotDecoder
     from sparring.policies.local import ModelConfig, load_model
 
     model, _ = load_model(ModelConfig(path=request["model"], dtype="float32"))
@@ -46,11 +48,12 @@ def child(request: dict[str, Any]) -> dict[str, float]:
         decoder.decode(logits_BV, [HISTORY] * batch, [0] * batch, STEPS + 1, 0.0, None, enough=batch)
         return (time.process_time() - started) / STEPS
 
-    def decoder_of(largest: int) -> Any:
-        decoding.SMALL_MODEL = largest
-        return decoding.SlotDecoder(model, num_tokens=1000, end_ids=(), max_positions=1024)
+    def decoder() -> Any:
+        return SlotDecoder(model, num_tokens=1000, end_ids=(), max_positions=1024)
 
-    lean, plain = decoder_of(decoding.SMALL_MODEL), decoder_of(0)
+    lean = decoder()
+    with mock.patch.object(threads, "SMALL_MODEL", 0):
+        plain = decoder()
     times: dict[str, list[float]] = {"bare": [], "transformers": [], "lean": []}
     with torch.inference_mode():
         for _ in range(REPEATS):  # in turns, so that all of them meet the same noise

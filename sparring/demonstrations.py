@@ -99,7 +99,7 @@ def expert_actions(config: ExpertConfig, benchmark: Benchmark, tasks: Sequence[T
     """
     if config.path is None:
         return {task_id: list(actions) for task_id, actions in benchmark.expert_actions(tasks).items()}
-    found = read_demonstrations(Path(config.path), tasks, "action", known=benchmark.tasks("train"))
+    found = read_demonstrations(Path(config.path), tasks, "code", known=benchmark.tasks("train"))  # takes them all
     return {trajectory.task.id: [turn.action for turn in trajectory.turns] for trajectory in found}
 
 
@@ -194,8 +194,8 @@ def _turn(raw: Any, format: ActionFormat, best: float, where: str, final_reward:
     _check_fields(raw, TURN_FIELDS, where)
     observation = _text(raw["observation"], f"{where}.observation")
     action = _text(raw["action"], f"{where}.action").strip()
-    if not action or "\n" in action:
-        raise DataError(f"{where}.action: must be one line that is not empty, not {action!r}.")
+    if not action or ("\n" in action and format.name != "code"):
+        raise DataError(f"{where}.action: must be one line (or code) that is not empty, not {action!r}.")
     thought = _text(raw.get("thought") or "", f"{where}.thought").strip()
     if format.name == "react" and not thought:
         raise DataError(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks import decoding
 from benchmarks.padding import padded
 from benchmarks.prefixes import forward_once, shared_length, tree_size
 from benchmarks.rollouts import _covered
 from sparring.chat import Encoded
 from sparring.forward import Forward
+from sparring.policies.decoding import SlotDecoder
 from tests.training_toys import node, qwen
 
 
@@ -51,3 +53,16 @@ def test_a_padded_model_computes_the_same():
     ids_BT = torch.arange(60).view(2, 30) * 31 % 2048
     with torch.inference_mode():
         torch.testing.assert_close(large(ids_BT).logits, small(ids_BT).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_decoding_is_timed_with_the_lean_forward_and_without(monkeypatch):
+    made: list[bool] = []
+    for name, value in {"HISTORY": 8, "STEPS": 2, "REPEATS": 1}.items():
+        monkeypatch.setattr(decoding, name, value)
+    decode = SlotDecoder.decode
+    monkeypatch.setattr(
+        SlotDecoder, "decode", lambda self, *a, **k: made.append(self._lean is not None) or decode(self, *a, **k)
+    )
+    times = decoding.child({"model": "sparring-worlds", "batch": 2})
+    assert times.keys() == {"bare", "transformers", "lean"} and min(times.values()) > 0
+    assert made == [False, True]

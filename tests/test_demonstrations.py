@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sparring.demonstrations import ExpertConfig, expert_trajectories, read_demonstrations
+from sparring.demonstrations import ExpertConfig, expert_actions, expert_trajectories, read_demonstrations
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, DataError
 from sparring.types import StopReason, Task
@@ -66,6 +66,16 @@ def test_action_only_needs_no_thoughts_and_no_rewards_by_turn(tmp_path: Path) ->
     assert [turn.reward for turn in trajectory.turns] == [0.0, 1.0]
     assert trajectory.turns[0].action == "go"
     assert trajectory.final_observation == ""
+
+
+def test_code_may_have_many_lines(tmp_path: Path) -> None:
+    record = {"task_id": "walk/0", "reward": 1, "turns": [{"observation": "a", "action": "x = 1\nprint(x)"}]}
+    path = write(tmp_path / "d.jsonl", record)
+    (trajectory,) = read_demonstrations(path, TASKS, "code")
+    assert trajectory.turns[0].action == trajectory.turns[0].text == "x = 1\nprint(x)"
+    world = ToyWorld()
+    known = expert_actions(ExpertConfig(path=str(path)), world, TASKS)
+    assert known == {"walk/0": ["x = 1\nprint(x)"]}
 
 
 def test_order_is_that_of_the_tasks_and_known_tasks_may_be_left_out(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def errand_task(seed: int, index: int, docs: Path) -> Task:
             (f"In {where}, {', then '.join(requests)}.", f"Please {', then '.join(requests)} in {where}.")
         ),
         tests=[{"name": "nothing", "check": "changes", "allowed": []}],
-        reference=[login(scene, app), *calls, DONE],
+        reference=[login(app), *calls, DONE],
     )
     return _task(f"errand/invented/{seed}-{index}", app, scene, draft)
 

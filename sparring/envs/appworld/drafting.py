@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from sparring.envs.appworld.checks import Check
-from sparring.envs.appworld.scene import Scene
 from sparring.envs.appworld.tasks import Draft
 
 DONE = "apis.supervisor.complete_task()"
 ANSWER = "apis.supervisor.complete_task(answer=answer)"
 
+WHO = "me = apis.supervisor.show_profile()"
 PASSWORDS = "passwords = {a['account_name']: a['password'] for a in apis.supervisor.show_account_passwords()}"
 
 
-def login(scene: Scene, *apps: str) -> str:
-    """Write code that logs in: `token` for the first app, `APP_token` for all."""
-    lines = [PASSWORDS]
+def login(*apps: str) -> str:
+    """Write code that logs in: `token` for the first app, `APP_token` for all. It looks up who the user is."""
+    lines = [WHO, PASSWORDS]
     for app in apps:
-        username = scene.me.phone if app == "phone" else scene.me.email
-        call = f"apis.{app}.login(username={username!r}, password=passwords[{app!r}])"
+        username = "me['phone_number']" if app == "phone" else "me['email']"
+        call = f"apis.{app}.login(username={username}, password=passwords[{app!r}])"
         lines.append(f"{app}_token = {call}['access_token']")
     lines.append(f"token = {apps[0]}_token")
     return "\n".join(lines)

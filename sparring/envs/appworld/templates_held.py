@@ -34,7 +34,7 @@ def pin_notes(scene: Scene) -> Draft:
             *(there(f"note {id} is pinned", "simple_note.Note", id=id, pinned=True) for id in ids[:num]),
             only(*(updated("simple_note.Note", "pinned", id=id) for id in ids[:num])),
         ],
-        login(scene, "simple_note"),
+        login("simple_note"),
         pages(f"apis.simple_note.search_notes(tags=[{wanted!r}]"),
         "for note in found:\n"
         "    print(apis.simple_note.update_note(note_id=note['note_id'], pinned=True, access_token=token))",
@@ -51,7 +51,7 @@ def longest_task(scene: Scene) -> Draft:
     return asks(
         f'Which task in my Todoist project "{name}" has the longest duration? Answer with its title.',
         chores[minutes.index(max(minutes))],
-        login(scene, "todoist"),
+        login("todoist"),
         project_tasks(name),
         "answer = max(tasks, key=lambda task: task['duration'])['title']\nprint(answer)",
     )
@@ -63,7 +63,7 @@ def count_contacts(scene: Scene) -> Draft:
     return asks(
         f'How many contacts in my phone have the relationship "{wanted}"?',
         list(relations.values()).count(wanted),
-        login(scene, "phone"),
+        login("phone"),
         pages(f"apis.phone.search_contacts(relationship={wanted!r}"),
         "answer = len(found)\nprint(answer)",
     )
@@ -78,7 +78,7 @@ def largest_payment(scene: Scene) -> Draft:
     return asks(
         "Who has sent me the largest single payment on Venmo? Answer with the full name.",
         friends[amounts.index(max(amounts))].name,
-        login(scene, "venmo"),
+        login("venmo"),
         pages("apis.venmo.show_transactions(direction='received'"),
         "answer = max(found, key=lambda payment: payment['amount'])['sender']['name']\nprint(answer)",
     )
@@ -93,7 +93,7 @@ def longest_song(scene: Scene) -> Draft:
     return asks(
         f'Which song in my Spotify playlist "{title}" is the longest? Answer with its title.',
         max(wanted, key=lambda song: song["duration"])["title"],
-        login(scene, "spotify"),
+        login("spotify"),
         pages("apis.spotify.show_playlist_library("),
         f"id = next(p['playlist_id'] for p in found if p['title'] == {title!r})\n"
         "playlist = apis.spotify.show_playlist(playlist_id=id, access_token=token)\n"
@@ -113,7 +113,7 @@ def sum_of_file(scene: Scene) -> Draft:
         f"Each line of the file ~/{folder}/prices.txt in my home directory gives a thing and its price, as in "
         '"thing: 12". What do all of them cost together?',
         sum(prices),
-        login(scene, "file_system"),
+        login("file_system"),
         f"file = apis.file_system.show_file(file_path='~/{folder}/prices.txt', access_token=token)\nprint(file)",
         "answer = sum(int(line.split(': ')[1]) for line in file['content'].splitlines())\nprint(answer)",
     )
@@ -131,7 +131,7 @@ def label_emails(scene: Scene) -> Draft:
             *(there(f"thread {id} has the label", "gmail.UserEmailThread", id=id, label=label) for id in ids[:num]),
             only(*(updated("gmail.UserEmailThread", "label", id=id) for id in ids[:num])),
         ],
-        login(scene, "gmail"),
+        login("gmail"),
         pages(f"apis.gmail.show_inbox_threads(from_email={friend.email!r}"),
         "for thread in found:\n"
         "    id = thread['email_thread_id']\n"
@@ -157,7 +157,7 @@ def text_a_total(scene: Scene) -> Draft:
             there("it says the right thing", "phone.GlobalTextMessage", **sent, message=text),
             only(added("phone.GlobalTextMessage", **sent), added("phone.UserTextMessage")),
         ],
-        login(scene, "phone", "simple_note"),
+        login("phone", "simple_note"),
         f"notes = apis.simple_note.search_notes(access_token=simple_note_token, query={title!r}, page_limit=20)\n"
         f"note_id = next(n['note_id'] for n in notes if n['title'] == {title!r})\n"
         "note = apis.simple_note.show_note(note_id=note_id, access_token=simple_note_token)\nprint(note['content'])",
@@ -193,7 +193,7 @@ def note_about(scene: Scene) -> Draft:
     return asks(
         f'Which of my notes in Simple Note has the words "{words}" in its content? Answer with its title.',
         title,
-        login(scene, "simple_note"),
+        login("simple_note"),
         pages("apis.simple_note.search_notes("),
         "notes = [apis.simple_note.show_note(note_id=n['note_id'], access_token=token) for n in found]\n"
         f"answer = next(note['title'] for note in notes if {words!r} in note['content'])\nprint(answer)",
@@ -216,7 +216,7 @@ def raise_priority(scene: Scene) -> Draft:
             *(there(f'"{chores[id - 1]}" has it', "todoist.Task", id=id, priority="high") for id in short),
             only(*(updated("todoist.Task", "priority", id=id) for id in short)),
         ],
-        login(scene, "todoist"),
+        login("todoist"),
         project_tasks(name),
         "for task in tasks:\n    if task['duration'] < 30:\n"
         "        print(apis.todoist.update_task(task_id=task['task_id'], priority='high', access_token=token))",
@@ -234,7 +234,7 @@ def move_alarm(scene: Scene) -> Draft:
             there("the alarm has the new time", "phone.Alarm", id=ids[0], time=goal, label=labels[0], enabled=True),
             only(updated("phone.Alarm", "time", id=ids[0])),
         ],
-        login(scene, "phone"),
+        login("phone"),
         pages("apis.phone.show_alarms("),
         f"id = next(alarm['alarm_id'] for alarm in found if alarm['label'] == {labels[0]!r})\n"
         f"print(apis.phone.update_alarm(alarm_id=id, time={goal!r}, access_token=token))",
@@ -255,7 +255,7 @@ def request_money(scene: Scene) -> Draft:
             ),
             only(*(added("venmo.PaymentRequest", **fields) for fields in asked)),
         ],
-        login(scene, "venmo"),
+        login("venmo"),
         f"for email in {[friend.email for friend in friends]!r}:\n"
         f"    print(apis.venmo.create_payment_request(user_email=email, amount={amount}, description={thing!r}, "
         "access_token=token))",
@@ -277,7 +277,7 @@ def drop_old_songs(scene: Scene) -> Draft:
             *(there(f'"{s["title"]}" is gone', "spotify.UserLibrarySong", 0, song_id=s["id"]) for s in old),
             only(*(removed("spotify.UserLibrarySong", id=rows[song["id"]]) for song in old)),
         ],
-        login(scene, "spotify"),
+        login("spotify"),
         pages("apis.spotify.show_song_library("),
         "for entry in found:\n    song = apis.spotify.show_song(song_id=entry['song_id'])\n"
         f"    if int(song['release_date'][:4]) < {year}:\n"
@@ -300,7 +300,7 @@ def list_of_files(scene: Scene) -> Draft:
             there("it lists the names", "file_system.File", path=path, content="\n".join(names)),
             only(added("file_system.File", path=path)),
         ],
-        login(scene, "file_system"),
+        login("file_system"),
         files_in(folder),
         "names = sorted(path.split('/')[-1] for path in paths)\n"
         f"print(apis.file_system.create_file(file_path='~/{other}/list.txt', content='\\n'.join(names), "
@@ -318,7 +318,7 @@ def latest_subject(scene: Scene) -> Draft:
     return asks(
         f"What is the subject of the latest email in my Gmail inbox from {friend.name} ({friend.email})?",
         f"News of the {things[days.index(min(days))]}",
-        login(scene, "gmail"),
+        login("gmail"),
         pages(f"apis.gmail.show_inbox_threads(from_email={friend.email!r}"),
         "answer = max(found, key=lambda thread: thread['created_at'])['subject']\nprint(answer)",
     )
@@ -342,7 +342,7 @@ def email_a_note(scene: Scene) -> Draft:
             there("its body is the content", "gmail.Email", **sent, body=content),
             only(added("gmail.Email", **sent), added("gmail.GlobalEmailThread"), added("gmail.UserEmailThread")),
         ],
-        login(scene, "simple_note", "phone", "gmail"),
+        login("simple_note", "phone", "gmail"),
         f"notes = apis.simple_note.search_notes(access_token=token, query={title!r}, page_limit=20)\n"
         f"note_id = next(n['note_id'] for n in notes if n['title'] == {title!r})\n"
         "note = apis.simple_note.show_note(note_id=note_id, access_token=token)\nprint(note)",

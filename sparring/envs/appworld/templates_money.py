@@ -28,7 +28,7 @@ def total_sent(scene: Scene) -> Draft:
     return asks(
         f"How many dollars have I sent to {friend.name} on Venmo in total? Do not subtract what I received.",
         sum(amounts),
-        login(scene, "venmo"),
+        login("venmo"),
         pages(f"apis.venmo.show_transactions(user_email={friend.email!r}, direction='sent'"),
         "answer = sum(payment['amount'] for payment in found)\nprint(answer)",
     )
@@ -52,7 +52,7 @@ def pay_relation(scene: Scene) -> Draft:
                 updated("venmo.User", "venmo_balance", id=friend.id),
             ),
         ],
-        login(scene, "phone", "venmo"),
+        login("phone", "venmo"),
         pages(f"apis.phone.search_contacts(relationship={relations[friend.id]!r}"),
         f"print(apis.venmo.create_transaction(receiver_email=found[0]['email'], amount={amount}, "
         f"description={thing!r}, access_token=venmo_token))",
@@ -71,7 +71,7 @@ def deny_requests(scene: Scene) -> Draft:
     return does(
         f"Deny all payment requests on Venmo that {friend.name} has sent me.",
         [*denied, only(*(updated("venmo.PaymentRequest", "denied_at", id=id) for id in ids))],
-        login(scene, "venmo"),
+        login("venmo"),
         pages("apis.venmo.show_received_payment_requests(status='pending'"),
         f"for request in found:\n    if request['sender']['email'] == {friend.email!r}:\n"
         "        id = request['payment_request_id']\n"
@@ -87,7 +87,7 @@ def songs_of_genre(scene: Scene) -> Draft:
     return asks(
         f'How many of the songs in my Spotify song library are of the genre "{genre}"?',
         sum(song["genre"] == genre for song in mine),
-        login(scene, "spotify"),
+        login("spotify"),
         pages("apis.spotify.show_song_library("),
         "songs = [apis.spotify.show_song(song_id=entry['song_id']) for entry in found]\n"
         f"answer = sum(song['genre'] == {genre!r} for song in songs)\nprint(answer)",
@@ -112,7 +112,7 @@ def playlist_of_artist(scene: Scene) -> Draft:
                 *(added("spotify.PlaylistSong", playlist_id=1, song_id=id) for id in wanted),
             ),
         ],
-        login(scene, "spotify"),
+        login("spotify"),
         pages("apis.spotify.show_song_library("),
         "songs = [apis.spotify.show_song(song_id=entry['song_id']) for entry in found]\n"
         f"wanted = [s['song_id'] for s in songs if {name!r} in [a['name'] for a in s['artists']]]\nprint(wanted)",
@@ -141,7 +141,7 @@ def like_playlist_songs(scene: Scene) -> Draft:
                 *(updated("spotify.Song", "like_count", id=id) for id in ids),
             ),
         ],
-        login(scene, "spotify"),
+        login("spotify"),
         pages("apis.spotify.show_playlist_library("),
         f"id = next(p['playlist_id'] for p in found if p['title'] == {title!r})\n"
         "playlist = apis.spotify.show_playlist(playlist_id=id, access_token=token)\nprint(playlist)",
@@ -159,7 +159,7 @@ def count_files(scene: Scene) -> Draft:
     return asks(
         f'How many files in the folder "{folder}" of my home directory (~/{folder}/) end in ".{ending}"?',
         num,
-        login(scene, "file_system"),
+        login("file_system"),
         files_in(folder),
         f"answer = sum(path.endswith('.{ending}') for path in paths)\nprint(answer)",
     )
@@ -182,7 +182,7 @@ def move_file(scene: Scene) -> Draft:
                 updated("file_system.File", "path", "tilde_path", "created_at", path=goal),
             ),
         ],
-        login(scene, "file_system"),
+        login("file_system"),
         "print(apis.file_system.show_directory(directory_path='~/', access_token=token))",
         f"print(apis.file_system.move_file(source_file_path='~/{folder}/{thing}.txt', "
         f"destination_file_path='~/{target}/{thing}.txt', access_token=token))",
@@ -200,7 +200,7 @@ def delete_files(scene: Scene) -> Draft:
             *(there(f"{path.rpartition('/')[2]} is gone", "file_system.File", 0, path=path) for path in paths[:num]),
             only(*(removed("file_system.File", path=path) for path in paths[:num])),
         ],
-        login(scene, "file_system"),
+        login("file_system"),
         files_in(folder),
         "for path in paths:\n    if path.endswith('.log'):\n"
         "        print(apis.file_system.delete_file(file_path=path, access_token=token))",
@@ -216,7 +216,7 @@ def unread_emails(scene: Scene) -> Draft:
     return asks(
         f"How many unread email threads from {friend.name} ({friend.email}) are in my Gmail inbox?",
         unread,
-        login(scene, "gmail"),
+        login("gmail"),
         pages(f"apis.gmail.show_inbox_threads(from_email={friend.email!r}, read=False"),
         "answer = len(found)\nprint(answer)",
     )
@@ -237,7 +237,7 @@ def send_email(scene: Scene) -> Draft:
             there("its body is right", "gmail.Email", **sent, body=body),
             only(added("gmail.Email", **sent), added("gmail.GlobalEmailThread"), added("gmail.UserEmailThread")),
         ],
-        login(scene, "phone", "gmail"),
+        login("phone", "gmail"),
         pages(f"apis.phone.search_contacts(query={friend.name!r}"),
         f"address = next(c['email'] for c in found if c['last_name'] == {friend.last!r})\n"
         f"print(apis.gmail.send_email(email_addresses=[address], subject={subject!r}, body={body!r}, "
@@ -256,7 +256,7 @@ def star_emails(scene: Scene) -> Draft:
             *(there(f"thread {id} is starred", "gmail.UserEmailThread", id=id, starred=True) for id in ids[:num]),
             only(*(updated("gmail.UserEmailThread", "starred", id=id) for id in ids[:num])),
         ],
-        login(scene, "gmail"),
+        login("gmail"),
         pages(f"apis.gmail.show_inbox_threads(from_email={friend.email!r}"),
         "for thread in found:\n"
         "    id = thread['email_thread_id']\n"

@@ -27,7 +27,7 @@ def notes_with_tag(scene: Scene) -> Draft:
     return asks(
         f'How many of my notes in Simple Note have the tag "{wanted}"?',
         num,
-        login(scene, "simple_note"),
+        login("simple_note"),
         pages("apis.simple_note.search_notes("),
         f"answer = sum({wanted!r} in note['tags'] for note in found)\nprint(answer)",
     )
@@ -46,7 +46,7 @@ def note_line(scene: Scene) -> Draft:
             there("the note ends in the new line", "simple_note.Note", id=note, content=f"{content}\n- {line}"),
             only(updated("simple_note.Note", "content", id=note)),
         ],
-        login(scene, "simple_note"),
+        login("simple_note"),
         f"notes = apis.simple_note.search_notes(access_token=token, query={title!r}, page_limit=20)\n"
         f"note_id = next(n['note_id'] for n in notes if n['title'] == {title!r})\n"
         "note = apis.simple_note.show_note(note_id=note_id, access_token=token)\nprint(note)",
@@ -67,7 +67,7 @@ def delete_notes(scene: Scene) -> Draft:
     return does(
         f'Delete every note in Simple Note that has the tag "{wanted}".',
         [*gone, only(*(removed("simple_note.Note", id=id) for id in ids[:num]))],
-        login(scene, "simple_note"),
+        login("simple_note"),
         pages(f"apis.simple_note.search_notes(tags=[{wanted!r}]"),
         "for note in found:\n    print(apis.simple_note.delete_note(note_id=note['note_id'], access_token=token))",
     )
@@ -84,7 +84,7 @@ def open_tasks(scene: Scene) -> Draft:
     return asks(
         f'How many tasks in my Todoist project "{name}" are not completed yet?',
         7 - done,
-        login(scene, "todoist"),
+        login("todoist"),
         project_tasks(name),
         "answer = sum(not task['is_completed'] for task in tasks)\nprint(answer)",
     )
@@ -107,7 +107,7 @@ def complete_urgent(scene: Scene) -> Draft:
             ),
             only(*(updated("todoist.Task", "is_completed", id=id) for id in urgent)),
         ],
-        login(scene, "todoist"),
+        login("todoist"),
         project_tasks(name),
         "for task in tasks:\n    if task['priority'] == 'high':\n"
         "        print(apis.todoist.update_task(task_id=task['task_id'], is_completed=True, access_token=token))",
@@ -129,7 +129,7 @@ def new_task(scene: Scene) -> Draft:
             there("it has the right priority", "todoist.Task", project_id=project, title=chore, priority=level),
             only(added("todoist.Task", project_id=project, title=chore)),
         ],
-        login(scene, "todoist"),
+        login("todoist"),
         project_tasks(name),
         f"print(apis.todoist.create_task(project_id=project_id, title={chore!r}, priority={level!r}, "
         "access_token=token))",
@@ -149,7 +149,7 @@ def tasks_from_note(scene: Scene) -> Draft:
             *(there(f'"{chore}" is a task', "todoist.Task", project_id=project, title=chore) for chore in chores),
             only(*(added("todoist.Task", project_id=project, title=chore) for chore in chores)),
         ],
-        login(scene, "todoist", "simple_note"),
+        login("todoist", "simple_note"),
         f"notes = apis.simple_note.search_notes(access_token=simple_note_token, query={title!r}, page_limit=20)\n"
         f"note_id = next(n['note_id'] for n in notes if n['title'] == {title!r})\n"
         "note = apis.simple_note.show_note(note_id=note_id, access_token=simple_note_token)\nprint(note['content'])",
@@ -165,7 +165,7 @@ def phone_number(scene: Scene) -> Draft:
     return asks(
         f"What is the phone number of my contact {friend.name} ({relations[friend.id]})?",
         friend.phone,
-        login(scene, "phone"),
+        login("phone"),
         pages(f"apis.phone.search_contacts(query={friend.name!r}"),
         f"answer = next(c['phone_number'] for c in found if c['email'] == {friend.email!r})\nprint(answer)",
     )
@@ -185,7 +185,7 @@ def text_message(scene: Scene) -> Draft:
                 added("phone.UserTextMessage"),
             ),
         ],
-        login(scene, "phone"),
+        login("phone"),
         pages(f"apis.phone.search_contacts(query={friend.name!r}"),
         f"number = next(c['phone_number'] for c in found if c['first_name'] == {friend.first!r})\n"
         f"print(apis.phone.send_text_message(phone_number=number, message={text!r}, access_token=token))",
@@ -208,7 +208,7 @@ def alarms_off(scene: Scene) -> Draft:
             *(there(f'"{label}" is off', "phone.Alarm", id=id, enabled=False) for id, label in early.items()),
             only(*(updated("phone.Alarm", "enabled", id=id) for id in early)),
         ],
-        login(scene, "phone"),
+        login("phone"),
         pages("apis.phone.show_alarms("),
         f"for alarm in found:\n    if alarm['time'] < {last!r} and alarm['enabled']:\n"
         "        print(apis.phone.update_alarm(alarm_id=alarm['alarm_id'], enabled=False, access_token=token))",
