@@ -74,6 +74,8 @@ class ValidationConfig:
     """Episodes of the chance policy; one that solves the task is one too many."""
     num_probes: int = 4
     """Episodes of the agent."""
+    num_again: int = 4
+    """Most quarantined tasks that a synthesis probes again, drawn by chance: else they would eat up its budget."""
     probe_range: tuple[float, float] = (0.1, 0.9)
     """The probes' mean reward must lie within; of rewards of 0 and 1, it is the share solved."""
     success_eps: float = 1e-6

@@ -231,7 +231,7 @@ def synthesise(
     own = config.synthesis
     waiting = [one.task for one in course.pool.members if one.status is Status.QUARANTINED]
     can_probe = "probe" in config.validation.checks
-    released = probe_again(waiting, ground.agent, arena, config.validation) if can_probe else []
+    released = probe_again(waiting, ground.agent, arena, config.validation, seed=seed) if can_probe else []
     flags = (
         unguided(course.visits, own.num_flags, seed)
         if own.guidance == "random"

@@ -33,6 +33,7 @@ from sparring.synthesis.checks import (
 )
 from sparring.synthesis.novelty import EvaluationGate, Sketch, find_duplicate, sketch
 from sparring.synthesis.proposals import Proposal
+from sparring.synthesis.signals import draw
 from sparring.types import StopReason, Task, Trajectory
 
 
@@ -169,12 +170,15 @@ def validate(
     ]
 
 
-def probe_again(tasks: Sequence[Task], agent: Policy, arena: Arena, config: ValidationConfig) -> list[str]:
-    """Probe quarantined tasks once more; return the ids of those that the agent now solves sometimes.
+def probe_again(
+    tasks: Sequence[Task], agent: Policy, arena: Arena, config: ValidationConfig, *, seed: int = 0
+) -> list[str]:
+    """Probe some quarantined tasks once more; return the ids of those that the agent now solves sometimes.
 
-    As many are probed as the budget pays for, in their order.
+    As many are drawn as the config says and the budget pays for.
     """
-    affordable = [task for place, task in enumerate(tasks, start=1) if arena.affords(place * config.num_probes)]
+    drawn = sorted(tasks, key=lambda task: draw(seed, "probe again", task.id))[: config.num_again]
+    affordable = [task for place, task in enumerate(drawn, start=1) if arena.affords(place * config.num_probes)]
     if not affordable:
         return []
     played = arena.play(Purpose.PROBE, agent, affordable, num=config.num_probes)
