@@ -187,8 +187,9 @@ class SlotDecoder:
             if num_over == num:
                 break
             mask_B1TW.view(num, window).scatter_(1, position_B[:, None], 0.0)
-            self.cache.aim(base_B + position_B, None, num, window, device)
-            logits_BV = self._forward(token_B[:, None], position_B[:, None], mask_B1TW)
+            seen = round_up(max(lengths) + step)
+            self.cache.aim(base_B + position_B, None, num, seen, device)
+            logits_BV = self._forward(token_B[:, None], position_B[:, None], mask_B1TW[..., :seen])
             position_B = position_B + is_live_B  # a row that is over writes behind what it holds, and nobody sees that
             drawn_B = drawn_B + is_live_B
         if not is_finite:

@@ -62,12 +62,16 @@ class SynthesisConfig:
     """Most episodes that a synthesis may play, for exploring and validation together; none: as many as it takes."""
     replay_strength: float = 1.0
     """`replay`: a flagged task of priority 1 weighs one plus this."""
+    fresh_weight: float = 4.0
+    """How many times as likely a new task is drawn that has not been played yet (paper: 1)."""
 
     def __post_init__(self) -> None:
         """Refuse a synthesis that makes nothing."""
         for name in ("every", "num_flags", "num_proposals"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.fresh_weight <= 0:
+            raise ValueError(f"fresh_weight must be above 0, not {self.fresh_weight}")
         if self.max_episodes is not None and self.max_episodes < 0:
             raise ValueError(f"max_episodes must not be negative, but is {self.max_episodes}")
 
@@ -95,7 +99,9 @@ def paper_parity(config: CoEvolveConfig | None = None) -> CoEvolveConfig:
     config = config or CoEvolveConfig()
     return replace(
         config,
-        synthesis=replace(config.synthesis, kind="language-model", guidance="flags", every=10, warmup=0),
+        synthesis=replace(
+            config.synthesis, kind="language-model", guidance="flags", every=10, warmup=0, fresh_weight=1.0
+        ),
         signals=SignalConfig(),
         pool=replace(config.pool, solved_above=1.0, hopeless_below=0.0, max_synthetic_share=0.999),
         validation=replace(config.validation, checks=("replay",), num_replays=1, keep_partial=True),
@@ -178,8 +184,11 @@ def begin(tasks: Sequence[Task], experts: Sequence[Trajectory] = ()) -> Step:
 
 
 def draw_tasks(course: Course, num: int, seed: int, step: int, config: SynthesisConfig) -> list[Task]:
-    """Draw a step's tasks from the pool; in the control arm those flagged since the last synthesis more often."""
-    weights = pools.replay_weights(course.flags, config.replay_strength) if config.kind == "replay" else None
+    """Draw a step's tasks from the pool: new ones that were never played, or in the control arm flagged ones, first."""
+    if config.kind == "replay":
+        weights = pools.replay_weights(course.flags, config.replay_strength)
+    else:
+        weights = pools.fresh_weights(course.pool, config.fresh_weight)
     return pools.sample(course.pool, num, seed, step, weights)
 
 

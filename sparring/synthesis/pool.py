@@ -276,6 +276,14 @@ def sample(pool: TaskPool, num: int, seed: int, step: int, weights: Mapping[str,
     return [member.task for member in pool.active if member.task.id in drawn]
 
 
+def fresh_weights(pool: TaskPool, weight: float) -> dict[str, float]:
+    """Weigh the tasks that were made for the agent and that it has not played yet.
+
+    Drawn like any other, twelve new ones among 240 would hardly be seen: one in twenty draws.
+    """
+    return {one.task.id: weight for one in pool.active if not one.origin.is_initial and not one.visits}
+
+
 def replay_weights(flags: Sequence[Flag], strength: float = 1.0) -> dict[str, float]:
     """Weigh existing tasks by their flags, 1 + strength · highest priority: the control arm makes no new tasks.
 

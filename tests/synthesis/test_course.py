@@ -208,6 +208,7 @@ def test_when_synthesis_is_due():
 def test_paper_parity():
     config = paper_parity()
     assert (config.synthesis.kind, config.synthesis.every) == ("language-model", 10)
+    assert config.synthesis.fresh_weight == 1.0
     assert (config.validation.checks, config.validation.keep_partial) == (("replay",), True)
     assert (config.signals.boundary, config.signals.cut, config.signals.window) == ("cut", 0.5, 10)
     course, _ = begin(INITIAL[:2])

@@ -127,6 +127,14 @@ def test_a_task_of_twice_the_weight_is_drawn_about_twice_as_often():
     assert counts["short/old-7"] / (sum(others) / 39) == pytest.approx(2.0, rel=0.25)
 
 
+def test_new_tasks_weigh_more_until_they_are_played():
+    pool, _ = pools.start(tasks(4))
+    pool, _ = pools.add(pool, [(one, MADE) for one in tasks(2, "new")], 1, SMALL)
+    assert pools.fresh_weights(pool, 4.0) == {"short/new-0": 4.0, "short/new-1": 4.0}
+    pool, _ = visited(pool, "short/new-0", 0.5)
+    assert pools.fresh_weights(pool, 4.0) == {"short/new-1": 4.0}
+
+
 def test_replay_weights_take_a_tasks_most_pressing_flag():
     flags = [
         Flag(signal=Signal.BOUNDARY, step=1, trajectory=played("a", [0.0]), turn=0, priority=priority)
