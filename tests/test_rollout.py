@@ -134,6 +134,22 @@ def test_timing_changes_nothing():
     assert runs[0].batches == runs[1].batches == runs[2].batches
 
 
+class Hesitating(Noting):
+    """A policy that answers one episode of a batch at a time, and has the others handed in again."""
+
+    def act(self, episodes, *, lane=0):
+        replies = super().act(episodes, lane=lane)
+        return [reply if place == len(self.batches) % len(replies) else None for place, reply in enumerate(replies)]
+
+
+@pytest.mark.parametrize("has_lanes", [True, False])
+def test_episodes_that_the_policy_is_still_at_are_handed_in_again_as_they_are(has_lanes):
+    policy = Hesitating(RandomPolicy(0, ACTIONS))
+    played = play(policy, num_slots=8, has_lanes=has_lanes)
+    assert as_text(played) == as_text(play(RandomPolicy(0, ACTIONS), num_slots=8, has_lanes=has_lanes))
+    assert len(policy.batches) >= sum(len(one.turns) for one in played)
+
+
 def test_a_sampling_model_is_reproduced_whatever_the_timing():
     from sparring.policies.local import LocalPolicy
     from tests.tiny_models import tiny_model, tiny_tokenizer
