@@ -212,7 +212,7 @@ def _old_new_line(arm: ArmResults) -> str:
     played = sum(total(arm, "synthesis", n, "episodes", name) for n in syntheses for name in names)
     rollouts = sum(total(arm, "synthesis", n, "rollouts") for n in syntheses)
     extra = f" ({percent(played / rollouts)})" if rollouts else ""
-    cost = f"making them took {count(played)} episodes beside {count(rollouts)} training rollouts{extra}."
+    cost = f"making them took {count(played)} episodes beside the {count(rollouts)} training rollouts before{extra}."
     if not rounds:
         return f"Synthetic tasks: none was played; {cost}"
     old, new = (arm.mean_of("pool", "target", rounds[-1], half, "mean") for half in ("old", "new"))
