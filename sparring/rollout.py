@@ -1,10 +1,10 @@
 """Env × Policy → Trajectories, batched; an episode that fails is data, not a crash.
 
-Episodes are cut into fixed waves. A lane plays one wave after another, in lockstep: all of its envs have answered, then
-the policy acts for all of its open episodes at once, then its envs step. Where envs have processes of their own, two
-lanes share the env slots, one plays the even waves and one the odd ones, and they take turns, so that the envs of one
-step while the policy acts for the other. Which episodes share a batch depends on the specs alone, never on timing, so
-the same specs give the same trajectories.
+Episodes are cut into fixed waves. A lane plays one wave after another: all of its envs have answered, then the policy
+acts for its open episodes at once, then those envs step that it has answered (all of them, unless it returns early).
+Where envs have processes of their own, two lanes share the env slots, one plays the even waves and one the odd ones,
+and they take turns, so that the envs of one step while the policy acts for the other. Which episodes share a batch
+depends on the specs and what is played alone, never on timing, so the same specs give the same trajectories.
 
 Source: arXiv 2511.22254, section 3 (trajectories and their rewards).
 """
@@ -190,7 +190,7 @@ class _Play:
 
 @dataclass(slots=True)
 class _Lane:
-    """A stream of batches: a wave at a time, in lockstep."""
+    """A stream of batches: a wave at a time."""
 
     world: _World
     number: int

@@ -166,7 +166,7 @@ class SlotDecoder:
             ModelError: the model's outputs are not finite.
         """
         num, device = len(lengths), self._device
-        left = [max_new_tokens - drawn for drawn in num_drawn]
+        left, longest = [max_new_tokens - drawn for drawn in num_drawn], max(lengths)
         window = round_up(max(length + more for length, more in zip(lengths, left, strict=True)))
         self.cache.reserve(num, window)
         base_B = torch.arange(num, device=device) * self.cache.length
@@ -187,24 +187,22 @@ class SlotDecoder:
             if num_over == num:
                 break
             mask_B1TW.view(num, window).scatter_(1, position_B[:, None], 0.0)
-            seen = round_up(max(lengths) + step)
+            seen = min(window, round_up(longest + step))
             self.cache.aim(base_B + position_B, None, num, seen, device)
             logits_BV = self._forward(token_B[:, None], position_B[:, None], mask_B1TW[..., :seen])
             position_B = position_B + is_live_B  # a row that is over writes behind what it holds, and nobody sees that
             drawn_B = drawn_B + is_live_B
         if not is_finite:
             raise ModelError("The model's logits are not finite: its weights are broken (a training that diverged?).")
-        is_over = (~is_live_B).tolist()
-        nums = [self._num_until_end(row[:more]) for row, more in zip(token_BT[:, :step].tolist(), left, strict=True)]
-        tokens = [row[:n] for row, n in zip(token_BT.tolist(), nums, strict=True)]
-        logprobs = [[] for _ in nums]
-        if uniform_BT is not None:
-            logprobs_BT = probability_BT.clamp_min(torch.finfo(torch.float32).tiny).log().tolist()
-            logprobs = [row[:n] for row, n in zip(logprobs_BT, nums, strict=True)]
-        return Drawn(tokens=tokens, logprobs=logprobs, is_over=is_over, logits_BV=logits_BV)
+        tokens = [self._until_end(row[:more]) for row, more in zip(token_BT[:, :step].tolist(), left, strict=True)]
+        logprobs = _logprobs(None if uniform_BT is None else probability_BT[:, :step], tokens)
+        return Drawn(tokens=tokens, logprobs=logprobs, is_over=(~is_live_B).tolist(), logits_BV=logits_BV)
 
-    def _num_until_end(self, tokens: list[int]) -> int:
-        return next((i for i, token in enumerate(tokens, start=1) if token in self._end_ids), len(tokens))
+    def _until_end(self, tokens: list[int]) -> list[int]:
+        for i, token in enumerate(tokens):
+            if token in self._end_ids:
+                return tokens[: i + 1]
+        return tokens
 
     def _mask(self, position_BT: Tensor, window: int) -> Tensor:
         """Return the additive mask under which each token sees its row up to its own position."""
@@ -224,6 +222,13 @@ class SlotDecoder:
             **self._last_only,
         )
         return out.logits[:, -1, : self._num_tokens].float()
+
+
+def _logprobs(probability_BT: Tensor | None, tokens: Sequence[Sequence[int]]) -> list[list[float]]:
+    if probability_BT is None:
+        return [[] for _ in tokens]
+    logprobs_BT = probability_BT.clamp_min(torch.finfo(torch.float32).tiny).log()
+    return [row[: len(drawn)] for row, drawn in zip(logprobs_BT.tolist(), tokens, strict=True)]
 
 
 def pick(logits_BV: Tensor, temperature: float, uniform_B: Tensor | None) -> tuple[Tensor, Tensor]:

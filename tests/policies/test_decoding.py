@@ -152,6 +152,20 @@ def test_tokens_beyond_the_tokenizer_are_never_sampled():
     assert max(itertools.chain(*drawn.tokens)) < 10
 
 
+def test_a_long_row_that_is_cut_leaves_the_others_their_turn():
+    """Its length and their tokens to come add up to more than any row will hold."""
+    model = tiny_model(num_tokens=NUM_TOKENS)
+    decoder = SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=(), max_positions=2048)
+    held = [[i % NUM_TOKENS for i in range(63)], [1, 2, 3]]
+    with torch.inference_mode():
+        decoder.cache.reserve(2, 256)
+        logits_BV = decoder.prefill(range(2), [0, 0], held)
+        drawn = decoder.decode(logits_BV, [63, 3], [11, 0], 12, 0.0, None, enough=2)
+        assert [len(tokens) for tokens in drawn.tokens] == [1, 12]
+        for i, token in enumerate(drawn.tokens[1]):
+            assert plain_logits(model, held[1] + drawn.tokens[1][:i]).argmax() == token
+
+
 def test_broken_weights_are_an_error():
     model = tiny_model(num_tokens=NUM_TOKENS)
     with torch.no_grad():

@@ -15,7 +15,7 @@ Template = Callable[[Scene], Draft]
 TEMPLATES: Mapping[str, Mapping[str, Sequence[Template]]] = {
     "train": {
         "simple_note": templates_notes.NOTES,
-        "todoist": templates_notes.TODOS,
+        "todoist": templates_notes.TODOIST,
         "phone": templates_notes.PHONE,
         "venmo": templates_money.MONEY,
         "spotify": templates_money.MUSIC,

@@ -216,5 +216,5 @@ def alarms_off(scene: Scene) -> Draft:
 
 
 NOTES = (notes_with_tag, note_line, delete_notes)
-TODOS = (open_tasks, complete_urgent, new_task, tasks_from_note)
+TODOIST = (open_tasks, complete_urgent, new_task, tasks_from_note)
 PHONE = (phone_number, text_message, alarms_off)
