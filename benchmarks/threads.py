@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def child(request: dict[str, Any]) -> dict[str, Any]:
 
     if not request["is_side_by_side"]:
         threads.SideBySide = lambda num_threads: None  # pyright: ignore (the forward itself stays as it is)
+        threads.one_thread = nullcontext
     model, _, tasks = load(Path(request["run"]))
     groups = [Group(task_id=task, nodes=(found[0],)) for task, found in tasks.items()][:NUM]
     config = TrainConfig(lr=1e-4, epochs=1, batch_size=8)

@@ -1,7 +1,8 @@
 """Keys and values of many open episodes, each in a row of its own that is filled at its own position.
 
 A transformers `Cache`: the model calls `update` once per layer, and what it writes and what it sees is set beforehand
-by `aim`. Memory grows by doubling, with the longest episode and with the number of rows, and is never given back.
+by `aim`. The lean forward calls `write` and attends block by block, so that one long episode does not widen what all
+others read. Memory grows by doubling, with the longest episode and with the number of rows, and is never given back.
 
 Shapes: B rows in this forward, T new tokens, R rows, L positions, H key-value heads, D head width.
 """
@@ -9,6 +10,7 @@ Shapes: B rows in this forward, T new tokens, R rows, L positions, H key-value h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,9 +21,36 @@ GRAIN = 64
 """Positions are handed to attention in multiples of this, so that its work is the same whatever was allocated."""
 
 
+BLOCK_ROWS = 4
+"""Most rows that decode as one block: with two a call for each costs more than it saves, with eight it saves less."""
+
+
 def round_up(length: int) -> int:
     """Return the least multiple of `GRAIN` that is at least `length`."""
     return -(-length // GRAIN) * GRAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Neighbouring rows of a batch that attend together, to no more positions than the longest of them has."""
+
+    batch: slice
+    """Where they stand in the batch."""
+    rows: slice
+    """And in the cache."""
+    window: int
+    """Positions that they see, counted from 0."""
+
+
+def cut_blocks(rows: Sequence[int], ends: Sequence[int], most_rows: int) -> list[Block]:
+    """Cut a batch into blocks of rows that lie beside each other in the cache, so that none of them is copied."""
+    blocks, start = [], 0
+    for stop in range(1, len(rows) + 1):
+        if stop == len(rows) or stop - start == most_rows or rows[stop] != rows[stop - 1] + 1:
+            window = round_up(max(ends[start:stop]))
+            blocks.append(Block(slice(start, stop), slice(rows[start], rows[stop - 1] + 1), window))
+            start = stop
+    return blocks
 
 
 class SlotCache(Cache):
@@ -36,7 +65,8 @@ class SlotCache(Cache):
         self._index_N: Tensor | None = None
         self._head_index_M: Tensor | None = None  # the same for every head: M = N · H places in a flattened store
         self._rows: slice | Tensor = slice(0, 0)
-        self._window = 0
+        self.window = 0
+        self.blocks: list[Block] = []
 
     @property
     def scratch(self) -> int:
@@ -56,39 +86,39 @@ class SlotCache(Cache):
                 store[i] = new
         self.num_rows, self.length = rows, positions
 
-    def aim(self, index_N: Tensor, rows: Sequence[int] | None, num: int, window: int, device: torch.device) -> None:
+    def aim(self, index_BT: Tensor, rows: Sequence[int], ends: Sequence[int]) -> None:
         """Set what the next forward writes and sees.
 
         Args:
-            index_N: for each new token, row by row, `row * length + position`.
-            rows: the rows that attend; None: the first `num`, without a copy.
-            num: how many rows.
-            window: positions they see, counted from 0.
-            device: where the tensors live.
+            index_BT: for each new token, `row * length + position`.
+            rows: the rows that attend, ascending.
+            ends: how many positions each of them sees at most, counted from 0.
         """
-        self._index_N, self._head_index_M = index_N, None
-        self._window = window
-        if rows is None:
-            self._rows = slice(0, num)
-        elif list(rows) == list(range(rows[0], rows[0] + num)):
-            self._rows = slice(rows[0], rows[0] + num)
-        else:
-            self._rows = torch.tensor(rows, device=device)
+        self._index_N, self._head_index_M = index_BT.flatten(), None
+        self.window = round_up(max(ends))
+        first, end = rows[0], rows[0] + len(rows)
+        is_together = rows[-1] + 1 == end
+        self._rows = slice(first, end) if is_together else torch.tensor(rows, device=index_BT.device)
+        self.blocks = cut_blocks(rows, ends, BLOCK_ROWS if index_BT.shape[1] == 1 else 1)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write new keys and values, each at its row and position, and return the attending rows up to the window."""
         new = (states_BHTD.transpose(1, 2).flatten(0, 1) for states_BHTD in (key_states, value_states))
-        return self.write(layer_idx, *new)
+        keys_RHLD, values_RHLD = self.write(layer_idx, *new)
+        return self._seen(keys_RHLD), self._seen(values_RHLD)
 
     def write(self, layer: int, keys_NHD: Tensor, values_NHD: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values, row by row; return those of the attending rows up to the window, (B, H, W, D)."""
+        """Write new keys and values, row by row, and return the whole store, (R, H, L, D)."""
         if layer == len(self._stores):
             shapes = [(self.num_rows + 1, new.shape[1], self.length, new.shape[2]) for new in (keys_NHD, values_NHD)]
             self._stores.append([keys_NHD.new_zeros(shape) for shape in shapes])
         keys_RHLD, values_RHLD = self._stores[layer]
-        return self._write(keys_RHLD, keys_NHD), self._write(values_RHLD, values_NHD)
+        for store_RHLD, new_NHD in ((keys_RHLD, keys_NHD), (values_RHLD, values_NHD)):
+            places_M = self._places(store_RHLD.shape[1])
+            store_RHLD.view(-1, store_RHLD.shape[3]).index_copy_(0, places_M, new_NHD.flatten(0, 1))
+        return keys_RHLD, values_RHLD
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of a row to another."""
@@ -112,11 +142,8 @@ class SlotCache(Cache):
             for tensor, begun in zip(store, kept, strict=True):
                 tensor[row, :, :length] = begun[:, :length]
 
-    def _write(self, store_RHLD: Tensor, new_NHD: Tensor) -> Tensor:
-        store_RHLD.view(-1, store_RHLD.shape[3]).index_copy_(
-            0, self._places(store_RHLD.shape[1]), new_NHD.flatten(0, 1)
-        )
-        rows, seen = self._rows, store_RHLD[:, :, : self._window]
+    def _seen(self, store_RHLD: Tensor) -> Tensor:
+        rows, seen = self._rows, store_RHLD[:, :, : self.window]
         return seen[rows] if isinstance(rows, slice) else seen.index_select(0, rows)
 
     def _places(self, num_heads: int) -> Tensor:

@@ -120,9 +120,8 @@ class SlotDecoder:
         logits_BV = None
         first = width % step or step
         for start, end in [(0, first), *((at, at + step) for at in range(first, width, step))]:
-            window = round_up(max(end_ - width + end for end_ in ends))
-            mask_B1TW = self._mask(position_BT[:, start:end], window)
-            self.cache.aim(index_BT[:, start:end].flatten(), rows, len(rows), window, self._device)
+            self.cache.aim(index_BT[:, start:end], rows, [max(1, stop - width + end) for stop in ends])
+            mask_B1TW = self._mask(position_BT[:, start:end], self.cache.window)
             logits_BV = self._forward(padded_BT[:, start:end], position_BT[:, start:end], mask_B1TW)
         assert logits_BV is not None
         return logits_BV
@@ -165,8 +164,8 @@ class SlotDecoder:
         Raises:
             ModelError: the model's outputs are not finite.
         """
-        num, device = len(lengths), self._device
-        left, longest = [max_new_tokens - drawn for drawn in num_drawn], max(lengths)
+        num, device, rows = len(lengths), self._device, range(len(lengths))
+        left = [max_new_tokens - drawn for drawn in num_drawn]
         window = round_up(max(length + more for length, more in zip(lengths, left, strict=True)))
         self.cache.reserve(num, window)
         base_B = torch.arange(num, device=device) * self.cache.length
@@ -187,9 +186,9 @@ class SlotDecoder:
             if num_over == num:
                 break
             mask_B1TW.view(num, window).scatter_(1, position_B[:, None], 0.0)
-            seen = min(window, round_up(longest + step))
-            self.cache.aim(base_B + position_B, None, num, seen, device)
-            logits_BV = self._forward(token_B[:, None], position_B[:, None], mask_B1TW[..., :seen])
+            ends = [min(window, length + step) for length in lengths]
+            self.cache.aim((base_B + position_B)[:, None], rows, ends)
+            logits_BV = self._forward(token_B[:, None], position_B[:, None], mask_B1TW[..., : self.cache.window])
             position_B = position_B + is_live_B  # a row that is over writes behind what it holds, and nobody sees that
             drawn_B = drawn_B + is_live_B
         if not is_finite:

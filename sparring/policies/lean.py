@@ -6,11 +6,12 @@ turned together, and grouped queries are folded into the attention's rows. It is
 short sequence equal the model's own.
 
 Shapes: B rows, T new tokens, N = B·T, W positions seen, D width, H query heads, K key-value heads, E head width,
-V vocabulary.
+R rows and L positions of the cache, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sparring.lean_training import has_plain_layers
-from sparring.policies.cache import SlotCache
+from sparring.policies.cache import Block, SlotCache
 
 CHECK_TOKENS = 24
 CHECK_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.25}
@@ -84,8 +85,8 @@ class LeanModel:
         with torch.inference_mode():
             own_V = model(input_ids=ids_1T, use_cache=False).logits[0, -1].float()
             for start, end in ((0, num // 2), (num // 2, num)):
-                cache.aim(positions_1T[0, start:end], None, 1, end, model.device)
-                seen_TW = positions_1T[0, start:end, None] >= torch.arange(end, device=model.device)
+                cache.aim(positions_1T[:, start:end], [0], [end])
+                seen_TW = positions_1T[0, start:end, None] >= torch.arange(cache.window, device=model.device)
                 mask_TW = torch.zeros(seen_TW.shape, dtype=model.dtype, device=model.device)
                 mask_TW.masked_fill_(~seen_TW, torch.finfo(model.dtype).min)
                 logits.append(self(ids_1T[:, start:end], positions_1T[:, start:end], mask_TW[None, None], cache))
@@ -108,11 +109,11 @@ class LeanModel:
             if layer.qk_norm_HE is not None:
                 qk_NPE = _rms_norm(qk_NPE, layer.qk_norm_HE, self.head_floor)
             qk_NPE = torch.addcmul(qk_NPE * cos_N1E, qk_NPE.roll(width // 2, -1), sin_N1E)
-            k_BKWE, v_BKWE = cache.write(number, qk_NPE[:, heads:], v_NKE)
+            k_RKLE, v_RKLE = cache.write(number, qk_NPE[:, heads:], v_NKE)
             # Query heads of one group become further rows of one head: S = groups · T.
             q_BKSE = qk_NPE[:, :heads].view(num_rows, num_new, kv_heads, groups, width)
             q_BKSE = q_BKSE.permute(0, 2, 3, 1, 4).reshape(num_rows, kv_heads, groups * num_new, width)
-            o_BKSE = functional.scaled_dot_product_attention(q_BKSE, k_BKWE, v_BKWE, attn_mask=mask_B1SW)
+            o_BKSE = _attend(q_BKSE, k_RKLE, v_RKLE, mask_B1SW, cache.blocks)
             o_BTHE = o_BKSE.view(num_rows, kv_heads, groups, num_new, width).permute(0, 3, 1, 2, 4)
             x_ND = torch.addmm(x_ND, o_BTHE.reshape(num_tokens, -1), layer.out_DP.T)
             h_ND = _rms_norm(x_ND, layer.mlp_norm_D, self.floor)
@@ -120,6 +121,21 @@ class LeanModel:
             x_ND = torch.addmm(x_ND, functional.silu(gate_NF) * up_NF, layer.down_DF.T)
         last_BD = x_ND.view(num_rows, num_new, -1)[:, -1]
         return functional.linear(_rms_norm(last_BD, self.norm_D, self.floor), self.head_VD)
+
+
+def _attend(q_BKSE: Tensor, k_RKLE: Tensor, v_RKLE: Tensor, mask_B1SW: Tensor, blocks: Sequence[Block]) -> Tensor:
+    """Let each block of rows attend to what its own longest row holds."""
+    return torch.cat(
+        [
+            functional.scaled_dot_product_attention(
+                q_BKSE[block.batch],
+                k_RKLE[block.rows, :, : block.window],
+                v_RKLE[block.rows, :, : block.window],
+                attn_mask=mask_B1SW[block.batch, :, :, : block.window],
+            )
+            for block in blocks
+        ]
+    )
 
 
 def _rms_norm(x: Tensor, weight: Tensor, floor: Tensor) -> Tensor:
