@@ -25,6 +25,7 @@ from sparring.envs.appworld.drafting import DONE, login
 from sparring.envs.appworld.generate import TEMPLATES
 from sparring.envs.appworld.scene import APPS, Names, Scene
 from sparring.envs.appworld.tasks import Draft, make_task
+from sparring.errors import ConfigError
 from sparring.types import Task
 
 OBSERVATION_CHARS = 900
@@ -173,14 +174,17 @@ def errand_task(seed: int, index: int, docs: Path) -> Task:
 
 
 def walks(seed: int, num: int) -> Iterator[dict[str, Any]]:
-    """Yield walks, each as a line of the corpus; of an errand whose calls fail, none."""
+    """Yield walks, each as a line of the corpus; of an errand whose calls fail, or a household that can't be, none."""
     world = AppWorld(limits={"observation_chars": OBSERVATION_CHARS})
     env, draw = world.make_env(), Random(seed)
     docs = world.engine.data / "api_docs" / "standard"
     for index in range(num):
         is_errand = draw.random() < SHARE_ERRANDS
         task = errand_task(seed, index, docs) if is_errand else template_task(seed, index)
-        turns = play(env, task, task.data["reference"])
+        try:
+            turns = play(env, task, task.data["reference"])
+        except ConfigError:  # two things of one name, which the engine refuses
+            continue
         if not any("Execution failed" in turn["observation"] for turn in turns):
             yield {"task": f"appworld/{task.id}", "walk": "errand" if is_errand else "template", "turns": turns}
     env.close()
