@@ -241,3 +241,20 @@ def pad_together(lengths: Sequence[int], max_tokens: int, max_padding: float = M
         batches[-1].append(index)
         used += length
     return batches
+
+
+def pack_together(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Cut sequences into passes without padding, filled to `max_tokens`: longest first, each where it first fits.
+
+    Lengths 50, 400, 300 with 600 make [400, 50], [300]. A longer sequence is a pass of its own.
+    """
+    batches: list[list[int]] = []
+    rooms: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        number = next((n for n, room in enumerate(rooms) if lengths[index] <= room), len(batches))
+        if number == len(batches):
+            batches.append([])
+            rooms.append(max_tokens)
+        batches[number].append(index)
+        rooms[number] -= lengths[index]
+    return batches

@@ -4,8 +4,9 @@ values, where the model has a value head.
 Invariant: what comes out equals the model's own log-softmax at the action positions; this is checked on one short
 sequence before anything is trained. Hidden states are computed for all tokens, the head for action tokens alone; what
 lies between them in the last layer too, where the lean forward serves.
-Sequences are padded on the right and carry no attention mask: under causal attention no real token sees padding, and
-attention kernels are fastest without a mask.
+Sequences of a pass stand one after another in one row where attention can be kept within each (`sparring/packing.py`).
+Elsewhere, and under the lean forward, they are padded on the right. Neither carries an attention mask: under causal
+attention no real token sees padding, and attention kernels are fastest without a mask.
 
 Shapes: B sequences, T tokens, N action tokens, D width, V vocabulary.
 """
@@ -16,19 +17,21 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
-from sparring.batches import num_action_tokens, pad_together
+from sparring.batches import num_action_tokens, pack_together, pad_together
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from sparring.chat import Encoded
+    from sparring.packing import Packing
 
 CPU_PASS_TOKENS = 1024
-"""Most padded tokens per pass on a CPU, which gains nothing from more: what fits its caches is fastest, and a step's
-passes spread over threads."""
+"""Most tokens per pass, padding included, on a CPU, which gains nothing from more: what fits its caches is fastest, and
+a step's passes spread over threads."""
 CHECK_TOKENS = 48
 """Length of the sequence on which the fast path is compared with the model's own forward."""
 CHECK_TOLERANCE = 1e-3
@@ -40,7 +43,7 @@ class Forward:
 
     Args:
         model: a transformers model with a causal language-model head. Its parameters are read at each call.
-        max_tokens: padded tokens per pass.
+        max_tokens: tokens per pass, padding included.
         head_chunk: action tokens whose logits exist at once.
         autocast: dtype of matrix products, or none for the weights' own.
         temperature: divides the logits; log-probabilities are those of sampling at it.
@@ -58,6 +61,7 @@ class Forward:
         import torch
 
         from sparring.lean_training import LeanForward
+        from sparring.packing import Packing
         from sparring.threads import SideBySide, is_small
 
         self.model = model
@@ -71,6 +75,8 @@ class Forward:
         """Where the passes of a small model on a CPU run, side by side; none: one after another."""
         self.lean = LeanForward.of(model) if small and autocast is None else None
         """What computes a small model's hidden states in the model's stead; none: the model itself does."""
+        self.packing = Packing.of(model) if self.lean is None else None
+        """What runs a pass without padding; none: passes are padded."""
         self.is_fast = True
         """Whether the head runs at action tokens alone; false for a model that does more than a linear head."""
 
@@ -82,7 +88,8 @@ class Forward:
         """Compute log π of each node's action tokens, and the value head's values before them (none without a head)."""
         logprobs: dict[int, Tensor] = {}
         values: dict[int, Tensor] = {}
-        batches = pad_together([len(node.ids) for node in nodes], self.max_tokens)
+        cut = pad_together if self._packing() is None else pack_together
+        batches = cut([len(node.ids) for node in nodes], self.max_tokens)
         passes = [partial(self._pass, [nodes[index] for index in batch]) for batch in batches]
         if self.threads is None:
             found = [one() for one in passes]
@@ -97,7 +104,10 @@ class Forward:
         return [logprobs[i] for i in order], [values[i] for i in order] if values else None
 
     def check(self, node: Encoded) -> None:
-        """Compare with the model's own forward once, and give up the head at action tokens where they differ."""
+        """Compare with the model's own forward once; where it differs, give up packing, then the head at action tokens.
+
+        A sequence follows a longer one in the pass, so that attention across the border would show, and padding too.
+        """
         import torch
 
         ids = node.ids[:CHECK_TOKENS]
@@ -106,42 +116,64 @@ class Forward:
         with torch.no_grad():
             ids_BT = torch.tensor([ids], device=self.device)
             logits_TV = self.model(input_ids=ids_BT, use_cache=False).logits[0].float()
-            own = (logits_TV[:-1] / self.temperature).log_softmax(-1).gather(-1, ids_BT[0, 1:, None]).squeeze(-1)
-            try:
-                ours = self._flat([longer, short])[0][len(ids) - 1 :]
-                gap = float((ours - own).abs().max())
-            except (AttributeError, TypeError, RuntimeError) as error:
-                gap, reason = float("inf"), f"{type(error).__name__}: {error}"
-            else:
-                reason = f"log-probabilities differ by {gap:.2g} nats"
-        if not gap <= CHECK_TOLERANCE:
+            own_N = (logits_TV[:-1] / self.temperature).log_softmax(-1).gather(-1, ids_BT[0, 1:, None]).squeeze(-1)
+            reason = unpacked = self._difference([longer, short], own_N)
+            if unpacked and self._packing() is not None:
+                self.packing = None
+                reason = self._difference([longer, short], own_N)
+        name = type(self.model).__name__
+        if reason:
             self.is_fast = False
-            name = type(self.model).__name__
             warnings.warn(
                 f"{name} is more than a decoder and a linear head ({reason}): training on full logits, which is slower "
                 "and takes more memory.",
                 stacklevel=2,
             )
+        elif unpacked:
+            warnings.warn(
+                f"{name} does not keep sequences of one row apart ({unpacked}): training on padded passes, which are "
+                "slower.",
+                stacklevel=2,
+            )
+
+    def _difference(self, nodes: Sequence[Encoded], own_N: Tensor) -> str:
+        """Say why a pass may not be trusted, whose sequences all have the log-probabilities `own_N`; empty: it may."""
+        try:
+            gap = float((self._flat(nodes)[0].view(len(nodes), -1) - own_N).abs().max())
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            return f"{type(error).__name__}: {error}"
+        return "" if gap <= CHECK_TOLERANCE else f"log-probabilities differ by {gap:.2g} nats"
+
+    def _packing(self) -> Packing | None:
+        """Return what runs the passes as things are; none: they are padded."""
+        is_packed = self.is_fast and self.packing is not None and self.packing.is_possible()
+        return self.packing if is_packed else None
 
     def _pass(self, nodes: Sequence[Encoded]) -> list[Tensor]:
-        """Run one padded pass; return the action tokens' log-probabilities and, with a value head, their values."""
+        """Run one pass; return the action tokens' log-probabilities and, with a value head, their values."""
         import torch
 
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             return [tensor for tensor in self._flat(nodes) if tensor is not None]
 
     def _flat(self, nodes: Sequence[Encoded]) -> tuple[Tensor, Tensor | None]:
-        """Run one padded pass; return the action tokens' log-probabilities and values, node after node."""
+        """Run one pass; return the action tokens' log-probabilities and values, node after node."""
         import torch
 
         from sparring.losses import token_logprobs
 
-        width = max(len(node.ids) for node in nodes)
-        rows = [[*node.ids, *[0] * (width - len(node.ids))] for node in nodes]
+        lengths = [len(node.ids) for node in nodes]
+        width, packing = max(lengths), self._packing()
+        if packing is None:
+            rows = [[*node.ids, *[0] * (width - len(node.ids))] for node in nodes]
+            firsts = range(0, width * len(nodes), width)
+        else:
+            rows = [[token for node in nodes for token in node.ids]]
+            firsts = accumulate(lengths[:-1], initial=0)
         ids_BT = torch.tensor(rows, device=self.device)
         positions = [
-            row * width + position
-            for row, node in enumerate(nodes)
+            first + position
+            for first, node in zip(firsts, nodes, strict=True)
             for start, end in node.spans
             for position in range(start, end)
         ]
@@ -150,7 +182,10 @@ class Forward:
         targets_N = ids_BT.view(-1)[positions_N]
         if not self.is_fast:
             return self._full(nodes, ids_BT, positions_N, targets_N)
-        hidden_ND = self._hidden(ids_BT, positions_N - 1)
+        if packing is None:
+            hidden_ND = self._hidden(ids_BT, positions_N - 1)
+        else:
+            hidden_ND = packing(ids_BT[0], lengths).index_select(0, positions_N - 1)
         values_N = self._values(hidden_ND)
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)

@@ -340,13 +340,15 @@ def prepare(model: Any, *, recompute: bool = False) -> None:
     model.eval()
     if not recompute:
         return
+    from sparring.packing import recomputed
+
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             setattr(module, "attention_dropout", 0.0)  # noqa: B010 (a float, where nn.Module declares tensors)
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    enable({"use_reentrant": False, "context_fn": recomputed})
     model.train()
 
 

@@ -13,6 +13,7 @@ from sparring.batches import (
     groups_from_pairs,
     groups_from_trajectories,
     num_action_tokens,
+    pack_together,
     pad_together,
     plan_steps,
     shared_turns,
@@ -125,25 +126,33 @@ class TestPasses:
     def test_docstrings(self):
         assert cut_to_budget([50, 400, 300], 600) == [[1], [2, 0]]
         assert pad_together([100, 98, 50], 1000) == [[0, 1], [2]]
+        assert pack_together([50, 400, 300], 600) == [[1, 0], [2]]
 
     def test_what_exceeds_the_budget_goes_alone(self):
         assert cut_to_budget([700, 100, 900], 600) == [[2], [0], [1]]
         assert pad_together([700, 650, 10], 600) == [[0], [1], [2]]
+        assert pack_together([700, 650, 10], 600) == [[0], [1], [2]]
 
     @pytest.mark.parametrize("seed", range(10))
     def test_each_once_within_budget_and_padding(self, seed):
         rng = random.Random(seed)
         lengths = [rng.randrange(1, 500) for _ in range(40)]
-        for batches in (cut_to_budget(lengths, 800), pad_together(lengths, 800)):
+        for batches in (cut_to_budget(lengths, 800), pad_together(lengths, 800), pack_together(lengths, 800)):
             assert sorted(index for batch in batches for index in batch) == list(range(40))
         for batch in pad_together(lengths, 800):
             padded = max(lengths[i] for i in batch) * len(batch)
             assert padded <= 800
             assert padded - sum(lengths[i] for i in batch) <= 0.1 * padded
         assert all(sum(lengths[i] for i in batch) <= 800 for batch in cut_to_budget(lengths, 800))
+        packed = pack_together(lengths, 800)
+        sums = [sum(lengths[i] for i in batch) for batch in packed]
+        assert max(sums) <= 800
+        for number, batch in enumerate(packed):  # nothing stands where an earlier pass had room for it
+            assert all(lengths[i] + total > 800 for i in batch for total in sums[:number])
+        assert len(packed) <= 1.1 * sum(lengths) / 800 + 1
 
     def test_nothing(self):
-        assert cut_to_budget([], 10) == pad_together([], 10) == []
+        assert cut_to_budget([], 10) == pad_together([], 10) == pack_together([], 10) == []
 
 
 def test_toy_nodes_have_actions():

@@ -60,6 +60,7 @@ class SlotCache(Cache):
         super().__init__(layers=[])
         self.num_rows = 0
         self.length = 0
+        self.num_moves = 0  # how often the rows went to other memory, which what was recorded over them can't follow
         self._stores: list[list[Tensor]] = []  # per layer: keys_RHLD, values_RHLD
         self._kept: list[list[Tensor]] = []  # per layer: a row's first keys and values, both HLD
         self._index_N: Tensor | None = None
@@ -84,7 +85,7 @@ class SlotCache(Cache):
                 new = old.new_zeros(rows + 1, old.shape[1], positions, old.shape[3])
                 new[: self.num_rows, :, : self.length] = old[: self.num_rows]
                 store[i] = new
-        self.num_rows, self.length = rows, positions
+        self.num_rows, self.length, self.num_moves = rows, positions, self.num_moves + 1
 
     def aim(self, index_BT: Tensor, rows: Sequence[int], ends: Sequence[int]) -> None:
         """Set what the next forward writes and sees.

@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from sparring.errors import ModelError
 from sparring.policies.cache import SlotCache, round_up
+from sparring.policies.graphs import CudaRecorder, Recorder, Step, StepGraphs
 from sparring.policies.lean import LeanModel
 from sparring.threads import is_small, one_thread
 
@@ -46,28 +47,75 @@ class Drawn:
     """The logits before the next token of what is not."""
 
 
+class _Forward:
+    """The model over the slot cache, which is aimed beforehand."""
+
+    def __init__(self, model: PreTrainedModel, lean: LeanModel | None, cache: SlotCache, num_tokens: int) -> None:
+        self._model = model
+        self._lean = lean
+        self._cache = cache
+        self._num_tokens = num_tokens
+        self._floor = torch.finfo(model.dtype).min
+        accepts_slice = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._last_only: dict[str, Any] = {"logits_to_keep": 1} if accepts_slice else {}
+
+    def mask(self, position_BT: Tensor, window: int) -> Tensor:
+        """Return the additive mask under which each token sees its row up to its own position."""
+        seen_BTW = torch.arange(window, device=position_BT.device) <= position_BT[:, :, None]
+        mask_BTW = torch.full(seen_BTW.shape, self._floor, dtype=self._model.dtype, device=position_BT.device)
+        return mask_BTW.masked_fill_(seen_BTW, 0.0)[:, None]
+
+    def __call__(self, ids_BT: Tensor, position_BT: Tensor, mask_B1TW: Tensor | None = None) -> Tensor:
+        """Feed new tokens and return the logits after each row's last one, logits_BV."""
+        if mask_B1TW is None:
+            mask_B1TW = self.mask(position_BT, self._cache.window)
+        if self._lean is not None:
+            return self._lean(ids_BT, position_BT, mask_B1TW, self._cache)[:, : self._num_tokens].float()
+        out = self._model(
+            input_ids=ids_BT,
+            position_ids=position_BT,
+            attention_mask=mask_B1TW,
+            past_key_values=self._cache,
+            use_cache=True,
+            **self._last_only,
+        )
+        return out.logits[:, -1, : self._num_tokens].float()
+
+
 class SlotDecoder:
     """A causal language model with a persistent cache, one row per episode."""
 
-    def __init__(self, model: PreTrainedModel, *, num_tokens: int, end_ids: Iterable[int], max_positions: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        num_tokens: int,
+        end_ids: Iterable[int],
+        max_positions: int,
+        recorder: Recorder | Literal["auto"] | None = "auto",
+    ) -> None:
         """Args:
         model: any transformers causal language model whose attention layers all see the whole past.
         num_tokens: size of the tokenizer; ids beyond it (padding of the embedding) are never sampled.
         max_positions: most tokens in an episode.
         end_ids: the tokens that end an action.
+        recorder: what records decoding steps to replay them; none: each is launched anew; `auto`: CUDA graphs where
+            the model is on such a GPU.
         """
         self.cache = SlotCache()
         self._model = model
         self._device = model.device
         self._is_small = is_small(model)
         self._lean = LeanModel.of(model, max_positions) if self._is_small else None
-        self._num_tokens = num_tokens
         self._end_ids = frozenset(end_ids)
         self._is_end_V = torch.zeros(num_tokens, dtype=torch.bool, device=self._device)
         self._is_end_V[sorted(self._end_ids)] = True
-        self._floor = torch.finfo(model.dtype).min
-        accepts_slice = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._last_only: dict[str, Any] = {"logits_to_keep": 1} if accepts_slice else {}
+        self._forward = _Forward(model, self._lean, self.cache, num_tokens)
+        if recorder == "auto":
+            recorder = CudaRecorder(self._device) if self._device.type == "cuda" else None
+        self._graphs = None
+        if recorder is not None:
+            self._graphs = StepGraphs(self._forward, self.cache, recorder, num_tokens=num_tokens, dtype=model.dtype)
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
@@ -121,8 +169,7 @@ class SlotDecoder:
         first = width % step or step
         for start, end in [(0, first), *((at, at + step) for at in range(first, width, step))]:
             self.cache.aim(index_BT[:, start:end], rows, [max(1, stop - width + end) for stop in ends])
-            mask_B1TW = self._mask(position_BT[:, start:end], self.cache.window)
-            logits_BV = self._forward(padded_BT[:, start:end], position_BT[:, start:end], mask_B1TW)
+            logits_BV = self._forward(padded_BT[:, start:end], position_BT[:, start:end])
         assert logits_BV is not None
         return logits_BV
 
@@ -164,13 +211,11 @@ class SlotDecoder:
         Raises:
             ModelError: the model's outputs are not finite.
         """
-        num, device, rows = len(lengths), self._device, range(len(lengths))
+        num, device = len(lengths), self._device
         left = [max_new_tokens - drawn for drawn in num_drawn]
         window = round_up(max(length + more for length, more in zip(lengths, left, strict=True)))
-        self.cache.reserve(num, window)
-        base_B = torch.arange(num, device=device) * self.cache.length
+        feed = self._feeder(lengths, window)
         position_B, drawn_B = torch.tensor(lengths, device=device), torch.tensor(num_drawn, device=device)
-        mask_B1TW = self._mask(position_B[:, None] - 1, window)
         is_live_B = torch.ones(num, dtype=torch.bool, device=device)
         is_finite = torch.ones((), dtype=torch.bool, device=device)
         token_BT = torch.zeros(num, max(left), dtype=torch.long, device=device)
@@ -185,10 +230,7 @@ class SlotDecoder:
             num_over = num - int(is_live_B.sum())
             if num_over == num:
                 break
-            mask_B1TW.view(num, window).scatter_(1, position_B[:, None], 0.0)
-            ends = [min(window, length + step) for length in lengths]
-            self.cache.aim((base_B + position_B)[:, None], rows, ends)
-            logits_BV = self._forward(token_B[:, None], position_B[:, None], mask_B1TW[..., : self.cache.window])
+            logits_BV = feed(token_B, position_B, [min(window, length + step) for length in lengths])
             position_B = position_B + is_live_B  # a row that is over writes behind what it holds, and nobody sees that
             drawn_B = drawn_B + is_live_B
         if not is_finite:
@@ -197,30 +239,28 @@ class SlotDecoder:
         logprobs = _logprobs(None if uniform_BT is None else probability_BT[:, :step], tokens)
         return Drawn(tokens=tokens, logprobs=logprobs, is_over=(~is_live_B).tolist(), logits_BV=logits_BV)
 
+    def _feeder(self, lengths: Sequence[int], window: int) -> Step:
+        """Make room for the first B rows to grow up to a window, and return what feeds each of them one more token."""
+        num = len(lengths)
+        if self._graphs is not None:
+            self._graphs.reserve(num, window)
+            return self._graphs
+        self.cache.reserve(num, window)
+        base_B = torch.arange(num, device=self._device) * self.cache.length
+        mask_B1TW = self._forward.mask(torch.tensor(lengths, device=self._device)[:, None] - 1, window)
+
+        def feed(token_B: Tensor, position_B: Tensor, ends: Sequence[int]) -> Tensor:
+            mask_B1TW.view(num, window).scatter_(1, position_B[:, None], 0.0)
+            self.cache.aim((base_B + position_B)[:, None], range(num), ends)
+            return self._forward(token_B[:, None], position_B[:, None], mask_B1TW[..., : self.cache.window])
+
+        return feed
+
     def _until_end(self, tokens: list[int]) -> list[int]:
         for i, token in enumerate(tokens):
             if token in self._end_ids:
                 return tokens[: i + 1]
         return tokens
-
-    def _mask(self, position_BT: Tensor, window: int) -> Tensor:
-        """Return the additive mask under which each token sees its row up to its own position."""
-        seen_BTW = torch.arange(window, device=self._device) <= position_BT[:, :, None]
-        mask_BTW = torch.full(seen_BTW.shape, self._floor, dtype=self._model.dtype, device=self._device)
-        return mask_BTW.masked_fill_(seen_BTW, 0.0)[:, None]
-
-    def _forward(self, ids_BT: Tensor, position_BT: Tensor, mask_B1TW: Tensor) -> Tensor:
-        if self._lean is not None:
-            return self._lean(ids_BT, position_BT, mask_B1TW, self.cache)[:, : self._num_tokens].float()
-        out = self._model(
-            input_ids=ids_BT,
-            position_ids=position_BT,
-            attention_mask=mask_B1TW,
-            past_key_values=self.cache,
-            use_cache=True,
-            **self._last_only,
-        )
-        return out.logits[:, -1, : self._num_tokens].float()
 
 
 def _logprobs(probability_BT: Tensor | None, tokens: Sequence[Sequence[int]]) -> list[list[float]]:
