@@ -75,6 +75,7 @@ class AppWorld:
         path: str | None = None,
         seed: int = 0,
         num_per_template: int = 6,
+        shared_templates: bool = False,
         limits: Mapping[str, float] | None = None,
         unconfined: bool = False,
     ) -> None:
@@ -84,6 +85,7 @@ class AppWorld:
             path: AppWorld's data folder, for its official tasks (`appworld download data` fetches it).
             seed: of our own tasks.
             num_per_template: our own tasks per template.
+            shared_templates: `dev` and `test` have the training templates, over names of their own.
             limits: what an agent's code may use, see `Limits`.
             unconfined: run agents' code even where the machine can't shut it in.
 
@@ -100,7 +102,10 @@ class AppWorld:
         self.data = Path(path).expanduser().absolute() if path is not None else self.engine.data
         self._is_official = path is not None
         self._seed = seed
-        self._tasks = official_tasks(self.data) if path is not None else own_tasks(seed, num_per_template)
+        if path is not None:
+            self._tasks = official_tasks(self.data)
+        else:
+            self._tasks = own_tasks(seed, num_per_template, shared_templates=shared_templates)
 
     def tasks(self, split: str) -> Sequence[Task]:
         """List a split's tasks, app by app. Raises ConfigError: there is no such split."""

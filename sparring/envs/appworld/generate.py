@@ -1,4 +1,4 @@
-"""Our own AppWorld tasks: a seed in, three splits out that share no template and no names."""
+"""Our own AppWorld tasks: a seed in, three splits out that share no names and, unless asked to, no template."""
 
 from __future__ import annotations
 
@@ -28,23 +28,28 @@ TEMPLATES: Mapping[str, Mapping[str, Sequence[Template]]] = {
 """Split → main app → templates."""
 
 
-def own_tasks(seed: int, num_per_template: int) -> dict[str, list[Task]]:
+def own_tasks(seed: int, num_per_template: int, *, shared_templates: bool = False) -> dict[str, list[Task]]:
     """Generate all splits, app by app, template by template. The same seed gives the same tasks.
+
+    Args:
+        shared_templates: the evaluation splits have the training templates, over names of their own: the easier half
+            of what a split asks for.
 
     Raises:
         ConfigError: no tasks are asked for.
     """
     if num_per_template < 1:
         raise ConfigError(f"env.options.num_per_template: {num_per_template} makes no tasks. Give 1 or more.")
-    return {
-        split: [
-            own_task(split, app, template, seed, i)
-            for app, templates in by_app.items()
+    splits = {}
+    for split, by_app in TEMPLATES.items():
+        is_borrowed = shared_templates and split != "train"
+        splits[split] = [
+            own_task(split, app, template, seed, f"{split}-{i}" if is_borrowed else i)
+            for app, templates in (TEMPLATES["train"] if is_borrowed else by_app).items()
             for template in templates
             for i in range(num_per_template)
         ]
-        for split, by_app in TEMPLATES.items()
-    }
+    return splits
 
 
 def own_task(split: str, app: str, template: Template, seed: int, index: int | str) -> Task:

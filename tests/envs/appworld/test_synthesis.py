@@ -86,6 +86,17 @@ def test_nothing_is_made_of_what_is_kept_for_evaluation():
         assert ON_PAPER.chain(train, solved(task)) is None and ON_PAPER.chain(solved(task), train) is None
 
 
+def test_nothing_is_made_of_an_evaluation_task_that_shares_its_template():
+    shared = own_tasks(0, 1, shared_templates=True)
+    offered = AppWorldSynthesis(shared, 0, (), Replays(no_engine))
+    gate = EvaluationGate(offered, [*shared["dev"], *shared["test"]])
+    for split, is_training in (("train", True), ("dev", False), ("test", False)):
+        made = [offered.variations(task) for task in shared[split]]
+        assert all(bool(one) == is_training for one in made)
+        overlaps = gate.audit([one for ones in made for one in ones]).overlaps
+        assert {one.aspect for one in overlaps} <= {"text"}, "an instruction may name nothing, over another state"
+
+
 def test_nothing_that_is_made_on_paper_overlaps_an_evaluation_task():
     gate = EvaluationGate(ON_PAPER, EVALUATED)
     made = [one for task in SPLITS["train"] for one in ON_PAPER.variations(task)]

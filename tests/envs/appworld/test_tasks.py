@@ -11,7 +11,7 @@ import pytest
 from sparring.envs.appworld import Draft, checks, make_task
 from sparring.envs.appworld.benchmark import official_tasks
 from sparring.envs.appworld.drafting import DONE, only, there
-from sparring.envs.appworld.generate import TEMPLATES, own_tasks
+from sparring.envs.appworld.generate import TEMPLATES, find_template, own_tasks
 from sparring.envs.appworld.scene import APPS, NAMES
 from sparring.envs.appworld.tasks import engine_task
 from sparring.errors import ConfigError, DataError
@@ -45,6 +45,18 @@ def test_splits_share_no_template_and_no_names():
     titles = [{f"{a} {b}" for a in n.song_words[0] for b in n.song_words[1]} for n in NAMES.values()]
     assert sum(map(len, titles)) == len(set.union(*titles))
     assert len({names.domain for names in NAMES.values()}) == len(NAMES)
+
+
+def test_shared_templates_are_drawn_over_each_splits_own_names():
+    shared = own_tasks(0, 2, shared_templates=True)
+    assert shared["train"] == own_tasks(0, 2)["train"]
+    ids = [task.id for tasks in shared.values() for task in tasks]
+    assert len(ids) == len(set(ids)) == 3 * 44
+    for split in ("dev", "test"):
+        assert {find_template(task.id) for task in shared[split]} == {find_template(t.id) for t in shared["train"]}
+        for task in shared[split]:
+            (person,) = task.data["rows"]["supervisor"]["Supervisor"]
+            assert person["email"].endswith(NAMES[split].domain), task.id
 
 
 def test_an_instruction_reads_like_one():
