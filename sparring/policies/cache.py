@@ -10,7 +10,7 @@ Shapes: B rows in this forward, T new tokens, R rows, L positions, H key-value h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,13 +43,24 @@ class Block:
 
 
 def cut_blocks(rows: Sequence[int], ends: Sequence[int], most_rows: int) -> list[Block]:
-    """Cut a batch into blocks of rows that lie beside each other in the cache, so that none of them is copied."""
-    blocks, start = [], 0
+    """Cut a batch into blocks of rows that lie beside each other in the cache, so that none of them is copied.
+
+    Blocks of at most `most_rows` that see the same window become one.
+    """
+    blocks: list[Block] = []
+    start = 0
     for stop in range(1, len(rows) + 1):
-        if stop == len(rows) or stop - start == most_rows or rows[stop] != rows[stop - 1] + 1:
-            window = round_up(max(ends[start:stop]))
-            blocks.append(Block(slice(start, stop), slice(rows[start], rows[stop - 1] + 1), window))
-            start = stop
+        is_cut = stop == len(rows) or rows[stop] != rows[stop - 1] + 1
+        if not is_cut and stop - start < most_rows:
+            continue
+        block = Block(slice(start, stop), slice(rows[start], rows[stop - 1] + 1), round_up(max(ends[start:stop])))
+        if blocks and blocks[-1].window == block.window and blocks[-1].rows.stop == block.rows.start:
+            before = blocks.pop()
+            block = replace(
+                block, batch=slice(before.batch.start, stop), rows=slice(before.rows.start, block.rows.stop)
+            )
+        blocks.append(block)
+        start = stop
     return blocks
 
 

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from sparring import threads
 from sparring.errors import ModelError
 from sparring.policies import decoding
+from sparring.policies.cache import Block, cut_blocks, round_up
 from sparring.policies.decoding import SlotDecoder, group_by_length, pick
 from sparring.policies.lean import LeanModel
 from tests.tiny_models import tiny_model
@@ -209,3 +210,25 @@ def test_a_small_model_samples_on_one_thread_and_gives_the_others_back(monkeypat
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_rows_attend_in_blocks_of_neighbours_that_see_alike():
+    ends = [60, 60, 200, 10, 64, 3, 1, 9]
+    assert cut_blocks([0, 1, 2, 3, 4, 6, 7, 8], ends, 2) == [
+        Block(slice(0, 2), slice(0, 2), 64),
+        Block(slice(2, 4), slice(2, 4), 256),
+        Block(slice(4, 5), slice(4, 5), 64),  # row 5 is another batch's
+        Block(slice(5, 8), slice(6, 9), 64),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_blocks_hold_every_row_once_and_see_all_that_it_holds(seed):
+    rng = random.Random(seed)
+    rows = sorted(rng.sample(range(40), rng.randrange(1, 30)))
+    ends = [rng.randrange(1, 900) for _ in rows]
+    blocks = cut_blocks(rows, ends, rng.randrange(1, 6))
+    assert [i for block in blocks for i in range(len(rows))[block.batch]] == list(range(len(rows)))
+    for block in blocks:
+        assert rows[block.batch] == list(range(block.rows.start, block.rows.stop))
+        assert block.window >= round_up(max(ends[block.batch]))
