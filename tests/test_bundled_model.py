@@ -71,10 +71,14 @@ def test_the_corpus_holds_households_of_training_templates_alone(corpus: dict[st
     assert corpus["appworld"].isdisjoint(evaluated)
 
 
-def test_the_second_model_has_read_both_tool_worlds() -> None:
-    manifest = json.loads((BUNDLED["sparring-tools"] / "manifest.json").read_text())
-    assert {"invented_bfcl", "invented_homes"} <= manifest["validation_nats_per_token"].keys()
-    assert sum(task.startswith("appworld/") for task in manifest["tasks"]) > 100
+@pytest.mark.parametrize(
+    ("name", "corpora", "least"),
+    [("tools", {"invented_bfcl", "invented_homes"}, 100), ("code", {"invented_bfcl", "renamed_homes"}, 1000)],
+)
+def test_later_models_have_read_both_tool_worlds(name: str, corpora: set[str], least: int) -> None:
+    manifest = json.loads((BUNDLED[f"sparring-{name}"] / "manifest.json").read_text())
+    assert corpora <= manifest["validation_nats_per_token"].keys()
+    assert sum(task.startswith("appworld/") for task in manifest["tasks"]) > least
 
 
 @pytest.mark.data

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from sparring.policies.decoding import SlotDecoder
 
 _MODELS = Path(__file__).parent.parent / "models"
-BUNDLED = {"sparring-worlds": _MODELS / "worlds", "sparring-tools": _MODELS / "tools"}
+BUNDLED = {f"sparring-{name}": _MODELS / name for name in ("worlds", "tools", "code")}
 """Models that ship with the package: name → folder. The first has learnt the language of ScienceWorld, of the invented
 WebShop's pages and of SQL over invented databases; the second, going on from it, BFCL's function calls over invented
-conversations and the code of AppWorld over invented households."""
+conversations; the third, going on from that, the code of AppWorld over invented households."""
 BUNDLED_NAMES = " or ".join(map(repr, BUNDLED))
 LOGPROB_DIGITS = 6
 """Decimals of a kept log-probability: as many as single precision has, and short in a file."""

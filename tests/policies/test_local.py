@@ -320,7 +320,7 @@ def test_bundled_models_are_folders_of_the_package():
     import sparring
 
     models = Path(sparring.__file__).parent / "models"
-    assert {"sparring-worlds": models / "worlds", "sparring-tools": models / "tools"} == BUNDLED
+    assert {f"sparring-{name}": models / name for name in ("worlds", "tools", "code")} == BUNDLED
     assert resolve_model("someone/some-model") == "someone/some-model"
 
 
