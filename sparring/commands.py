@@ -66,7 +66,7 @@ class EvalOptions:
     """
 
     models: tyro.conf.Positional[tuple[str, ...]]
-    """Folders, Hub ids, `sparring-worlds`, `sparring-tools`, `sparring-code`; or a server's models (none: `openai.model`)."""
+    """Folders, Hub ids, names of bundled models (`sparring-worlds`, …); or a server's models (none: `openai.model`)."""
     policy: Literal["model", "openai"] = "model"
     """Who plays: models in this process, or those of an OpenAI-compatible server (docs/openai.md)."""
     recipe: Path | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,33 @@ def test_the_second_model_copies_what_it_has_never_seen() -> None:
     second = Turn(observation="None", text="", action="[close_ticket(ticket_id=7)]", reward=0.0)
     assert logprobs_of(chat.history([], request), chat.action_ids(first)) > -0.5
     assert logprobs_of(chat.history([first], "None"), chat.action_ids(second)) > -0.5
+
+
+def test_the_third_model_writes_code_about_what_it_has_never_seen() -> None:
+    request = (
+        "I am Ada Quorl (email ada.quorl@plimsey.example, phone number 5551234567), your supervisor. Do this task for "
+        'me, with no further questions:\n\nDelete every note in Simple Note that has the tag "vlorpane".\n\n'
+        "Your Python code finds an object `apis`. My passwords: apis.supervisor.show_account_passwords(). To see what "
+        "there is: apis.api_docs.show_app_descriptions(), apis.api_docs.show_api_descriptions(app_name='…'), "
+        "apis.api_docs.show_api_doc(app_name='…', api_name='…'). When you are done: apis.supervisor.complete_task(), "
+        "and if I asked a question, apis.supervisor.complete_task(answer=…), with the bare answer."
+    )
+    login = (
+        "me = apis.supervisor.show_profile()\n"
+        "passwords = {a['account_name']: a['password'] for a in apis.supervisor.show_account_passwords()}\n"
+        "simple_note_token = apis.simple_note.login(username=me['email'], password=passwords['simple_note'])"
+        "['access_token']\ntoken = simple_note_token"
+    )
+    search = (
+        "found, page = [], 0\n"
+        "while part := apis.simple_note.search_notes(tags=['vlorpane'], access_token=token, page_index=page, "
+        "page_limit=20):\n    found += part\n    page += 1\nprint(found)"
+    )
+    chat, logprobs_of = _reader("sparring-code")
+    first, second = (Turn(observation="", text="", action=code, reward=0.0) for code in (login, search))
+    turns = [replace(first, observation=request)]
+    assert logprobs_of(chat.history([], request), chat.action_ids(first)) > -0.1
+    assert logprobs_of(chat.history(turns, "Execution successful."), chat.action_ids(second)) > -0.3
 
 
 def _reader(name: str) -> tuple[Chat, Callable[[list[int], list[int]], float]]:

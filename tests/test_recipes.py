@@ -8,6 +8,7 @@ import pytest
 
 from sparring.config import load_recipe
 from sparring.envs.base import select_tasks
+from sparring.errors import ConfigError
 from sparring.journal import read_jsonl
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +28,12 @@ def test_a_recipe_parses_and_its_tasks_exist(path: Path, monkeypatch: pytest.Mon
         return
     for arm in recipe.arms.values():
         env = arm.config.env
-        benchmark = env.load()
+        try:
+            benchmark = env.load()
+        except ConfigError as error:
+            if env.id != "appworld":  # the one world that is set up by a command of its own
+                raise
+            pytest.skip(str(error))
         train = select_tasks(benchmark.tasks("train"), kinds=env.kinds, num=env.num_train)
         held_out = select_tasks(benchmark.tasks(arm.config.eval.split), kinds=env.kinds, num=arm.config.eval.num_tasks)
         assert train and held_out
