@@ -12,12 +12,14 @@ for these bytes. Sampling, masks and ends are in the figures.
 from __future__ import annotations
 
 import argparse
-import time
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.measure import in_child, parse, save, show
+from benchmarks.measure import Clock, in_child, parse, save, show
+
+if TYPE_CHECKING:
+    from sparring.policies.decoding import SlotDecoder
 
 BATCHES = (1, 16, 64, 256)
 HISTORY, STEPS, REPEATS = 400, 64, 5
@@ -42,20 +44,7 @@ def child(request: dict[str, Any]) -> dict[str, Any]:
     generator, num_tokens = torch.Generator().manual_seed(0), len(tokenizer)
     rows = torch.randint(num_tokens, (batch, HISTORY), generator=generator).tolist()
 
-    def finish() -> None:
-        if is_cuda:
-            torch.cuda.synchronize(device)
-
-    def timed(function: Callable[[], object]) -> float:
-        finish()
-        started = time.perf_counter()
-        function()
-        finish()
-        return time.perf_counter() - started
-
     recorders = {"ordinary": None, "replayed": "auto" if is_cuda else PlainRecorder()}
-    times: dict[str, list[float]] = {name: [] for name in recorders}
-    drawn: dict[str, list[list[int]]] = {}
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.filterwarnings("error", message="Decoding goes on without CUDA graphs")
         decoders = {
@@ -64,20 +53,8 @@ def child(request: dict[str, Any]) -> dict[str, Any]:
             )
             for name, recorder in recorders.items()
         }
-        logits_BV = {name: decoder.prefill(range(batch), [0] * batch, rows) for name, decoder in decoders.items()}
-
-        def decode(name: str) -> None:
-            found = decoders[name].decode(
-                logits_BV[name], [HISTORY] * batch, [0] * batch, STEPS + 1, 0.0, None, enough=batch
-            )
-            drawn[name] = found.tokens
-
-        for repeat in range(-1, REPEATS):  # in turns, so that both meet the same noise; the first records
-            for name in decoders:
-                taken = timed(lambda name=name: decode(name))
-                if repeat >= 0:
-                    times[name].append(taken)
-        speed = copy_speed(device, COPY_BYTES[device.type], timed)
+        times, drawn = decode_in_turns(decoders, rows, Clock(device))
+    speed = copy_speed(device, COPY_BYTES[device.type])
     pairs = [pair for one, other in zip(*drawn.values(), strict=True) for pair in zip(one, other, strict=True)]
     num_bytes = step_bytes(model, batch, HISTORY + STEPS / 2)
     return {
@@ -91,13 +68,35 @@ def child(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def copy_speed(device: Any, num_bytes: int, timed: Callable[[Callable[[], object]], float]) -> float:
+def decode_in_turns(
+    decoders: Mapping[str, SlotDecoder], rows: list[list[int]], clock: Clock
+) -> tuple[dict[str, list[float]], dict[str, list[list[int]]]]:
+    """Let each decoder continue the same rows some times; return the seconds of each, and what it drew."""
+    batch = len(rows)
+    logits_BV = {name: decoder.prefill(range(batch), [0] * batch, rows) for name, decoder in decoders.items()}
+    times: dict[str, list[float]] = {name: [] for name in decoders}
+    drawn: dict[str, list[list[int]]] = {}
+    for repeat in range(-1, REPEATS):  # in turns, so that both meet the same noise; the first records
+        for name, decoder in decoders.items():
+            started = clock()
+            found = decoder.decode(logits_BV[name], [HISTORY] * batch, [0] * batch, STEPS + 1, 0.0, None, enough=batch)
+            if repeat >= 0:
+                times[name].append(clock() - started)
+            drawn[name] = found.tokens
+    return times, drawn
+
+
+def copy_speed(device: Any, num_bytes: int) -> float:
     """Return the bytes that a large copy reads and writes in a second, the best of a few."""
     import torch
 
-    source = torch.ones(num_bytes, dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)
-    return 2 * num_bytes / min(timed(lambda: target.copy_(source)) for _ in range(REPEATS + 1))
+    clock, source = Clock(device), torch.ones(num_bytes, dtype=torch.uint8, device=device)
+    target, seconds = torch.zeros_like(source), []
+    for _ in range(REPEATS + 1):
+        started = clock()
+        target.copy_(source)
+        seconds.append(clock() - started)
+    return 2 * num_bytes / min(seconds)
 
 
 def step_bytes(model: Any, batch: int, length: float) -> float:
@@ -117,6 +116,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     args = parse(parser, child)
+    import torch
+
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("torch finds no GPU here. To run the same code on the CPU: --device cpu --batches 1 4")
     request = {"model": args.model, "device": args.device, "is_padded": True}
     found = {batch: in_child("benchmarks.gpu_decoding", {**request, "batch": batch}) for batch in args.batches}
     rows = []

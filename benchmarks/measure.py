@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,22 @@ def _status(field: str) -> int:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+class Clock:
+    """Seconds of the GPU's clock or of this process."""
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+
+    def __call__(self) -> float:
+        """Return seconds since some moment, once all work is done."""
+        import torch
+
+        if self.device.type != "cuda":
+            return time.process_time()
+        torch.cuda.synchronize(self.device)
+        return time.monotonic()
 
 
 def machine() -> dict[str, Any]:

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import random
-import time
 from typing import Any
 
-from benchmarks.measure import in_child, parse, save, show
+from benchmarks.measure import Clock, in_child, parse, save, show
 
 LENGTHS = (150, 900)
 """Tokens of the shortest and the longest sequence."""
@@ -42,22 +41,6 @@ def draw(num: int, num_tokens: int) -> list[Any]:
         spans = tuple((end - ACTION, end) for end in sorted(ends))
         nodes.append(Encoded(ids=tuple(rng.randrange(num_tokens) for _ in range(length)), spans=spans))
     return nodes
-
-
-class Clock:
-    """Seconds of the GPU's clock or of this process."""
-
-    def __init__(self, device: Any) -> None:
-        self.is_gpu = device.type == "cuda"
-
-    def __call__(self) -> float:
-        """Return seconds since some moment, once all work is done."""
-        import torch
-
-        if not self.is_gpu:
-            return time.process_time()
-        torch.cuda.synchronize()
-        return time.monotonic()
 
 
 def matrix_rate(device: Any, dtype: Any) -> float:

@@ -15,6 +15,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU that torch knows as CUDA")
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder with data that does not ship: SPARRING_DATA, or `../shared/data` beside the repository."""

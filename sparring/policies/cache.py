@@ -19,8 +19,6 @@ from transformers import Cache
 
 GRAIN = 64
 """Positions are handed to attention in multiples of this, so that its work is the same whatever was allocated."""
-
-
 BLOCK_ROWS = 4
 """Most rows that decode as one block: with two a call for each costs more than it saves, with eight it saves less."""
 
@@ -78,7 +76,15 @@ class SlotCache(Cache):
         self._head_index_M: Tensor | None = None  # the same for every head: M = N · H places in a flattened store
         self._rows: slice | Tensor = slice(0, 0)
         self.window = 0
-        self.blocks: list[Block] = []
+        self._aimed: tuple[Sequence[int], Sequence[int], int] = ((), (), 1)
+        self._blocks: list[Block] | None = None
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The attending rows, cut where a layer first asks: only the lean forward does."""
+        if self._blocks is None:
+            self._blocks = cut_blocks(*self._aimed)
+        return self._blocks
 
     @property
     def scratch(self) -> int:
@@ -111,7 +117,7 @@ class SlotCache(Cache):
         first, end = rows[0], rows[0] + len(rows)
         is_together = rows[-1] + 1 == end
         self._rows = slice(first, end) if is_together else torch.tensor(rows, device=index_BT.device)
-        self.blocks = cut_blocks(rows, ends, BLOCK_ROWS if index_BT.shape[1] == 1 else 1)
+        self._aimed, self._blocks = (rows, ends, BLOCK_ROWS if index_BT.shape[1] == 1 else 1), None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any

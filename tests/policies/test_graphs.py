@@ -318,11 +318,8 @@ def test_on_a_cpu_nothing_is_recorded_unless_asked_for():
 
 # -------------------------------------------------------------------------------------------------------- on a real GPU
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch knows as CUDA")
-
 
 @pytest.mark.gpu
-@needs_cuda
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
 @pytest.mark.parametrize("temperature", [0.0, 2.0], ids=["greedy", "sampled"])
 def test_cuda_graphs_draw_the_same(kind, temperature):
@@ -337,7 +334,6 @@ def test_cuda_graphs_draw_the_same(kind, temperature):
 
 
 @pytest.mark.gpu
-@needs_cuda
 def test_cuda_graphs_of_many_shapes_share_memory_and_keep_apart(monkeypatch):
     """Shapes in every order, some recorded again: no replay spoils what another reads."""
     monkeypatch.setattr(graphs, "MAX_STEPS", 3)
@@ -353,7 +349,6 @@ def test_cuda_graphs_of_many_shapes_share_memory_and_keep_apart(monkeypatch):
 
 
 @pytest.mark.gpu
-@needs_cuda
 def test_a_model_that_can_not_be_captured_is_decoded_without_graphs():
     """It asks the GPU for a number in the middle of its forward; the stream and the memory are as before."""
     model = tiny_model(num_tokens=NUM_TOKENS).cuda()
