@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 from sparring.policies.base import Episode, Policy
@@ -59,16 +63,41 @@ def error(message: str, **fields: Any) -> dict[str, Any]:
     return {"error": {"message": message, "type": "invalid_request_error"} | fields}
 
 
+class OwnUsersServer(ThreadingHTTPServer):
+    """Hangs up on other users of the machine: what tests serve is not theirs to read, to count or to disturb."""
+
+    daemon_threads = True
+
+    def verify_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> bool:
+        return owner_of(client_address) in (None, os.geteuid())
+
+
+def owner_of(address: tuple[str, int]) -> int | None:
+    """Return the user at the other end of a connection over the loopback, -1 if it has ended; None: not to be told."""
+    table = Path("/proc/net/tcp")
+    if not table.exists():
+        return None
+    (number,) = struct.unpack("=I", socket.inet_aton(address[0]))
+    wanted = f"{number:08X}:{address[1]:04X}"
+    for line in table.read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1] == wanted and fields[9] != "0":  # without an inode nobody holds it any more
+            return int(fields[7])
+    return -1
+
+
 class Server:
-    """Listens on a local port (0: a free one), with a thread per connection. Use as a context manager."""
+    """Listens on a local port (0: a free one), with a thread per connection. Use as a context manager.
+
+    Only processes of the same user are answered.
+    """
 
     def __init__(self, port: int = 0) -> None:
         self.seen: list[Seen] = []
         self.most_at_once = 0
         self._num_now = 0
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
-        self._http.daemon_threads = True
+        self._http = OwnUsersServer(("127.0.0.1", port), self._handler())
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     @property

@@ -101,6 +101,8 @@ class EnvConfig:
     """How often an episode is restored on a fresh env after infrastructure failed."""
     path: str | None = None
     """Folder with data of yours for this world, such as official files (docs/environments.md); none: what it brings."""
+    variables: tuple[str, ...] = ()
+    """Names of environment variables that env processes get besides the usual ones (docs/environments.md)."""
     options: dict[str, Any] = field(default_factory=dict)
     """Passed to the benchmark's constructor besides `path`, for instance `{graded = true}`."""
 

@@ -18,13 +18,14 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sparring.envs.base import Benchmark, Env, EnvConfig, EnvStep, load_benchmark, num_cores
+from sparring.envs.variables import clean_environment, withheld_hint
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.types import Task
 
@@ -50,22 +51,24 @@ class EnvPool:
         reset_deadline_s: float = 60.0,
         step_deadline_s: float = 30.0,
         max_retries: int = 2,
+        variables: Sequence[str] = (),
     ) -> None:
         """Prepare the slots; no env is started yet.
 
         Raises:
-            ConfigError: an unknown world, options that it refuses, or no envs at all.
+            ConfigError: an unknown world, options that it refuses, a variable that is not set, or no envs at all.
         """
         if num_envs < 1:
             raise ConfigError(f"env.num_envs: {num_envs} is not a number of envs. Give 1 or more.")
         benchmark = load_benchmark(env_id, options)
+        clean_environment(variables)  # what is wrong with them is told now, and not by the first env
         starting = threading.BoundedSemaphore(num_cores())
 
         def start() -> _Connection:
             if not benchmark.env_per_process:
                 return _LocalConnection(benchmark)
             with starting:  # a start is all work and no waiting: more at once would only miss their deadlines
-                return _WorkerConnection(env_id, dict(options or {}), reset_deadline_s)
+                return _WorkerConnection(env_id, dict(options or {}), reset_deadline_s, variables)
 
         self._slots = [_Slot(start, reset_deadline_s, step_deadline_s, max_retries) for _ in range(num_envs)]
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"env-{i}") for i in range(num_envs)]
@@ -80,6 +83,7 @@ class EnvPool:
             reset_deadline_s=config.reset_deadline_s,
             step_deadline_s=config.step_deadline_s,
             max_retries=config.max_retries,
+            variables=config.variables,
         )
 
     def reset(self, slot: int, task: Task, seed: int) -> Future[str]:
@@ -251,11 +255,15 @@ class _LocalConnection:
 
 
 class _WorkerConnection:
-    """An env in a process of its own (see `worker.py`), which leads a process group of its own."""
+    """An env in a process of its own (see `worker.py`), which leads a process group of its own.
 
-    def __init__(self, env_id: str, options: dict[str, Any], deadline_s: float) -> None:
+    It gets no environment variables but those that programs need, and `variables`.
+    """
+
+    def __init__(self, env_id: str, options: dict[str, Any], deadline_s: float, variables: Sequence[str]) -> None:
         package_parent = str(Path(__file__).resolve().parents[2])
         search_path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
+        self.variables = variables
         self.folder = tempfile.TemporaryDirectory(prefix="sparring-env-")  # what a killed env leaves goes with it
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "sparring.envs.worker", self.folder.name],
@@ -264,7 +272,7 @@ class _WorkerConnection:
             stderr=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,  # its own group, so that Ctrl-C does not reach it and a kill takes its children
-            env={**os.environ, "PYTHONPATH": search_path, "TMPDIR": self.folder.name},
+            env={**clean_environment(variables), "PYTHONPATH": search_path, "TMPDIR": self.folder.name},
         )
         self.rest = b""
         self.last_words: deque[bytes] = deque(maxlen=5)
@@ -307,9 +315,10 @@ class _WorkerConnection:
         except ValueError:
             raise EnvFault("The env process broke its protocol.") from None
         if "fault" in answer:
-            raise EnvFault(answer["fault"])
+            raise EnvFault(answer["fault"] + withheld_hint(answer["fault"], self.variables))
         if "error" in answer:
-            raise {"DataError": DataError}.get(answer["error"], ConfigError)(answer["message"])
+            message = answer["message"] + withheld_hint(answer["message"], self.variables)
+            raise {"DataError": DataError}.get(answer["error"], ConfigError)(message)
         return answer
 
     def _send(self, request: dict[str, Any]) -> None:
@@ -347,8 +356,9 @@ class _WorkerConnection:
 
     def _obituary(self) -> str:
         self.kill()
-        words = b"".join(self.last_words).decode(errors="replace").strip()
-        return f"The env process ended with code {self.process.returncode}" + (f": {words[-500:]}" if words else ".")
+        words = b"".join(self.last_words).decode(errors="replace").strip()[-500:]
+        words += withheld_hint(words, self.variables)
+        return f"The env process ended with code {self.process.returncode}" + (f": {words}" if words else ".")
 
 
 def _cpu_seconds_of_groups(groups: Set[int]) -> float:

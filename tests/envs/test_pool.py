@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.types import Task
 from tests.envs.faulty_world import FaultyWorld
 from tests.processes import is_alive, wait_until
+from tests.strangers import NOBODY, is_private, listening, secrets_of, try_as
 
 WORLD = "tests.envs.faulty_world:FaultyWorld"
 TASK = Task(id="short/0", kind="short", data={"goal": ["red", "blue"]})
@@ -134,6 +136,38 @@ def test_what_the_user_can_mend_is_not_retried(make_pool):
         make_pool(is_refused=True).reset(0, TASK, 0).result()
     with pytest.raises(ConfigError, match="num_envs"):
         EnvPool(WORLD, {}, num_envs=0)
+
+
+def test_an_env_process_gets_no_keys_and_what_it_needs_by_name(make_pool, monkeypatch: pytest.MonkeyPatch):
+    for name, value in {
+        "SOME_API_KEY": "sk-1",
+        "WORLD_URL": "here",
+        "LC_ALL": "C.UTF-8",
+        "OMP_NUM_THREADS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    pool = make_pool()
+    pool.reset(0, TASK, 0).result()
+    got = set(pool.step(0, "variables").result().observation.split())
+    assert {"PATH", "LC_ALL", "OMP_NUM_THREADS", "TMPDIR", "PYTHONPATH"} <= got
+    assert not got & {"SOME_API_KEY", "WORLD_URL"}
+    with pytest.raises(EnvFault, match=r"'WORLD_URL'.*variables = \[\"WORLD_URL\"\] under \[env\]"):
+        pool.step(0, "need WORLD_URL").result()
+    with EnvPool(WORLD, {}, num_envs=1, variables=["WORLD_URL"]) as other:
+        other.reset(0, TASK, 0).result()
+        assert other.step(0, "need WORLD_URL").result().observation == "here"
+        assert "SOME_API_KEY" not in other.step(0, "variables").result().observation.split()
+
+
+def test_a_stranger_gets_at_nothing_of_an_env_process(make_pool):
+    pool = make_pool()
+    pool.reset(0, TASK, 0).result()
+    (worker,) = (process.pid for process in alive_descendants())
+    assert not listening([worker])
+    folder = Path(pool._slots[0].env.folder.name)
+    (folder / "file").write_text("x")
+    assert folder.parent == Path(tempfile.gettempdir()) and is_private(folder / "file")
+    assert not try_as(NOBODY, paths=[folder, folder / "file", *secrets_of([worker])])
 
 
 def test_no_env_is_started_before_it_is_needed(make_pool):

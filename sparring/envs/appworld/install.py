@@ -11,12 +11,14 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import venv
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparring.envs.variables import clean_environment
 from sparring.errors import ConfigError
 
 VERSION = "0.1.3.post1"
@@ -27,6 +29,12 @@ COMMAND = "python -m sparring.envs.appworld.install"
 _TOOL = f'"${{XDG_CACHE_HOME:-$HOME/.cache}}/sparring/appworld-{VERSION}/venv/bin/appworld"'
 FETCH_COMMAND = f"{_TOOL} download data --root data/appworld"
 """Fetches the official tasks into `data/appworld/data`."""
+
+FOR_DOWNLOADS = {
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy", "netrc"),
+    *("ssl_cert_file", "ssl_cert_dir", "requests_ca_bundle", "curl_ca_bundle"),
+}
+"""Variables that pip reads beside its own, in small letters."""
 
 INSIDE = Path(__file__).with_name("inside")
 """Modules that run in the engine's Python; they import nothing of Sparring."""
@@ -50,11 +58,18 @@ def find_engine() -> Engine:
     """Return the installed engine.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or another user could have put it there.
     """
     folder = engine_folder()
     if not _marker(folder).exists():
         raise ConfigError(f"AppWorld's engine is not installed (looked in {folder}). Install it with `{COMMAND}`.")
+    for part in (folder, folder / "venv", _python(folder).parent):
+        entry = part.stat()
+        if entry.st_uid not in (0, os.geteuid()) or entry.st_mode & stat.S_IWOTH:
+            raise ConfigError(
+                f"AppWorld's engine: {part} belongs to another user or can be written to by all, so that others decide "
+                f"which program runs. Set XDG_CACHE_HOME to a folder of yours, and install the engine with `{COMMAND}`."
+            )
     return Engine(python=_python(folder), data=folder / "data")
 
 
@@ -84,7 +99,8 @@ def install() -> Engine:
 
 def _run(command: list[str | Path], folder: Path, problem: str) -> None:
     """Run a step, quietly unless it fails; nothing of it lands outside of `folder`."""
-    variables = {**os.environ, "APPWORLD_CACHE": str(folder / "cache"), "APPWORLD_ROOT": str(folder)}
+    names = [name for name in os.environ if name.startswith("PIP_") or name.lower() in FOR_DOWNLOADS]
+    variables = {**clean_environment(names), "APPWORLD_CACHE": str(folder / "cache"), "APPWORLD_ROOT": str(folder)}
     variables.pop("PYTHONPATH", None)
     done = subprocess.run(
         command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,13 +18,14 @@ import pytest
 from sparring.envs.appworld import AppWorld, Draft, make_task
 from sparring.envs.appworld.benchmark import BROKEN, AppWorldEnv
 from sparring.envs.appworld.drafting import DONE, answered, only
-from sparring.envs.appworld.install import COMMAND, find_engine
+from sparring.envs.appworld.install import COMMAND, engine_folder, find_engine
 from sparring.envs.base import EnvStep
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError
 from sparring.types import Task
 from tests.envs.appworld.conftest import QUICK
 from tests.envs.appworld.hostile import ENDED, REFUSED, SURVIVED
+from tests.strangers import NOBODY, below, is_private, listening, secrets_of, try_as
 
 pytestmark = pytest.mark.data
 
@@ -183,6 +185,26 @@ def test_a_missing_engine_is_named_with_the_command(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ConfigError, match=COMMAND):
         find_engine()
+
+
+@pytest.mark.parametrize("part", ["", "venv", "venv/bin"])
+def test_an_engine_that_others_can_change_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: str):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = engine_folder()
+    (folder / "venv" / "bin").mkdir(parents=True)
+    (folder / "installed.json").touch()
+    assert find_engine().python == folder / "venv" / "bin" / "python"
+    (folder / part).chmod(0o777)
+    with pytest.raises(ConfigError, match=r"written to by all.*XDG_CACHE_HOME"):
+        find_engine()
+
+
+def test_a_stranger_gets_at_nothing_of_an_engine(world: AppWorld, env: AppWorldEnv):
+    env.reset(find(world, "phone/text-message/0"), 0)
+    scratch, pids = Path(env.engine._folder.name), [env.engine._process.pid, env.engine.pid]
+    assert env.engine.pid is not None and not listening(pids)
+    assert scratch.parent == Path(tempfile.gettempdir()) and is_private(scratch)
+    assert not try_as(NOBODY, paths=[*below(scratch), *secrets_of(pids)])
 
 
 EVALUATION = """

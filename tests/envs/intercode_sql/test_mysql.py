@@ -15,6 +15,7 @@ from sparring.envs.intercode_sql.mysql import Server
 from sparring.envs.intercode_sql.reward import reward
 from sparring.envs.intercode_sql.sandbox import MAX_ROWS
 from sparring.errors import ConfigError
+from tests.strangers import NOBODY, is_private, try_as
 
 PASSWORD = "a test's password"
 
@@ -69,6 +70,12 @@ def password(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def server(socket: Path) -> Server:
     return Server({"unix_socket": str(socket), "user": "reader"}, {"world_1"})
+
+
+def test_a_stranger_does_not_reach_the_server_of_these_tests(socket: Path):
+    """It has a root without a password. The folder around its socket is closed, and it has no port."""
+    assert is_private(socket)
+    assert try_as(None, calls=[(str(socket), "")]) and not try_as(NOBODY, calls=[(str(socket), "")])
 
 
 def test_an_agent_looks_around(server: Server, images: dict[str, bytes]):
