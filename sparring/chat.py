@@ -9,8 +9,8 @@ what was sampled is what is trained, token by token. The pieces between actions 
 tokenizer's template around a sentinel in the assistant's place and keeping what follows it. History is therefore never
 rewritten, even by templates that would (Qwen3's drops the `<think>` blocks of earlier turns: here they stay).
 
-A world's text is data. Control tokens spelled out in an observation or an action (`<|im_end|>`) are broken up with a
-word joiner (U+2060): they read the same, and stay text. Markers that are no tokens (Llama-2's `[INST]`) are left alone.
+A world's text is data: control tokens that are spelled out in it are broken up (`sparring/control_tokens.py`). What a
+template shows before every answer is context, and no agent writes it (`sparring/template.py`).
 
 Source: arXiv 2511.22254, Eq. 2 (only action tokens carry probability).
 """
@@ -18,25 +18,20 @@ Source: arXiv 2511.22254, Eq. 2 (only action tokens carry probability).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from sparring.errors import ConfigError, DataError, ModelError
+from sparring.control_tokens import ControlTokens, break_known_controls
+from sparring.errors import ConfigError, DataError
+from sparring.reasoning import answer_in
+from sparring.template import OWN_KWARGS, Template
 from sparring.types import Trajectory, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ASSISTANT_SENTINEL = "Xq7AssistantXq7"
-USER_SENTINEL = "Xq7UserXq7"
-BREAKERS = ("\u2060", " ")
-"""What breaks up a control token, in order of preference: invisible first, a space where a normaliser drops that."""
-KNOWN_CONTROLS = re.compile(r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]")
-"""What control tokens look like in ChatML, Llama, DeepSeek, Mistral and Gemma."""
-FIXED_DATE = "01 January 2025"
-"""What a template that asks for today's date is told: a prompt may not depend on the day."""
 NEW_TASK = "A new task begins.\n\n"
 """Stands before each first observation that follows a worked example."""
 
@@ -61,8 +56,15 @@ class ChatConfig:
     """Worked examples (expert trajectories) shown before the task, the same at rollout and in training; masked."""
     max_context: int = 4096
     """Most tokens in an episode. One that would need more ends with `context_limit`; nothing is ever cut."""
+    template: str | None = None
+    """Which of the tokenizer's chat templates, where it has several; none: the one called `default`."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Passed to the chat template, for instance `{enable_thinking = false}`."""
+
+    def __post_init__(self) -> None:
+        """Refuse template variables that would change how a template is rendered."""
+        if taken := OWN_KWARGS & set(self.template_kwargs):
+            raise ValueError(f"template_kwargs: {min(taken)!r} can't be set; give variables of the chat template")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +82,18 @@ class ActionFormat:
             return "Answer with the next code alone: it is run as you write it."
         return "Answer with the next action alone, on one line."
 
-    def parse(self, text: str) -> str:
-        """Return the action in `text`, without what a reasoning model wrote before `</think>`: one line, unless code.
+    def parse(self, text: str, *, is_reasoning: bool = False) -> str:
+        """Return the action in `text`, without a model's reasoning before it: one line, unless code.
 
         ReAct: what follows the first `Action:` that begins a line (else the first anywhere), up to the end of that
         line. Text without `Action:`, and action-only text: its first line. Code: a first fenced block's content, which
-        may lack its end, else everything.
+        may lack its end, else everything. An answer that was cut inside its reasoning has no action: empty text.
+
+        Args:
+            text: all that the agent wrote.
+            is_reasoning: the prompt has opened reasoning, so the text begins inside it.
         """
-        text = text.rpartition("</think>")[2].strip()
+        text = answer_in(text, is_open=is_reasoning)
         if self.name == "code":
             fenced = re.search(r"^```[^\n]*\n(.*?)(?:^```|\Z)", text, re.MULTILINE | re.DOTALL)
             return (fenced[1] if fenced else text).strip()
@@ -137,8 +143,8 @@ class Dialogue:
         """
         self.config = config
         self.format = ActionFormat(name=config.format)
-        self._clean_world = clean_world or _break_known_controls
-        self._clean_agent = clean_agent or _break_known_controls
+        self._clean_world = clean_world or break_known_controls
+        self._clean_agent = clean_agent or break_known_controls
         self._instruction = f"{instruction}\n\n{self.format.rule}" if config.instruction is None else config.instruction
         if len(examples) < config.num_examples:
             raise ConfigError(
@@ -188,6 +194,7 @@ class Chat:
         *,
         instruction: str,
         examples: Sequence[Trajectory] = (),
+        end_ids: Iterable[int] = (),
     ) -> None:
         """Study the template once.
 
@@ -196,28 +203,31 @@ class Chat:
             config: the format and what stands before the task.
             instruction: the benchmark's; `config.instruction` overrules it.
             examples: expert trajectories; the first `config.num_examples` of them are shown.
+            end_ids: tokens that end a turn besides the template's and the tokenizer's, as the model's generation config
+                lists them. The same at rollout and in training, or the episodes differ.
 
         Raises:
             ModelError: no chat template, one that refuses user/assistant turns, or no end-of-turn token.
-            ConfigError: fewer examples than asked for.
+            ConfigError: fewer examples than asked for, or no template of the configured name.
         """
         self.config = config
-        self.num_tokens = len(tokenizer)
         self._tokenizer = tokenizer
-        self._template = _dateless(_template_of(tokenizer))
-        controls = _control_tokens(tokenizer, self._template)
-        self._user_controls = _pattern(controls)
-        self._agent_controls = _pattern({text: id for text, id in controls.items() if _is_special(tokenizer, id)})
-        self._control_ids = frozenset(controls.values())
+        known = known_ids(tokenizer)
+        self.num_tokens = max(known) + 1
+        """All ids are below it; those of `unused_ids` spell nothing."""
+        self.unused_ids = tuple(sorted(set(range(self.num_tokens)) - known))
+        self._template = Template(tokenizer, name=config.template, kwargs=config.template_kwargs)
+        self._controls = ControlTokens(tokenizer, self._template.spelled)
         self._dialogue = Dialogue(
             config,
             instruction=instruction,
             examples=examples,
-            clean_world=lambda text: self._neutral(text, self._user_controls),
-            clean_agent=lambda text: self._neutral(text, self._agent_controls),
+            clean_world=self._controls.break_in_world,
+            clean_agent=self._controls.break_in_agent,
         )
         self.format = self._dialogue.format
-        self._study_template(controls)
+        own = [] if tokenizer.eos_token_id is None else [cast(int, tokenizer.eos_token_id)]
+        self._study_ending([*own, *(id for id in sorted(end_ids) if id in known)])
         self._first = lru_cache(maxsize=256)(self._encode_first)
         self._tail = lru_cache(maxsize=4096)(self._encode_tail)
 
@@ -235,15 +245,14 @@ class Chat:
     def next(self, last_action_ids: Sequence[int], observation: str) -> list[int]:
         """Return the glue between an action and the next, with the end of turn first where the action was cut."""
         closing, rest = self._tail(observation)
-        is_closed = bool(last_action_ids) and last_action_ids[-1] in self.end_ids
-        return list(rest) if is_closed else [*closing, *rest]
+        return list(rest) if last_action_ids and last_action_ids[-1] in self._closed_by else [*closing, *rest]
 
     def action_ids(self, turn: Turn) -> list[int]:
         """Return a turn's action tokens: as sampled, or its text (action-only: its action) and the end of turn."""
         if turn.token_ids:
             return list(turn.token_ids)
-        text = self._neutral(self.format.agent_text(turn), self._agent_controls)
-        return self._encode_after(self._prompt, self._prompt_ids, self._lead + text + self._closing_text) + self._eos
+        text = self._template.answer(self._controls.break_in_agent(self.format.agent_text(turn)))
+        return self._encode_after(self._prompt, self._prompt_ids, text + self._ending.text) + self._unspelled_end
 
     def history(self, turns: Sequence[Turn], observation: str) -> list[int]:
         """Return all tokens before the action that answers `observation`, after the given turns."""
@@ -268,10 +277,10 @@ class Chat:
 
     def parse(self, token_ids: Sequence[int]) -> tuple[str, str]:
         """Return the text that an action's tokens spell, and the action in it."""
-        ids = list(token_ids[:-1] if token_ids and token_ids[-1] in self.end_ids else token_ids)
-        decoded = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        text = str(decoded).strip()
-        return text, self.format.parse(text)
+        ids = token_ids[:-1] if token_ids and token_ids[-1] in self.end_ids else token_ids
+        said = [id for id in ids if id not in self._controls.hidden_ids]  # marks of reasoning may be special, and stay
+        text = str(self._tokenizer.decode(said, clean_up_tokenization_spaces=False)).strip()
+        return text, self.format.parse(text, is_reasoning=self._template.opens_reasoning)
 
     def _join(self, turns: Sequence[Turn]) -> tuple[list[int], list[tuple[int, int]]]:
         ids: list[int] = []
@@ -286,62 +295,25 @@ class Chat:
 
     # ------------------------------------------------------------------------------------------------ template
 
-    def _study_template(self, controls: Mapping[str, int]) -> None:
-        """Find what the template puts before and after an assistant's content, and the token that ends a turn."""
-        question = {"role": "user", "content": "x"}
-        answer = {"role": "assistant", "content": ASSISTANT_SENTINEL}
-        self._prompt = self._render([question])
+    def _study_ending(self, eos_ids: Sequence[int]) -> None:
+        """Find the tokens that end a turn, and what they leave to be put after them."""
+        self._prompt = self._template.render([{"role": "user", "content": "x"}])
         self._prompt_ids = self._tokenize(self._prompt)
-        text = self._render([question, answer, {"role": "user", "content": USER_SENTINEL}])
-        if text.count(ASSISTANT_SENTINEL) != 1 or text.count(USER_SENTINEL) != 1:
-            raise ModelError("The chat template does not show each message once, so turns can't be told apart in it.")
-        before, tail = text.split(ASSISTANT_SENTINEL)
-        self._lead = before.removeprefix(self._prompt) if before.startswith(self._prompt) else ""
-        between = tail.partition(USER_SENTINEL)[0]
-        eos_id = cast(int | None, self._tokenizer.eos_token_id)
-        found = [(between.find(token), -len(token), token) for token in controls if token in between]
-        if found:
-            position, _, token = min(found)
-            self._closing_text = between[: position + len(token)]
-            self._num_closing = len(self._encode_after("x", self._tokenize("x"), self._closing_text))
-            self._eos: list[int] = []
-            end_id = controls[token]
-        elif eos_id is not None:
-            self._closing_text, self._num_closing, self._eos, end_id = "", 0, [eos_id], eos_id
-        else:
-            raise ModelError("Neither the chat template nor the tokenizer (eos_token) has a token that ends a turn.")
-        self.end_ids = frozenset({end_id} if eos_id is None else {end_id, eos_id})
-
-    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Render messages and the generation prompt as text."""
-        from jinja2 import TemplateError
-
-        kwargs = {"date_string": FIXED_DATE, **self.config.template_kwargs}
-        try:
-            text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                chat_template=self._template,
-                add_generation_prompt=True,
-                tokenize=False,
-                **kwargs,
-            )
-        except TemplateError as error:
-            raise ModelError(f"The chat template refuses user and assistant turns: {error}") from None
-        return str(text)
+        ending = self._ending = self._template.ending(self._controls.ids, eos_ids)
+        self._unspelled_end = [] if ending.text else [ending.token_id]
+        self._num_closing = len(self._encode_after("x", self._tokenize("x"), ending.text))
+        self.end_ids = frozenset({ending.token_id, *eos_ids})
+        # Where the user's turn opens with the token that ends the agent's, any other end leaves that opener to be put.
+        self._closed_by = frozenset({ending.token_id}) if ending.is_next_opener else self.end_ids
 
     def _encode_first(self, observation: str) -> tuple[int, ...]:
-        return tuple(self._tokenize(self._render(self._dialogue.messages((), observation))))
+        return tuple(self._tokenize(self._template.render(self._dialogue.messages((), observation))))
 
     def _encode_tail(self, observation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the tokens that close an action, and those from there to the next action."""
-        messages = [
-            {"role": "user", "content": "x"},
-            {"role": "assistant", "content": ASSISTANT_SENTINEL},
-            {"role": "user", "content": self._neutral(observation, self._user_controls)},
-        ]
-        tail = self._render(messages).partition(ASSISTANT_SENTINEL)[2]
+        tail = self._template.render_after_answer(self._controls.break_in_world(observation))
         ids = self._encode_after("x", self._tokenize("x"), tail)
-        return tuple(ids[: self._num_closing] + self._eos), tuple(ids[self._num_closing :])
+        return (*ids[: self._num_closing], *self._unspelled_end), tuple(ids[self._num_closing :])
 
     # ------------------------------------------------------------------------------------------------ tokens
 
@@ -353,57 +325,7 @@ class Chat:
         ids = self._tokenize(prefix + text)
         return ids[len(prefix_ids) :] if ids[: len(prefix_ids)] == prefix_ids else self._tokenize(text)
 
-    def _neutral(self, text: str, controls: re.Pattern[str] | None) -> str:
-        """Break up the control tokens spelled out in `text`."""
-        if controls is None or not controls.search(text):
-            return text
-        broken = text
-        for breaker in BREAKERS:
-            broken = text
-            while controls.search(broken):
-                broken = controls.sub(lambda found: f"{found[0][0]}{breaker}{found[0][1:]}", broken)  # noqa: B023
-            if self._control_ids.isdisjoint(self._tokenize(broken)):
-                break
-        return broken
 
-
-def _template_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    template = getattr(tokenizer, "chat_template", None)
-    if not template:
-        raise ModelError(
-            f"The tokenizer {tokenizer.name_or_path!r} has no chat template. Use a chat model, or put a "
-            "chat_template.jinja beside its tokenizer.json."
-        )
-    return str(tokenizer.get_chat_template())
-
-
-def _dateless(template: str) -> str:
-    """Shadow the function with which templates ask for today's date."""
-    if "strftime_now" not in template:
-        return template
-    return "{%- macro strftime_now(format) -%}" + FIXED_DATE + "{%- endmacro %}" + template
-
-
-def _is_special(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
-    return token_id in tokenizer.all_special_ids or tokenizer.added_tokens_decoder[token_id].special
-
-
-def _control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> dict[str, int]:
-    """Text → id of the added tokens that steer a chat: the special ones, and those that the template spells out."""
-    added = {token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items()}
-    added |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
-    return {
-        text: token_id
-        for text, token_id in added.items()
-        if len(text) > 1 and not text.isspace() and (_is_special(tokenizer, token_id) or text in template)
-    }
-
-
-def _break_known_controls(text: str) -> str:
-    """Break up what looks like a control token of a well-known model, where its tokenizer is not at hand."""
-    return KNOWN_CONTROLS.sub(lambda found: f"{found[0][0]}{BREAKERS[0]}{found[0][1:]}", text)
-
-
-def _pattern(tokens: Mapping[str, int]) -> re.Pattern[str] | None:
-    alternatives = sorted(tokens, key=lambda text: (-len(text), text))
-    return re.compile("|".join(map(re.escape, alternatives))) if alternatives else None
+def known_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the ids that a tokenizer has. There may be gaps between them."""
+    return {*tokenizer.get_vocab().values(), *tokenizer.added_tokens_decoder}

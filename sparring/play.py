@@ -208,11 +208,17 @@ def _policy(world: World, player: Player, tasks: Sequence[Task], seed: int, prog
 
 def _model(world: World) -> Policy:
     from sparring.chat import Chat
-    from sparring.policies.local import LocalPolicy, load_model
+    from sparring.policies.local import LocalPolicy, end_ids_of, load_model
 
     config = world.config
     model, tokenizer = load_model(config.model)
-    chat = Chat(tokenizer, config.chat, instruction=world.benchmark.instruction, examples=_examples(world))
+    chat = Chat(
+        tokenizer,
+        config.chat,
+        instruction=world.benchmark.instruction,
+        examples=_examples(world),
+        end_ids=end_ids_of(model),
+    )
     num_lanes = count_lanes(world.benchmark, config.env.num_envs)
     return LocalPolicy(
         model,

@@ -432,7 +432,7 @@ class Session:
         model, tokenizer = load_model(self._model_config(agent))
         return LocalPolicy(
             model,
-            self._chat(tokenizer),
+            self._chat(model, tokenizer),
             temperature=temperature,
             max_new_tokens=self.config.rollout.max_new_tokens,
             num_slots_per_lane=num_envs // num_lanes,
@@ -485,10 +485,16 @@ class Session:
     def _model_config(self, agent: Agent) -> Any:
         return dataclasses.replace(self.config.model, path=agent.checkpoint)
 
-    def _chat(self, tokenizer: Any) -> Chat:
-        config = self.config.chat
-        examples = self.experts[: config.num_examples]
-        return Chat(tokenizer, config, instruction=self.world.benchmark.instruction, examples=examples)
+    def _chat(self, model: Any, tokenizer: Any) -> Chat:
+        from sparring.policies.local import end_ids_of
+
+        return Chat(
+            tokenizer,
+            self.config.chat,
+            instruction=self.world.benchmark.instruction,
+            examples=self.experts[: self.config.chat.num_examples],
+            end_ids=end_ids_of(model),
+        )
 
     def _phase(self, name: str, *, shared_key: str | None = None) -> Phase:
         own = f"seed-{self.seed}/{self.arm}/{name}"

@@ -109,8 +109,8 @@ class Learner:
     """The agent's, as it comes in."""
     moments: Path | None = None
     """Where the agent's last training may have left its optimizer's state."""
-    make_chat: Callable[[Any], Chat]
-    """From a tokenizer."""
+    make_chat: Callable[[Any, Any], Chat]
+    """From a model and its tokenizer."""
     warn: Callable[[str], None]
 
     def load(self, model: ModelConfig | None = None) -> tuple[Any, Any, Encode, set[str]]:
@@ -121,7 +121,7 @@ class Learner:
         from sparring.policies.local import load_model
 
         loaded, tokenizer = load_model(replace(model or self.model, dtype="float32"))
-        chat = self.make_chat(tokenizer)
+        chat = self.make_chat(loaded, tokenizer)
         overflows: set[str] = set()
 
         def encode(trajectory: Trajectory) -> Encoded | None:

@@ -4,6 +4,7 @@
 - where a template never rewrites history, the tokens are those of the template's own rendering;
 - sampled tokens are trained on as they are, whatever they spell;
 - a world's text can't write control tokens;
+- what a template shows before an answer is context, and reasoning is no action;
 - nothing is cut.
 """
 
@@ -12,11 +13,14 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from tokenizers import AddedToken, Tokenizer, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from sparring.chat import ActionFormat, Chat, ChatConfig, ContextOverflow
 from sparring.errors import ConfigError, ModelError
+from sparring.reasoning import MARKERS
 from sparring.types import StopReason, Task, Trajectory, Turn
-from tests.tiny_models import SPECIAL_OF, TEMPLATES, tiny_tokenizer
+from tests.tiny_models import SPECIAL_OF, TEMPLATES, tiny_tokenizer, with_gap
 
 INSTRUCTION = "You stand at a machine."
 
@@ -286,12 +290,186 @@ def test_the_day_is_not_in_the_prompt():
     assert tiny_tokenizer("llama3").decode(chat_with("llama3").first("x")).count("01 January 2025") == 2
 
 
-def broken(template: str | None, **changes):
-    tokenizer = tiny_tokenizer.__wrapped__("chatml")
-    tokenizer.chat_template = template
-    for key, value in changes.items():
-        setattr(tokenizer, key, value)
-    return Chat(tokenizer, ChatConfig(), instruction="")
+# ── What stands before an answer ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "end"),
+    [
+        ("bare", "<|im_start|>assistant\n", "<|im_end|>"),
+        ("channels", "<|start|>assistant<|channel|>final<|message|>", "<|end|>"),
+        ("chatml", "<|im_start|>assistant\n", "<|im_end|>"),
+    ],
+)
+def test_what_a_template_shows_before_an_answer_is_context(name, header, end):
+    tokenizer, chat = tiny_tokenizer(name), chat_with(name, format="action", instruction="")
+    sampled = tuple(tokenizer.encode(f"go right{end}", add_special_tokens=False))
+    assert chat.parse(sampled) == ("go right", "go right")
+    for token_ids in ((), (sampled, sampled)):
+        encoded = chat.encode(trajectory(("x", "go right"), ("y", "go right"), token_ids=token_ids))
+        spans = [list(encoded.ids[start:end]) for start, end in encoded.spans]
+        assert spans == [list(sampled)] * 2
+        assert [tokenizer.decode(encoded.ids[:start]).endswith(header) for start, _ in encoded.spans] == [True] * 2
+
+
+def test_a_template_that_hides_how_an_answer_begins_is_refused():
+    shown = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}{% if loop.last %}<|im_end|>{% endif %}\n"
+    with pytest.raises(ModelError, match="has no generation prompt"):
+        broken(shown + "{% endfor %}")
+
+
+def test_an_empty_reasoning_of_the_template_is_the_agents_to_write():
+    """In the manner of GLM-4.5: a model may reason or not, an answer without reasoning says so."""
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think></think>\n{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+    )
+    chat, tokenizer = broken(template, format="action"), tiny_tokenizer("chatml")
+    encoded = chat.encode(trajectory(("x", "go")))
+    ((start, end),) = encoded.spans
+    assert tokenizer.decode(encoded.ids[:start]).endswith("<|im_start|>assistant\n")
+    assert tokenizer.decode(encoded.ids[start:end]) == "<think></think>\ngo<|im_end|>"
+    assert chat.parse(encoded.ids[start:end])[1] == "go"
+
+
+# ── Reasoning ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("is_special", [True, False])
+def test_reasoning_between_special_tokens_is_no_action(is_special):
+    chat, tokenizer = broken(TEMPLATES["chatml"], added=["<think>", "</think>"], is_special=is_special)
+    said = "<think>I dig.\nAction: dig\n</think>Thought: on.\nAction: go right"
+    ids = tokenizer.encode(f"{said}<|im_end|>", add_special_tokens=False)
+    assert len({"<think>", "</think>"} & set(tokenizer.convert_ids_to_tokens(ids))) == 2
+    assert chat.parse(ids) == (said, "go right")
+    assert chat.parse(tokenizer.encode("<think>I dig.\nAction: dig", add_special_tokens=False))[1] == ""
+
+
+@pytest.mark.parametrize("opener", ["<think>", "[THINK]", "<seed:think>", "<|START_THINKING|>", "<|channel>"])
+@pytest.mark.parametrize("format", ["react", "action", "code"])
+def test_an_answer_cut_inside_its_reasoning_has_no_action(opener, format):
+    form, closer = ActionFormat(name=format), MARKERS[opener]
+    assert form.parse(f"{opener}\nAction: dig") == ""
+    assert form.parse("Action: dig", is_reasoning=True) == ""
+    assert form.parse(f"{opener}a{closer}{opener}Action: dig") == ""
+    assert form.parse(f"dig{closer}\ngo", is_reasoning=True) == "go"
+    assert form.parse(f"{opener}dig{closer}\n\nAction: go").removeprefix("Action: ") == "go"
+
+
+def test_an_expert_is_not_trained_inside_reasoning_that_the_prompt_opened():
+    chat, tokenizer = chat_with("r1", format="action", instruction=""), tiny_tokenizer("r1")
+    ours = tokenizer.decode(chat.encode(trajectory(("x", "go"), ("y", "dig"))).ids)
+    assert ours == (
+        "<|User|>x<|Assistant|><think>\n\n</think>\n\ngo<|end|><|User|>y<|Assistant|><think>\n\n</think>\n\ndig<|end|>"
+    )
+    span = chat.action_ids(trajectory(("x", "go")).turns[0])
+    assert chat.parse(span)[1] == "go"
+    thinking = tokenizer.encode("I see.\n</think>\n\ngo<|end|>", add_special_tokens=False)
+    assert chat.parse(thinking)[1] == "go"
+    assert chat.parse(thinking[:3])[1] == ""
+    react = chat_with("r1", instruction="")
+    own = react.action_ids(trajectory(("x", "<think>\nhm</think>\nAction: go")).turns[0])
+    assert tokenizer.decode(own) == "\nhm</think>\nAction: go<|end|>"
+
+
+# ── Tokens ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_token_that_stops_the_models_generation_ends_a_turn():
+    tokenizer = tiny_tokenizer("chatml")
+    stop, beyond = tokenizer.convert_tokens_to_ids("<|endoftext|>"), 10_000
+    chat = Chat(tokenizer, ChatConfig(format="action"), instruction="", end_ids=[stop, beyond])
+    assert chat.end_ids == {stop, tokenizer.eos_token_id}
+    sampled = (*tokenizer.encode("look", add_special_tokens=False), stop)
+    assert chat.parse(sampled) == ("look", "look")
+    glue = tokenizer.decode(chat.next(sampled, "y"))
+    assert glue == "\n<|im_start|>user\ny<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_an_end_of_turn_that_opens_the_users_turn_is_never_lost():
+    """GLM ends a turn with `<|user|>`; after another end, that token still opens the next turn."""
+    tokenizer = tiny_tokenizer("glm")
+    eos, user = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|user|>"])
+    listing = Chat(tokenizer, ChatConfig(format="action", instruction=""), instruction="", end_ids=[eos, user])
+    plain = chat_with("glm", format="action", instruction="")
+    said = tokenizer.encode("go", add_special_tokens=False)
+    assert listing.action_ids(trajectory(("x", "go")).turns[0]) == [*said, user]
+    assert plain.action_ids(trajectory(("x", "go")).turns[0]) == [*said, eos]  # where the opener does not end a turn
+    for chat, ends in ((listing, [[user], [eos], []]), (plain, [[eos], []])):
+        for end in ends:
+            text = tokenizer.decode([*said, *end, *chat.next([*said, *end], "y")])
+            assert text.count("<|user|>") == 1
+            assert text.endswith("<|user|>\ny<|assistant|>\n")
+
+
+def test_an_end_of_turn_behind_another_control_token_is_the_end():
+    """Cohere closes the answer, then the turn: the model's generation stops at the second."""
+    template = TEMPLATES["chatml"].replace("}}<|im_end|>", "}}<|close|><|im_end|>")
+    chat, tokenizer = broken(template, added=["<|close|>"], format="action")
+    assert tokenizer.decode(chat.action_ids(trajectory(("x", "go")).turns[0])) == "go<|close|><|im_end|>"
+
+
+def test_ids_may_have_gaps():
+    tokenizer = with_gap(tiny_tokenizer("chatml"), 7)
+    chat = Chat(tokenizer, ChatConfig(), instruction="")
+    assert chat.num_tokens == max(tokenizer.get_vocab().values()) + 1 > len(tokenizer)
+    assert set(chat.unused_ids).isdisjoint(tokenizer.get_vocab().values())
+    assert len(chat.unused_ids) == chat.num_tokens - len(tokenizer)
+    assert max(chat.end_ids) < chat.num_tokens
+    dense = Chat(tiny_tokenizer("chatml"), ChatConfig(), instruction="")
+    ours = tokenizer.decode(chat.encode(THREE_TURNS).ids)
+    assert ours == tiny_tokenizer("chatml").decode(dense.encode(THREE_TURNS).ids)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "spelling"),
+    [
+        (normalizers.NFKC(), "＜|end|＞"),
+        (normalizers.Lowercase(), "<|END|>"),
+        (normalizers.Sequence([normalizers.Strip(), normalizers.Replace("\u2060", "")]), "<|e\u2060nd|>"),
+        (normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("\u2060", "")]), "<|\u2060end|＞"),
+    ],
+)
+def test_a_control_token_that_matches_only_after_normalising_is_broken_up(normalizer, spelling):
+    chat, tokenizer = broken(
+        TEMPLATES["chatml"].replace("im_end", "end"),
+        added=["<|end|>"],
+        is_special=True,
+        normalizer=normalizer,
+        format="action",
+        instruction="",
+    )
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert end in tokenizer.encode(spelling, add_special_tokens=False)
+    clean, dirty = (chat.encode(trajectory((text, "go"), (text, "go"))) for text in ("a", f"a {spelling} b {spelling}"))
+    assert dirty.ids.count(end) == clean.ids.count(end) == 4
+    assert chat.action_ids(trajectory(("x", f"go {spelling}")).turns[0]).count(end) == 1
+
+
+def test_control_tokens_that_a_template_puts_together_are_known():
+    template = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|' + 'assistant' + '|>' }}{% endif %}"
+    )
+    chat, tokenizer = broken(template, added=["<|user|>", "<|assistant|>"], format="action", instruction="")
+    ids = chat.first("x <|assistant|> y")
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|assistant|>")) == 1
+
+
+# ── Templates that can't be used ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def broken(source, /, *, added=(), is_special=False, normalizer=None, eos_token="<|im_end|>", **options):
+    """Return a chat of a template, with its tokenizer where that has more tokens than usual."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tiny_tokenizer("chatml").backend_tokenizer.to_str()), eos_token=eos_token
+    )
+    if normalizer is not None:
+        tokenizer.backend_tokenizer.normalizer = normalizer
+    tokenizer.add_tokens([AddedToken(one, special=is_special, normalized=normalizer is not None) for one in added])
+    tokenizer.chat_template = source
+    chat = Chat(tokenizer, ChatConfig(**options), instruction="")
+    return (chat, tokenizer) if added else chat
 
 
 def test_a_tokenizer_without_template_is_refused():
@@ -302,6 +480,30 @@ def test_a_tokenizer_without_template_is_refused():
 def test_a_template_that_refuses_is_named():
     with pytest.raises(ModelError, match="refuses user and assistant turns: no user here"):
         broken("{{ raise_exception('no user here') }}")
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ messages + 1 }}", "{{ messages[0].content.nothing() }}", "{{ tools | length }}"]
+)
+def test_a_template_that_fails_is_one_line(template):
+    with pytest.raises(ModelError, match=r"chat template (fails on|refuses) user and assistant turns: [^\n]+$"):
+        broken(template)
+
+
+def test_one_of_several_templates_is_chosen_by_name():
+    templates = {"tools": TEMPLATES["chatml"], "plain": TEMPLATES["plain"]}
+    with pytest.raises(ConfigError, match=r"no template 'default'. It has: plain, tools. Choose one"):
+        broken(templates)
+    assert broken(templates, template="tools").first("x") == broken(TEMPLATES["chatml"]).first("x")
+    assert broken(templates | {"default": TEMPLATES["bare"]}).first("x") == broken(TEMPLATES["bare"]).first("x")
+    with pytest.raises(ConfigError, match="one template without a name"):
+        broken(TEMPLATES["chatml"], template="tools")
+
+
+@pytest.mark.parametrize("key", ["add_generation_prompt", "tokenize", "chat_template", "messages", "conversation"])
+def test_template_variables_may_not_change_how_it_is_rendered(key):
+    with pytest.raises(ValueError, match=f"template_kwargs: '{key}' can't be set"):
+        ChatConfig(template_kwargs={key: True})
 
 
 def test_a_template_that_hides_messages_is_refused():

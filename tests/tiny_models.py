@@ -5,6 +5,7 @@ The templates are written in the manner of well-known families, not copied: what
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 import torch
@@ -51,12 +52,41 @@ PLAIN = (
     "{% for m in messages %}{{ 'Q: ' if m.role == 'user' else 'A: ' }}{{ m.content.strip() }}\n{% endfor %}"
     "{% if add_generation_prompt %}A:{% endif %}"
 )
-TEMPLATES = {"chatml": CHATML, "llama2": LLAMA2, "llama3": LLAMA3, "qwen3": QWEN3, "plain": PLAIN}
-"""`llama2` refuses consecutive user turns, and it, `llama3` and `plain` strip content."""
+BARE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+GLM = (
+    "[gMASK]{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CHANNELS = (
+    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}"
+    "<|message|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+R1 = (
+    "{% for m in messages %}{% if m.role == 'user' %}<|User|>{{ m.content }}"
+    "{% else %}<|Assistant|>{{ m.content.split('</think>')[-1] }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|Assistant|><think>\n{% endif %}"
+)
+TEMPLATES = {
+    "chatml": CHATML,
+    "llama2": LLAMA2,
+    "llama3": LLAMA3,
+    "qwen3": QWEN3,
+    "plain": PLAIN,
+    "bare": BARE,
+    "glm": GLM,
+    "channels": CHANNELS,
+}
+"""`llama2` refuses consecutive user turns, and it, `llama3` and `plain` strip content. `bare` has no generation prompt,
+`glm` ends an answer with the opener of the user's turn, `channels` names a channel before it."""
+PROMPT_OPENS_REASONING = {"r1": R1}
+"""Here an answer begins inside reasoning."""
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SPECIAL_OF = {
     "llama2": ("<s>", "</s>", "<unk>"),
+    "glm": ("<|endoftext|>", "<|user|>", "<|assistant|>"),
+    "channels": ("<|end|>", "<|start|>", "<|channel|>", "<|message|>"),
+    "r1": ("<|end|>", "<|User|>", "<|Assistant|>", "<think>", "</think>"),
     "llama3": ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
 }
 
@@ -88,16 +118,28 @@ def tiny_tokenizer(name: str = "chatml") -> PreTrainedTokenizerFast:
         )
     backend.train_from_iterator(CORPUS * 3, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>" if name == "llama2" else special[1])
-    if name in ("chatml", "qwen3"):
+    if name in ("chatml", "qwen3", "bare"):
         tokenizer.eos_token = "<|im_end|>"
-    elif name == "plain":
-        tokenizer.eos_token = "<|endoftext|>"
-    if name in SPECIAL_OF:
+    elif name in ("plain", "glm", "channels", "r1"):
+        tokenizer.eos_token = special[0]
+    elif name in SPECIAL_OF:
         tokenizer.bos_token = special[0]
     if name == "qwen3":
         tokenizer.add_tokens(["<think>", "</think>"])
-    tokenizer.chat_template = TEMPLATES[name]
+    tokenizer.chat_template = (TEMPLATES | PROMPT_OPENS_REASONING)[name]
     return tokenizer
+
+
+def with_gap(tokenizer: PreTrainedTokenizerFast, size: int) -> PreTrainedTokenizerFast:
+    """Return the tokenizer with its special tokens' ids raised above all others, and `size` ids free below them."""
+    layout = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary, first = layout["model"]["vocab"], len(tokenizer) + size
+    for i, added in enumerate(layout["added_tokens"]):
+        added["id"] = vocabulary[added["content"]] = first + i
+    backend = Tokenizer.from_str(json.dumps(layout))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=tokenizer.eos_token, chat_template=tokenizer.chat_template
+    )
 
 
 def tiny_model(kind: str = "qwen3", *, num_tokens: int = 400, seed: int = 0, scale: float = 4.0) -> torch.nn.Module:

@@ -10,6 +10,7 @@ Shapes: B rows, T new tokens, W positions seen (the window), V vocabulary, N = B
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -50,11 +51,20 @@ class Drawn:
 class _Forward:
     """The model over the slot cache, which is aimed beforehand."""
 
-    def __init__(self, model: PreTrainedModel, lean: LeanModel | None, cache: SlotCache, num_tokens: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        lean: LeanModel | None,
+        cache: SlotCache,
+        num_tokens: int,
+        unused_ids: Iterable[int],
+    ) -> None:
         self._model = model
         self._lean = lean
         self._cache = cache
         self._num_tokens = num_tokens
+        unused = sorted(unused_ids)
+        self._unused_U = torch.tensor(unused, device=model.device) if unused else None
         self._floor = torch.finfo(model.dtype).min
         accepts_slice = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if accepts_slice else {}
@@ -70,7 +80,7 @@ class _Forward:
         if mask_B1TW is None:
             mask_B1TW = self.mask(position_BT, self._cache.window)
         if self._lean is not None:
-            return self._lean(ids_BT, position_BT, mask_B1TW, self._cache)[:, : self._num_tokens].float()
+            return self._possible(self._lean(ids_BT, position_BT, mask_B1TW, self._cache))
         out = self._model(
             input_ids=ids_BT,
             position_ids=position_BT,
@@ -79,7 +89,12 @@ class _Forward:
             use_cache=True,
             **self._last_only,
         )
-        return out.logits[:, -1, : self._num_tokens].float()
+        return self._possible(out.logits[:, -1])
+
+    def _possible(self, logits_BV: Tensor) -> Tensor:
+        """Leave out the ids beyond the tokenizer, and rule out those below that spell nothing."""
+        logits_BV = logits_BV[:, : self._num_tokens].float()
+        return logits_BV if self._unused_U is None else logits_BV.index_fill(1, self._unused_U, -math.inf)
 
 
 class SlotDecoder:
@@ -92,13 +107,15 @@ class SlotDecoder:
         num_tokens: int,
         end_ids: Iterable[int],
         max_positions: int,
+        unused_ids: Iterable[int] = (),
         recorder: Recorder | Literal["auto"] | None = "auto",
     ) -> None:
         """Args:
         model: any transformers causal language model whose attention layers all see the whole past.
-        num_tokens: size of the tokenizer; ids beyond it (padding of the embedding) are never sampled.
+        num_tokens: the tokenizer's largest id + 1; ids beyond it (padding of the embedding) are never sampled.
         max_positions: most tokens in an episode.
         end_ids: the tokens that end an action.
+        unused_ids: ids below `num_tokens` that the tokenizer does not have; they are never sampled either.
         recorder: what records decoding steps to replay them; none: each is launched anew; `auto`: CUDA graphs where
             the model is on such a GPU.
         """
@@ -110,7 +127,7 @@ class SlotDecoder:
         self._end_ids = frozenset(end_ids)
         self._is_end_V = torch.zeros(num_tokens, dtype=torch.bool, device=self._device)
         self._is_end_V[sorted(self._end_ids)] = True
-        self._forward = _Forward(model, self._lean, self.cache, num_tokens)
+        self._forward = _Forward(model, self._lean, self.cache, num_tokens, unused_ids)
         if recorder == "auto":
             recorder = CudaRecorder(self._device) if self._device.type == "cuda" else None
         self._graphs = None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from sparring.chat import Chat
+from sparring.chat import Chat, known_ids
 from sparring.errors import ConfigError, ModelError
 from sparring.policies.base import Episode, Reply
 from sparring.types import StopReason
@@ -122,9 +122,22 @@ def load_model(model: ModelConfig | str) -> tuple[PreTrainedModel, PreTrainedTok
             "chat_template.jinja beside its tokenizer.json."
         )
     num_embeddings = cast(Any, loaded.get_input_embeddings()).num_embeddings
-    if len(tokenizer) > num_embeddings:
-        raise ModelError(f"model.path: the tokenizer has {len(tokenizer)} tokens, the model only {num_embeddings}.")
+    if (num_tokens := max(known_ids(tokenizer)) + 1) > num_embeddings:
+        raise ModelError(f"model.path: the tokenizer has {num_tokens} tokens, the model only {num_embeddings}.")
     return cast("PreTrainedModel", torch.nn.Module.to(loaded, device)).eval(), tokenizer
+
+
+def end_ids_of(model: PreTrainedModel) -> frozenset[int]:
+    """Return the tokens at which the model's own generation stops.
+
+    Raises:
+        ModelError: its generation config names something else than token ids.
+    """
+    listed = getattr(model.generation_config, "eos_token_id", None)  # the generation config may be None
+    ids = listed if isinstance(listed, list | tuple) else [] if listed is None else [listed]
+    if wrong := [one for one in ids if type(one) is not int or one < 0]:
+        raise ModelError(f"model.path: generation_config.json: eos_token_id: {wrong[0]!r} is no token id.")
+    return frozenset(ids)
 
 
 @contextmanager
@@ -322,6 +335,7 @@ class LocalPolicy:
                 num_tokens=self._chat.num_tokens,
                 end_ids=self._chat.end_ids,
                 max_positions=self._chat.config.max_context,
+                unused_ids=self._chat.unused_ids,
             )
             if self._prefix:
                 with decoder.sampling():

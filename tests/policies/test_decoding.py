@@ -153,6 +153,18 @@ def test_tokens_beyond_the_tokenizer_are_never_sampled():
     assert max(itertools.chain(*drawn.tokens)) < 10
 
 
+@pytest.mark.parametrize("temperature", [0.0, 5.0])
+def test_ids_that_spell_nothing_are_never_sampled(temperature):
+    unused = set(range(NUM_TOKENS)) - {3, 9, NUM_TOKENS - 1}
+    model = tiny_model(num_tokens=NUM_TOKENS)
+    decoder = SlotDecoder(model, num_tokens=NUM_TOKENS, end_ids=[3], max_positions=2048, unused_ids=unused)
+    with torch.inference_mode():
+        logits_BV = decoder.prefill(range(4), [0] * 4, [[9]] * 4)
+        uniform_BT = torch.rand(4, 8, generator=torch.Generator().manual_seed(0)) if temperature else None
+        drawn = decoder.decode(logits_BV, [1] * 4, [0] * 4, 8, temperature, uniform_BT, enough=4)
+    assert unused.isdisjoint(itertools.chain(*drawn.tokens))
+
+
 def test_a_long_row_that_is_cut_leaves_the_others_their_turn():
     """Its length and their tokens to come add up to more than any row will hold."""
     model = tiny_model(num_tokens=NUM_TOKENS)

@@ -25,6 +25,7 @@ from sparring.policies.local import (
     MIN_PREFIX,
     LocalPolicy,
     ModelConfig,
+    end_ids_of,
     load_model,
     resolve_model,
     save_model,
@@ -32,7 +33,7 @@ from sparring.policies.local import (
 )
 from sparring.rollout import cut_waves, episode_specs, rollout
 from sparring.types import StopReason, Task, Turn
-from tests.tiny_models import TEMPLATES, tiny_model, tiny_tokenizer
+from tests.tiny_models import TEMPLATES, tiny_model, tiny_tokenizer, with_gap
 from tests.toy_world import ToyWorld
 
 WORLD = ToyWorld(size=2, num_turns=3)
@@ -107,7 +108,7 @@ def test_the_cache_holds_what_training_encodes(name, kind, temperature):
 LONG = "Press the buttons in the order that is asked for, one a turn, and mind the colours. " * 4
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", ["chatml", "llama2", "bare"])
 def test_what_all_episodes_begin_with_is_computed_once_and_changes_nothing(name, monkeypatch):
     fed: list[int] = []
     prefill = SlotDecoder.prefill
@@ -380,6 +381,41 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):
     save_model(tiny_model(num_tokens=len(tokenizer) - 1), tokenizer, tmp_path / "model")
     with pytest.raises(ModelError, match=f"the tokenizer has {len(tokenizer)} tokens, the model only"):
         load_model(str(tmp_path / "model"))
+
+
+def test_a_tokenizer_with_gaps_needs_embeddings_up_to_its_largest_id(tmp_path):
+    tokenizer = with_gap(tiny_tokenizer("chatml"), 7)
+    save_model(tiny_model(num_tokens=len(tokenizer)), tokenizer, tmp_path / "model")
+    largest = max(tokenizer.get_vocab().values())
+    with pytest.raises(ModelError, match=f"the tokenizer has {largest + 1} tokens, the model only {len(tokenizer)}"):
+        load_model(str(tmp_path / "model"))
+
+
+def test_an_action_ends_where_the_models_own_generation_stops(folder):
+    """A model whose generation config lists several ends plays as `generate` does."""
+    tokenizer, config = tiny_tokenizer("chatml"), ChatConfig(max_context=1024)
+    chat = Chat(tokenizer, config, instruction="")
+    model, _ = load_model(ModelConfig(path=str(folder), dtype="float32"))
+    prompt = chat.first("Press in this order: red green.")
+    free = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=8, eos_token_id=chat.num_tokens)
+    stop = int(free[0, len(prompt) + 3])  # what it writes fourth becomes an end
+    written = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(
+        json.dumps(written | {"eos_token_id": [tokenizer.eos_token_id, stop]})
+    )
+    model, _ = load_model(ModelConfig(path=str(folder), dtype="float32"))
+    own = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=8)[0, len(prompt) :].tolist()
+    chat = Chat(tokenizer, config, instruction="", end_ids=end_ids_of(model))
+    (reply,) = LocalPolicy(model, chat, temperature=0, max_new_tokens=8, num_slots_per_lane=1).act([episode()])
+    assert list(reply.token_ids) == own
+    assert own[-1] == stop and len(own) <= 4
+
+
+def test_an_end_that_is_no_token_id_is_named(folder):
+    model, _ = load_model(str(folder))
+    model.generation_config.eos_token_id = [1, "x"]
+    with pytest.raises(ModelError, match=r"generation_config\.json: eos_token_id: 'x' is no token id"):
+        end_ids_of(model)
 
 
 def test_code_that_comes_with_a_model_is_not_run(folder):
