@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sparring.chat import Chat, known_ids
 from sparring.errors import ConfigError, ModelError
+from sparring.policies.agreement import check_agreement
 from sparring.policies.base import Episode, Reply
 from sparring.types import StopReason
 
@@ -39,6 +40,10 @@ LOGPROB_DIGITS = 6
 """Decimals of a kept log-probability: as many as single precision has, and short in a file."""
 ENOUGH = 1 / 8
 """The share of a batch's actions that has to be whole before `act` returns early."""
+NEEDS_SENTENCEPIECE = (
+    "its tokenizer is a tokenizer.model, which takes other packages to read. Run `pip install sentencepiece protobuf`, "
+    "or put a tokenizer.json beside it."
+)
 MIN_PREFIX = 64
 """From this many tokens on, what all episodes begin with (instruction, worked examples) is computed once a lane."""
 
@@ -98,8 +103,8 @@ def load_model(model: ModelConfig | str) -> tuple[PreTrainedModel, PreTrainedTok
     device = _device(config.device)
     wants_bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and _computes_bf16(device))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
         with _without_warnings("transformers"):  # what it says of a load that failed or was interrupted misleads
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
             loaded, report = cast(
                 "tuple[PreTrainedModel, dict[str, Any]]",
                 AutoModelForCausalLM.from_pretrained(
@@ -107,15 +112,16 @@ def load_model(model: ModelConfig | str) -> tuple[PreTrainedModel, PreTrainedTok
                     dtype=torch.bfloat16 if wants_bf16 else torch.float32,
                     trust_remote_code=config.trust_remote_code,
                     use_safetensors=True,
+                    ignore_mismatched_sizes=True,  # so that the report says which
                     output_loading_info=True,
                 ),
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first_line = str(error).strip().partition("\n")[0]
+        if "tiktoken" in first_line or "sentencepiece" in first_line.lower():
+            first_line = NEEDS_SENTENCEPIECE
         raise ModelError(f"model.path: can't load {config.path!r}: {first_line}") from error
-    if report["missing_keys"]:
-        names = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ModelError(f"model.path: {config.path!r} lacks {len(report['missing_keys'])} weights: {names}, …")
+    check_agreement(loaded, report, config.path)
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             f"model.path: the tokenizer of {config.path!r} has no chat template. Use a chat model, or put a "

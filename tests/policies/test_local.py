@@ -352,13 +352,67 @@ def test_torn_weights_are_refused(folder):
 
 
 def test_missing_weights_are_not_made_up(folder):
+    change_weights(folder, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(ModelError, match=r"lacks 1 weights: model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"hidden_size": 48},
+            r"tokens\.weight has the shape \[400, 32\] in the weights, \[400, 48\] by the config",
+        ),
+        (
+            {"vocab_size": 500},
+            r"tokens\.weight has the shape \[400, 32\] in the weights, \[500, 32\] by the config",
+        ),
+        (
+            {"num_hidden_layers": 1, "layer_types": ["full_attention"]},
+            "11 weights that its config leaves unused: mod",
+        ),
+        (
+            {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3},
+            "lacks 11 weights: model.layers.2.input",
+        ),
+        (
+            {"model_type": "llama"},
+            "4 weights that its config leaves unused: model.layers.0.self_attn.k_norm",
+        ),
+    ],
+)
+def test_a_config_of_another_model_is_refused(folder, change, message):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match=rf"^[^\n]*{message}[^\n]*not of the same model\.$"):
+        load_model(str(folder))
+
+
+def test_weights_beside_the_decoder_and_layers_that_predict_further_tokens_are_left_aside(folder):
+    def add(weights):
+        weights["visual.blocks.0.proj.weight"] = torch.zeros(2, 2)
+        weights["model.layers.2.mlp.up_proj.weight"] = torch.zeros(2, 2)
+        weights["model.layers.2.eh_proj.weight"] = torch.zeros(2, 2)
+
+    change_weights(folder, add)
+    load_model(str(folder))
+
+
+def change_weights(folder, change):
     from safetensors.torch import load_file, save_file
 
     weights = load_file(folder / "model.safetensors")
-    del weights["model.layers.1.mlp.up_proj.weight"]
+    change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"lacks 1 weights: model\.layers\.1\.mlp\.up_proj\.weight"):
+
+
+def test_a_tokenizer_model_without_its_reader_is_named(folder, capfd):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    with pytest.raises(ModelError, match="pip install sentencepiece protobuf"):
         load_model(str(folder))
+    assert "SentencePiece" not in capfd.readouterr().err
 
 
 def test_a_folder_without_chat_template_is_refused(folder):
