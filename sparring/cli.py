@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit the process with its exit code."""
     # Before torch is loaded: threads that spin while they wait double the cost of training beside busy env processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # MKL's products otherwise depend on where in memory a matrix lies, which for mapped weights is the file's affair.
+    os.environ.setdefault("MKL_CBWR", "AUTO")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _dispatch(words)

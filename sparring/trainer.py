@@ -1,7 +1,8 @@
 """Task groups, an objective and a model come in; the model's weights change, and a log of every step goes out.
 
 The trainer knows no method and no environment. A run that is killed at any moment and started again with the same
-arguments ends with the same weights and the same log, bit for bit on a CPU (a GPU's kernels add in varying order).
+arguments ends with the same weights and the same log, bit for bit on the same kind of CPU (docs/speed.md; a GPU's
+kernels add in varying order).
 
 Paper: arXiv 2511.22254, sections 3 and 4: behavioural cloning (Eq. 5), DPO (Eq. 7), the target agent's loss (Eq. 9).
 """

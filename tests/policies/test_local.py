@@ -309,8 +309,9 @@ def test_a_saved_model_is_loaded_whole(kind, tmp_path):
         save_model(model, tokenizer, tmp_path / "deep" / "model")
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["model"]
     loaded, found = load_model(ModelConfig(path=str(tmp_path / "deep" / "model"), dtype="float32"))
-    ids = torch.arange(10)[None]
-    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    saved = model.state_dict()
+    assert loaded.state_dict().keys() == saved.keys()
+    assert all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
     assert found.chat_template == tokenizer.chat_template
     assert found.get_vocab() == tokenizer.get_vocab()
     assert not loaded.training
