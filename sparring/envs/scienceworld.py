@@ -4,7 +4,9 @@ Comes in: the simulator's own split, or a split from files such as ETO's. Goes o
 Source: arXiv 2203.07540 (the world), 2403.02502 (ETO's split, turn limits and reward: the best score over the turns).
 
 Deviates: the simulator is called directly: the package's own `step` lists every valid action after every turn, which no
-agent here reads and which costs more than the turn itself. Scores and endings are computed as it does.
+agent here reads and which costs more than the turn itself. Scores and endings are computed as it does. That listing
+also draws from the simulator's random numbers, so where chance acts (the bees of grow-fruit and mendelian-*) episodes
+equal each other, and not those of the package's `step`.
 """
 
 from __future__ import annotations
@@ -230,7 +232,7 @@ class ScienceWorldEnv:
         self._scene: Scene | None = None
 
     def reset(self, task: Task, seed: int) -> str:
-        """Start a task. The world has no chance in it: `seed` changes nothing."""
+        """Start a task. Its chance is part of it and the same each time: `seed` changes nothing."""
         self.simulator.call("load", task.kind, task.data["variation"], self.simplification, False)
         description = self.simulator.call("getTaskDescription")
         first = f"{description}\n\n{self.simulator.call('step', LOOK)}"

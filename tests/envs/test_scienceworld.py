@@ -243,6 +243,28 @@ def test_scores_and_endings_are_those_of_the_packages_own_step(env: ScienceWorld
         official._gateway.java_process.wait()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "num"), [("grow-fruit", 50), ("boil", 20)])
+def test_chance_repeats_and_listing_valid_actions_draws_from_it_where_there_are_bees(
+    env: ScienceWorldEnv, kind: str, num: int
+):
+    """The package's own step lists them after each turn, so equality with it can't be claimed for these types."""
+    task = scienceworld.make_task(kind, 0)
+    actions = env.gold_path(task)[:num]
+
+    def play(lists: bool) -> list[str]:
+        seen = [env.reset(task, 0)]
+        for action in actions:
+            if lists:
+                env.simulator.call("getValidActionObjectCombinationsJSON")
+            seen.append(env.step(action).observation)
+        return seen
+
+    plain = play(lists=False)
+    assert play(lists=False) == plain
+    assert (play(lists=True) == plain) == (kind == "boil")
+
+
 # ── Experts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
