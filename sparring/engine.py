@@ -54,7 +54,8 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
 
     config = _shared_config(recipe)
     for arm in recipe.arms.values():
-        resolve_model(arm.config.model.path)  # before anything is written that another config would then refuse
+        # Before anything is written that another config would then refuse.
+        resolve_model(arm.config.model.path, trusts_code=arm.config.model.trust_remote_code)
     benchmark = config.env.load()
     with Run.open(out, recipe.to_dict(), versions()) as run, EnvPool.of(config.env) as pool:
         jobs = [(seed, name, arm) for seed in recipe.seeds for name, arm in recipe.arms.items()]

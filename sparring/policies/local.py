@@ -21,6 +21,7 @@ from sparring.chat import Chat, known_ids
 from sparring.errors import ConfigError, ModelError
 from sparring.policies.agreement import check_agreement
 from sparring.policies.base import Episode, Reply
+from sparring.policies.folders import check_folder, check_size, fetch_folder, one_line
 from sparring.types import StopReason
 
 if TYPE_CHECKING:
@@ -62,11 +63,12 @@ class ModelConfig:
     """Run Python code that comes with the model. Leave it off unless you have read that code."""
 
 
-def resolve_model(path: str) -> str:
+def resolve_model(path: str, *, trusts_code: bool = False) -> str:
     """Return the folder or Hub id that `model.path` names, after looking into the folder.
 
     Raises:
-        ModelError: a folder that is missing, or that lacks a config, safetensors weights or a tokenizer.
+        ModelError: a folder that is missing, that lacks a config, safetensors weights or a tokenizer, or in which
+            something is refused (`check_folder`).
     """
     if path in BUNDLED:
         folder = BUNDLED[path]
@@ -84,6 +86,7 @@ def resolve_model(path: str) -> str:
         raise ModelError(f"model.path: {str(folder)!r} has no weights (*.safetensors). {remedy}")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(f"model.path: {str(folder)!r} has no tokenizer (tokenizer.json).")
+    check_folder(folder, trusts_code=trusts_code)
     return str(folder)
 
 
@@ -95,33 +98,11 @@ def load_model(model: ModelConfig | str) -> tuple[PreTrainedModel, PreTrainedTok
         ConfigError: a device that torch does not know.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     config = model if isinstance(model, ModelConfig) else ModelConfig(path=model)
-    path = resolve_model(config.path)
     device = _device(config.device)
     wants_bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and _computes_bf16(device))
-    try:
-        with _without_warnings("transformers"):  # what it says of a load that failed or was interrupted misleads
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-            loaded, report = cast(
-                "tuple[PreTrainedModel, dict[str, Any]]",
-                AutoModelForCausalLM.from_pretrained(
-                    path,
-                    dtype=torch.bfloat16 if wants_bf16 else torch.float32,
-                    trust_remote_code=config.trust_remote_code,
-                    use_safetensors=True,
-                    ignore_mismatched_sizes=True,  # so that the report says which
-                    output_loading_info=True,
-                ),
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        if "tiktoken" in first_line or "sentencepiece" in first_line.lower():
-            first_line = NEEDS_SENTENCEPIECE
-        raise ModelError(f"model.path: can't load {config.path!r}: {first_line}") from error
-    check_agreement(loaded, report, config.path)
+    loaded, tokenizer = _load(config, torch.bfloat16 if wants_bf16 else torch.float32)
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             f"model.path: the tokenizer of {config.path!r} has no chat template. Use a chat model, or put a "
@@ -144,6 +125,44 @@ def end_ids_of(model: PreTrainedModel) -> frozenset[int]:
     if wrong := [one for one in ids if type(one) is not int or one < 0]:
         raise ModelError(f"model.path: generation_config.json: eos_token_id: {wrong[0]!r} is no token id.")
     return frozenset(ids)
+
+
+def _load(config: ModelConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load what a checked folder holds.
+
+    Raises:
+        ModelError: it can't be loaded, or weights are missing.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trusts_code = config.trust_remote_code
+    path = resolve_model(config.path, trusts_code=trusts_code)
+    folder = Path(path) if Path(path).is_dir() else fetch_folder(path, trusts_code=trusts_code)
+    weights = check_folder(folder, trusts_code=trusts_code)
+    try:
+        check_size(folder, weights, trusts_code=trusts_code)
+        with _without_warnings("transformers"):  # what it says of a load that failed or was interrupted misleads
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusts_code)
+            loaded, report = cast(
+                "tuple[PreTrainedModel, dict[str, Any]]",
+                AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    dtype=dtype,
+                    trust_remote_code=trusts_code,
+                    use_safetensors=True,
+                    ignore_mismatched_sizes=True,  # so that the report says which
+                    output_loading_info=True,
+                ),
+            )
+    except ModelError:
+        raise
+    except Exception as error:  # a folder from elsewhere can make the libraries raise anything
+        what = one_line(error)
+        if "tiktoken" in what or "sentencepiece" in what.lower():
+            what = NEEDS_SENTENCEPIECE
+        raise ModelError(f"model.path: can't load {config.path!r}: {what}") from error
+    check_agreement(loaded, report, config.path)
+    return loaded, tokenizer
 
 
 @contextmanager
