@@ -15,7 +15,9 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+from sparring.convert import check_values
 from sparring.evaluate import SUCCESS_EPS, is_success
+from sparring.ranges import Share
 from sparring.types import StopReason, Trajectory
 
 Key = TypeVar("Key", bound=Hashable)
@@ -29,8 +31,11 @@ ROUNDING = 1e-9
 class AnalysisConfig:
     """What counts as a near miss in the analysis. It changes no training."""
 
-    hard_thresholds: tuple[float, ...] = (0.6, 0.7, 0.8)
+    hard_thresholds: tuple[Share, ...] = (0.6, 0.7, 0.8)
     """Rewards from which a failure is a hard negative; the first is the paper's."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

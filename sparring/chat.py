@@ -21,10 +21,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from sparring.control_tokens import ControlTokens, break_known_controls
+from sparring.convert import check_values
 from sparring.errors import ConfigError, DataError
+from sparring.ranges import Name, Range
 from sparring.reasoning import answer_in
 from sparring.template import OWN_KWARGS, Template
 from sparring.types import Trajectory, Turn
@@ -52,17 +54,18 @@ class ChatConfig:
     it writes is the action, or the first fenced block in it (AppWorld)."""
     instruction: str | None = None
     """What stands before the first observation. None: the benchmark's words and the format's rule; empty: nothing."""
-    num_examples: int = 0
+    num_examples: Annotated[int, Range(at_least=0, at_most=10_000)] = 0
     """Worked examples (expert trajectories) shown before the task, the same at rollout and in training; masked."""
-    max_context: int = 4096
+    max_context: Annotated[int, Range(at_least=1, at_most=100_000_000)] = 4096
     """Most tokens in an episode. One that would need more ends with `context_limit`; nothing is ever cut."""
-    template: str | None = None
+    template: Name | None = None
     """Which of the tokenizer's chat templates, where it has several; none: the one called `default`."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Passed to the chat template, for instance `{enable_thinking = false}`."""
 
     def __post_init__(self) -> None:
         """Refuse template variables that would change how a template is rendered."""
+        check_values(self)
         if taken := OWN_KWARGS & set(self.template_kwargs):
             raise ValueError(f"template_kwargs: {min(taken)!r} can't be set; give variables of the chat template")
 

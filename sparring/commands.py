@@ -6,14 +6,11 @@ recipe: a default here never does.
 
 from __future__ import annotations
 
-import difflib
-import json
 import logging
 import os
 import sys
-import tomllib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from sparring.config import Config, PlayConfig, find_config, load_recipe, play_config
-from sparring.convert import type_hints
 from sparring.errors import ConfigError, DataError
 from sparring.policies.local import BUNDLED, BUNDLED_NAMES
 from sparring.progress import Progress, terminal_progress
+from sparring.ranges import Count, Name, Place, Seed
+from sparring.words import parse
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,9 +45,9 @@ class RunOptions:
     """The recipe, a TOML file."""
     out: Path | None = None
     """The run's folder; none: runs/ and the recipe's name."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """Seeds in place of the recipe's."""
-    arms: tuple[str, ...] = ()
+    arms: tuple[Name, ...] = ()
     """Run only these arms of the recipe."""
     quiet: Quiet = False
     """Show no progress."""
@@ -65,7 +63,7 @@ class EvalOptions:
     of a server (`--openai.base_url`), which act from the instruction and worked examples alone.
     """
 
-    models: tyro.conf.Positional[tuple[str, ...]]
+    models: tyro.conf.Positional[tuple[Place, ...]]
     """Folders, Hub ids, names of bundled models (`sparring-worlds`, …); or a server's models (none: `openai.model`)."""
     policy: Literal["model", "openai"] = "model"
     """Who plays: models in this process, or those of an OpenAI-compatible server (docs/openai.md)."""
@@ -89,11 +87,11 @@ class RolloutOptions:
     """JSONL file to write to; it must not exist yet."""
     policy: Literal["model", "openai", "expert", "random"] = "model"
     """Who plays: `model.path`; a server's `openai.model`; the experts; or actions drawn from what experts play."""
-    split: str = "train"
+    split: Name = "train"
     """Split whose tasks are played."""
-    num_tasks: int | None = None
+    num_tasks: Count | None = None
     """Tasks, spread evenly over the types; none: all."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every draw."""
     recipe: Path | None = None
     """A recipe or a run's folder whose settings are used."""
@@ -134,18 +132,11 @@ def run_command(name: str, words: Sequence[str]) -> None:
     }[name]
     if (here := str(Path.cwd())) not in sys.path and "" not in sys.path:
         sys.path.append(here)  # as `python -m` does, so that a world of the user's own is found where they stand
-    hints = type_hints(options_class)
-    typed = _typed_keys(words, hints["config"]()) if "config" in hints else []
-    with _value_rules():
-        options = tyro.cli(options_class, prog=f"sparring {name}", args=list(words), use_underscores=True)
-    overrides = {key: _value_at(options.config, key) for key in typed}
-    if "config" in hints:
-        do(options, overrides)
-    else:
-        do(options)
+    options, overrides = parse(options_class, f"sparring {name}", words)
+    do(options, overrides)
 
 
-def run(options: RunOptions, overrides: dict[str, Any]) -> None:
+def run(options: RunOptions, overrides: Mapping[str, Any]) -> None:
     """Run a recipe and print what came out."""
     recipe = load_recipe(options.recipe, overrides, seeds=options.seeds or None, arms=options.arms or None)
     out = options.out or Path("runs") / recipe.name
@@ -163,12 +154,13 @@ def run(options: RunOptions, overrides: dict[str, Any]) -> None:
     console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
-def evaluate(options: EvalOptions, overrides: dict[str, Any]) -> None:
+def evaluate(options: EvalOptions, overrides: Mapping[str, Any]) -> None:
     """Play a split with each model and print a table."""
     from sparring.play import evaluate_models, evaluation_table
 
     is_served = options.policy == "openai"
-    models = options.models or ((options.config.openai.model,) if is_served and options.config.openai.model else ())
+    served = overrides.get("openai.model")
+    models = options.models or ((served,) if is_served and served else ())
     if not models:
         what = "as the server calls it" if is_served else f"a folder, a Hub id, {BUNDLED_NAMES}"
         raise ConfigError(f"eval: name at least one model: {what}.")
@@ -183,7 +175,7 @@ def evaluate(options: EvalOptions, overrides: dict[str, Any]) -> None:
     console.print(evaluation_table(config, played))
 
 
-def rollout(options: RolloutOptions, overrides: dict[str, Any]) -> None:
+def rollout(options: RolloutOptions, overrides: Mapping[str, Any]) -> None:
     """Play a split and write the trajectories."""
     from sparring.play import play
 
@@ -207,7 +199,7 @@ def rollout(options: RolloutOptions, overrides: dict[str, Any]) -> None:
     print(f"{len(rewards)} trajectories{broken}, {mean}: {out}")
 
 
-def report(options: ReportOptions) -> None:
+def report(options: ReportOptions, _: Mapping[str, Any]) -> None:
     """Rebuild a report and print its path."""
     from sparring.report import write_report
 
@@ -216,93 +208,14 @@ def report(options: ReportOptions) -> None:
     print(write_report(options.run))
 
 
-def envs(options: EnvsOptions) -> None:
+def envs(_: EnvsOptions, __: Mapping[str, Any]) -> None:
     """Print what works here."""
     from sparring.envs.status import status_table
 
     _console().print(status_table(), soft_wrap=True)
 
 
-# ── Words ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _typed_keys(words: Sequence[str], config: Any) -> list[str]:
-    """Return the config keys that were typed, in order: `--dpo.batch-size=3` is `dpo.batch_size`.
-
-    Raises:
-        ConfigError: there is no such key; the message suggests the right one.
-    """
-    known = [f"{name}.{key}" for name in type_hints(type(config)) for key in type_hints(type(getattr(config, name)))]
-    typed = []
-    for word in words:
-        option = word.partition("=")[0]
-        if option.startswith("--") and "." in option:
-            key = option[2:].replace("-", "_")
-            if key not in known:
-                raise ConfigError(f"command line: unknown option {option!r}. {_nearest(key, known)}")
-            typed.append(key)
-    return typed
-
-
-def _nearest(key: str, known: Sequence[str]) -> str:
-    """Suggest the key that was probably meant: nearest in its section, else of that name in others, else nearest."""
-    section, _, name = key.partition(".")
-    own = [other for other in known if other.startswith(f"{section}.")]
-    elsewhere = [other for other in known if own and other.endswith(f".{name}")]
-    found = difflib.get_close_matches(key, own, n=1) or elsewhere or difflib.get_close_matches(key, known, n=1)
-    return f"Did you mean --{' or --'.join(found)}?" if found else "Add --help to see all."
-
-
-def _value_at(config: Any, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)
-
-
-def _value_rules() -> tyro.constructors.ConstructorRegistry:
-    """Return how words become values where tyro has no rule, or one that differs from TOML's."""
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.primitive_rule
-    def boolean(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-        if info.type is not bool:
-            return None
-        return _one_word("{true,false}", _to_bool, lambda value: isinstance(value, bool), lambda v: str(v).lower())
-
-    @registry.primitive_rule
-    def table(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-        if info.type_origin is not dict:
-            return None
-        return _one_word("TABLE", _to_table, lambda value: isinstance(value, dict), json.dumps)
-
-    return registry
-
-
-def _one_word(metavar: str, read: Any, is_mine: Any, show: Any) -> tyro.constructors.PrimitiveConstructorSpec[Any]:
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=lambda words: read(words[0]),
-        is_instance=is_mine,
-        str_from_instance=lambda value: [show(value)],
-    )
-
-
-def _to_bool(word: str) -> bool:
-    if word.lower() not in ("true", "false"):
-        raise ValueError(f"expected true or false, found {word!r}")
-    return word.lower() == "true"
-
-
-def _to_table(word: str) -> dict[str, Any]:
-    """Read `{"a": 1}` (JSON) or `{a = 1}` (TOML)."""
-    for read in (json.loads, lambda text: tomllib.loads(f"value = {text}")["value"]):
-        try:
-            value = read(word)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            return value
-    raise ValueError(f"expected a table like {{key = 1}}, found {word!r}")
+# ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager

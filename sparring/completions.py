@@ -28,10 +28,12 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
+from sparring.convert import check_values
 from sparring.errors import ConfigError, EnvFault
+from sparring.ranges import ADJUSTABLE, ADJUSTABLE_WITH_NOTE, Deadline, Name, Range, Retries, Text
 
 if TYPE_CHECKING:
     import httpx
@@ -70,23 +72,24 @@ FULL_TEXT = re.compile(
 class OpenAIConfig:
     """Which server answers, and how it is asked. Command line only: a recipe does not choose where a key is sent."""
 
-    base_url: str = "http://localhost:8000/v1"
+    base_url: Annotated[str, Text(at_most=2000), ADJUSTABLE_WITH_NOTE] = "http://localhost:8000/v1"
     """The server's address, with its `/v1`. The default is vLLM's."""
-    model: str = ""
+    model: Name = ""
     """Model as the server calls it; `GET /v1/models` lists them."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Annotated[Name, ADJUSTABLE] = "OPENAI_API_KEY"
     """Environment variable that holds the API key; where it is not set, none is sent. The key is saved nowhere."""
-    num_concurrent: int = 16
+    num_concurrent: Annotated[int, Range(at_least=1, at_most=1000), ADJUSTABLE] = 16
     """Most requests under way at once."""
-    timeout_s: float = 120.0
+    timeout_s: Annotated[Deadline, ADJUSTABLE] = 120.0
     """Seconds within which an answer must be there in full."""
-    max_retries: int = 5
+    max_retries: Annotated[Retries, ADJUSTABLE] = 5
     """How often a request is sent again after a timeout, a broken connection, or status 408, 409, 425, 429 or 5xx."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Put into each request over what stands there, for instance `{"top_p": 0.9}`; null takes a field out."""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be meant. No value is shown: a key may have slipped into one."""
+        """Refuse what can't be meant. No text is shown: a key may have slipped into one."""
+        check_values(self)
         try:
             url = urlsplit(self.base_url)
             is_address = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
@@ -98,8 +101,6 @@ class OpenAIConfig:
             raise ValueError("base_url: no web address; expected something like http://localhost:8000/v1")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ValueError("api_key_env: takes the name of an environment variable that holds the key, not the key")
-        if self.num_concurrent < 1 or self.max_retries < 0 or self.timeout_s <= 0:
-            raise ValueError("num_concurrent must be at least 1, max_retries at least 0, and timeout_s above 0")
         if taken := {"messages", "model", "stream", "n"} & set(self.extra):
             raise ValueError(f"extra: {min(taken)!r} can't be changed there")
 

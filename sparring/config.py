@@ -16,10 +16,10 @@ from typing import Any
 from sparring.analysis import AnalysisConfig
 from sparring.chat import ChatConfig
 from sparring.completions import OpenAIConfig
-from sparring.convert import convert, from_dict, suggest, to_dict
+from sparring.convert import check_values, convert, from_dict, suggest, to_dict
 from sparring.demonstrations import ExpertConfig
 from sparring.envs.base import EnvConfig
-from sparring.errors import ConfigError
+from sparring.errors import ConfigError, DataError, quote
 from sparring.evaluate import EvalConfig
 from sparring.journal import read_json
 from sparring.methods.config import (
@@ -35,6 +35,7 @@ from sparring.methods.config import (
 from sparring.objectives import LossConfig
 from sparring.pairs import PairConfig
 from sparring.policies.local import ModelConfig
+from sparring.ranges import Name, Seed
 from sparring.rollout import RolloutConfig
 from sparring.synthesis.checks import ValidationConfig
 from sparring.synthesis.course import SynthesisConfig
@@ -43,6 +44,10 @@ from sparring.synthesis.pool import PoolConfig
 from sparring.synthesis.signals import SignalConfig
 from sparring.trainer import TrainConfig
 
+MAX_RECIPE = 10_000_000
+"""Most bytes of a recipe."""
+MAX_FOLDER_NAME = 100
+"""Most bytes of a run's or an arm's name."""
 DPO_DEFAULTS = TrainConfig(lr=1e-6, epochs=3, batch_size=32, schedule="constant", warmup_ratio=0.1)
 """The paper's DPO settings where they differ from its SFT settings, which are `TrainConfig`'s own defaults."""
 RL_DEFAULTS = TrainConfig(lr=1e-6, epochs=1, batch_size=256, schedule="constant", warmup_ratio=0.0)
@@ -104,6 +109,9 @@ class Config:
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     """What is counted among the failures."""
 
+    def __post_init__(self) -> None:
+        check_values(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayConfig:
@@ -124,6 +132,9 @@ class PlayConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     """Which tasks are held out."""
 
+    def __post_init__(self) -> None:
+        check_values(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
@@ -135,6 +146,11 @@ class Arm:
     label: str
     """The name that tables and figures show."""
     config: Config
+
+    @property
+    def makes_tasks(self) -> bool:
+        """Whether the method makes new tasks, which the world must have a part in."""
+        return self.method in ("coevolve", "coevolving_agents_and_tasks") and self.config.synthesis.kind != "replay"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,18 +189,8 @@ def load_recipe(
         ConfigError: the file is missing or no TOML, a key is unknown, or a value is wrong; the message names it.
     """
     path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        others = sorted(str(other) for other in Path("recipes").glob("**/*.toml"))
-        hint = f" Recipes here: {', '.join(others)}." if others else ""
-        raise ConfigError(f"{path}: no such recipe.{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can't be read: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
-        place = re.search(r" \(at line (\d+), column \d+\)$", str(error))
-        where, what = (f"{path}:{place[1]}", str(error)[: place.start()]) if place else (path, error)
-        raise ConfigError(f"{where}: not TOML: {what}.") from None
+    convert(path, Path, where="recipe")
+    values = _read_toml(path)
     tables = values.get("arms")
     own = [values, *(tables.values() if isinstance(tables, Mapping) else ())]
     if any(isinstance(table, Mapping) and "openai" in table for table in own):
@@ -205,6 +211,8 @@ def recipe_from_dict(
     source: str = "recipe",
 ) -> Recipe:
     """Resolve a recipe from plain values; arguments and errors as for `load_recipe`."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{source}: holds no recipe.")
     own = ("name", "seeds", "method", "label", "arms")
     base_values = {key: value for key, value in values.items() if key not in own}
     _check_keys(base_values, own, source)
@@ -213,7 +221,8 @@ def recipe_from_dict(
     if not tables:
         if "method" not in values:
             raise ConfigError(f'{source}: names no method. Add `method = "eto"` at the top, or tables [arms.NAME].')
-        tables = {values["method"]: {"method": values["method"], "label": values.get("label")}}
+        method = convert(values["method"], Name, where=f"{source}: method")
+        tables = {method: {"method": method, "label": values.get("label")}}
         prefix = ""
     elif misplaced := [key for key in ("method", "label") if key in values]:
         raise ConfigError(f"{source}: {misplaced[0]!r} at the top and tables [arms.…] exclude each other.")
@@ -224,12 +233,11 @@ def recipe_from_dict(
         name: _arm(base, tables[name], overrides or {}, source=source, prefix=prefix.format(name)) for name in kept
     }
     wanted = values.get("seeds", [0]) if seeds is None else list(seeds)
-    found_seeds = convert(wanted, tuple[int, ...], where=f"{source}: seeds")
-    if not found_seeds or len(set(found_seeds)) < len(found_seeds) or min(found_seeds) < 0:
-        raise ConfigError(f"{source}: seeds: expected distinct numbers from 0 on, found {list(found_seeds)}.")
+    found_seeds = convert(wanted, tuple[Seed, ...], where=f"{source}: seeds")
+    if not found_seeds or len(set(found_seeds)) < len(found_seeds):
+        raise ConfigError(f"{source}: seeds: expected distinct numbers from 0 on, found {quote(list(found_seeds))}.")
     name = convert(values.get("name", "run"), str, where=f"{source}: name")
-    if not re.fullmatch(r"[\w.+-]+", name):
-        raise ConfigError(f"{source}: name: becomes a folder's name, so only letters, digits and -_.+, not {name!r}.")
+    _check_folder_name(name, f"{source}: name")
     return Recipe(name=name, seeds=found_seeds, arms=resolved)
 
 
@@ -264,9 +272,59 @@ def play_config(
 def find_config(path: Path) -> Path | None:
     """Return the run's folder that `path` lies in, if it does."""
     for folder in path.absolute().parents:
-        if (folder / "config.json").is_file() and {"arms", "seeds"} <= set(read_json(folder / "config.json")):
+        try:
+            found = read_json(folder / "config.json")
+        except DataError:  # none, or one that is not ours
+            continue
+        if isinstance(found, dict) and {"arms", "seeds"} <= set(found):
             return folder
     return None
+
+
+def check_room(config: Config | PlayConfig, where: str = "") -> None:
+    """Refuse a context that no action fits into.
+
+    Raises:
+        ConfigError: `rollout.max_new_tokens` is not below `chat.max_context`, so that no episode would have a turn.
+    """
+    if config.rollout.max_new_tokens >= config.chat.max_context:
+        raise ConfigError(
+            f"{where}rollout.max_new_tokens: is {config.rollout.max_new_tokens}, and chat.max_context "
+            f"{config.chat.max_context}: an action must fit into the context, with what it answers."
+        )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_RECIPE + 1)
+        if len(content) > MAX_RECIPE:
+            raise ConfigError(f"{path}: has more than {MAX_RECIPE} bytes, so it is no recipe.")
+        return tomllib.loads(content.decode())
+    except FileNotFoundError:
+        others = sorted(str(other) for other in Path("recipes").glob("**/*.toml"))
+        hint = f" Recipes here: {', '.join(others)}." if others else ""
+        raise ConfigError(f"{path}: no such recipe.{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r" \(at line (\d+), column \d+\)$", str(error))
+        where, what = (f"{path}:{place[1]}", str(error)[: place.start()]) if place else (path, error)
+        raise ConfigError(f"{where}: not TOML: {what}.") from None
+    except ConfigError:
+        raise
+    except ValueError:  # of `int`, which reads no more than some thousand digits
+        raise ConfigError(f"{path}: holds a whole number of thousands of digits.") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: tables or lists are nested too deep.") from None
+
+
+def _check_folder_name(name: str, where: str) -> None:
+    if not re.fullmatch(r"\w[\w.+-]*", name) or len(name.encode()) > MAX_FOLDER_NAME or name == "shared":
+        raise ConfigError(
+            f"{where}: becomes a folder's name, so it takes letters, digits and -_.+, a letter or digit first, at most "
+            f"{MAX_FOLDER_NAME} bytes, and not 'shared'; found {quote(name)}."
+        )
 
 
 def _arm(base: Config, table: Any, overrides: Mapping[str, Any], *, source: str, prefix: str) -> Arm:
@@ -274,14 +332,30 @@ def _arm(base: Config, table: Any, overrides: Mapping[str, Any], *, source: str,
         raise ConfigError(f"{source}: {prefix.rstrip('.')}: expected a table of keys.")
     if "method" not in table:
         raise ConfigError(f"{source}: {prefix}method is missing. Methods: {', '.join(METHODS)}.")
-    method = convert(table["method"], str, where=f"{source}: {prefix}method")
+    method = convert(table["method"], Name, where=f"{source}: {prefix}method")
     if method not in METHODS:
-        raise ConfigError(f"{source}: {prefix}method: unknown method {method!r}. {suggest(method, METHODS)}")
-    label = convert(table.get("label") or METHODS[method], str, where=f"{source}: {prefix}label")
+        raise ConfigError(f"{source}: {prefix}method: unknown method {quote(method)}. {suggest(method, METHODS)}")
+    label = convert(table.get("label") or METHODS[method], Name, where=f"{source}: {prefix}label")
     own = {key: value for key, value in table.items() if key not in ("method", "label")}
     _check_keys(own, ("method", "label"), source, prefix)
     config = from_dict(base, own, source=source, prefix=prefix)
-    return Arm(method=method, label=label, config=from_dict(config, _nest(overrides), source="command line"))
+    arm = Arm(method=method, label=label, config=from_dict(config, _nest(overrides), source="command line"))
+    _check_arm(arm, f"{source}: {prefix}")
+    return arm
+
+
+def _check_arm(arm: Arm, where: str) -> None:
+    """Refuse values that don't go together, or with the method."""
+    config = arm.config
+    check_room(config, where)
+    if arm.method in ("ppo", "grpo", "coevolve") and config.rollout.temperature == 0:
+        raise ConfigError(f"{where}rollout.temperature: {arm.method} samples, so it must be above 0.")
+    if arm.method == "coevolving_agents_and_tasks" and config.loop.buffer_rounds > 1:
+        raise ConfigError(
+            f"{where}loop.buffer_rounds: with a pool of tasks each round's trajectories count once; leave it 1."
+        )
+    if arm.makes_tasks and config.synthesis.kind == "language-model" and not config.openai.model:
+        raise ConfigError(f"{where}synthesis.kind: a language model is asked, and none is named: --openai.model NAME.")
 
 
 def _check_keys(values: Mapping[str, Any], own: Iterable[str], source: str, prefix: str = "") -> None:
@@ -290,19 +364,17 @@ def _check_keys(values: Mapping[str, Any], own: Iterable[str], source: str, pref
     for key in values:
         if key not in sections:
             raise ConfigError(
-                f"{source}: unknown key {prefix + key!r}. {suggest(key, [*own, *sections], Config(), prefix=prefix)}"
+                f"{source}: unknown key {quote(prefix + key)}. "
+                + suggest(key, [*own, *sections], Config(), prefix=prefix)
             )
 
 
 def _keep(tables: Mapping[str, Any], arms: Sequence[str] | None, source: str) -> list[str]:
     for name in tables:
-        if not re.fullmatch(r"[\w.+-]+", str(name)) or name == "shared":
-            raise ConfigError(
-                f"{source}: arms.{name}: becomes a folder's name; letters, digits and -_.+, not 'shared'."
-            )
+        _check_folder_name(name, f"{source}: arms.{quote(name, bare=True)}")
     for name in arms or ():
         if name not in tables:
-            raise ConfigError(f"{source}: has no arm {name!r}. {suggest(name, tables)}")
+            raise ConfigError(f"{source}: has no arm {quote(name)}. {suggest(name, tables)}")
     return [name for name in tables if not arms or name in arms]
 
 

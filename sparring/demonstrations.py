@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from sparring.chat import ActionFormat, FormatName
-from sparring.convert import suggest
+from sparring.convert import check_values, suggest
 from sparring.envs.base import Benchmark
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.journal import read_jsonl
 from sparring.policies.scripted import ReplayPolicy
+from sparring.ranges import Count, Place, Share
 from sparring.rollout import EpisodeSpec, Pool, count_lanes, cut_waves, rollout
 from sparring.types import StopReason, Task, Trajectory, Turn
 
@@ -38,21 +39,18 @@ TURN_FIELDS = {"observation": True, "action": True, "thought": False, "reward": 
 class ExpertConfig:
     """Where the expert trajectories come from."""
 
-    path: str | None = None
+    path: Place | None = None
     """JSONL file of demonstrations (schema: docs/your-environment.md); none: the world's own experts."""
-    num_tasks: int | None = None
+    num_tasks: Count | None = None
     """Training tasks whose expert trajectory is used, spread evenly over the types; none: all that have one."""
-    num_cloned: int | None = None
+    num_cloned: Count | None = None
     """Experts that imitation learns from, spread evenly over the types; the others serve in pairs alone, on tasks that
     the agent has not learnt by heart. None: all."""
-    min_reward: float = 1.0
+    min_reward: Share = 1.0
     """The world's own experts are played first; one that comes to less within the turn limit is left out."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty set of experts."""
-        for name in ("num_tasks", "num_cloned"):
-            if (num := getattr(self, name)) is not None and num < 1:
-                raise ValueError(f"{name} must be at least 1, not {num}")
+        check_values(self)
 
 
 def expert_trajectories(

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from sparring.convert import check_values
+from sparring.ranges import Count, Name, Range
 
 SUCCESS_EPS = 1e-6
 """A reward of at least one minus this is a success."""
@@ -34,12 +37,15 @@ SeedRewards = Mapping[Any, Rewards]
 class EvalConfig:
     """Which held-out tasks the agents are measured on, and how the intervals are made."""
 
-    split: str = "test"
+    split: Name = "test"
     """Split that is reported. Tune on `dev`."""
-    num_tasks: int | None = None
+    num_tasks: Count | None = None
     """Held-out tasks, spread evenly over the types; none given: all."""
-    num_resamples: int = 2000
+    num_resamples: Annotated[int, Range(at_least=1, at_most=100_000)] = 2000
     """Bootstrap resamples behind each 95 % interval."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

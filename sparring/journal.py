@@ -66,8 +66,10 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: no such file.") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from None
-    except (UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise DataError(f"{path}: can't be read ({error}).") from None
+    except RecursionError:
+        raise DataError(f"{path}: can't be read (nested too deep).") from None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -174,7 +176,7 @@ def _parse_lines(path: Path, content: bytes) -> list[dict[str, Any]]:
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             record = json.loads(_decode(line))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: not JSON ({error}).") from None
         if not isinstance(record, dict):
             raise DataError(f"{path}:{number}: expected an object, found {type(record).__name__}.")

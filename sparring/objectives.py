@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from sparring.batches import Edge, Group, num_action_tokens, turn_offsets
-from sparring.errors import ConfigError
+from sparring.convert import check_values
+from sparring.ranges import Range, Weight
 from sparring.types import PairKind
 
 if TYPE_CHECKING:
@@ -38,19 +39,19 @@ class LossConfig:
 
     variant: Literal["dpo", "ipo", "dpop"] = "dpo"
     """Preference term: Eq. 7 of the paper, or IPO or DPOP, which resist likelihood displacement."""
-    beta: float = 0.1
+    beta: Annotated[float, Range(above=0, at_most=1000)] = 0.1
     """Strength of the pull towards the reference; IPO's τ."""
     length_normalise: bool = False
     """Divide each side's log-ratio by its action tokens (IPO's authors do, the paper does not); wants beta 2-10."""
-    dpop_lambda: float = 50.0
+    dpop_lambda: Weight = 50.0
     """DPOP's penalty on a chosen side that grows less likely."""
-    expert_dpo: float = 0.5
+    expert_dpo: Weight = 0.5
     """λ_DPO of pairs with an expert side."""
-    expert_sft: float = 0.5
+    expert_sft: Weight = 0.5
     """λ_SFT of pairs with an expert side."""
-    failure_dpo: float = 1.0
+    failure_dpo: Weight = 1.0
     """λ_DPO of failure–failure pairs."""
-    failure_sft: float = 0.0
+    failure_sft: Weight = 0.0
     """λ_SFT of failure–failure pairs."""
     sft_reduction: Literal["mean", "sum"] = "mean"
     """The NLL term's reduction over a side's action tokens; `sum` is the letter of Eq. 9."""
@@ -59,8 +60,7 @@ class LossConfig:
     this changes only what is not one: the NLL term, DPOP's penalty and length normalisation."""
 
     def __post_init__(self) -> None:
-        if self.beta <= 0:
-            raise ConfigError(f"loss.beta: must be above 0, not {self.beta}")
+        check_values(self)
 
     def weights(self, kind: PairKind) -> tuple[float, float]:
         """Return (λ_DPO, λ_SFT) of a pair kind."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Literal
 
+from sparring.convert import check_values
+from sparring.ranges import Count, CountOrZero, Share, ShareBelowOne
 from sparring.types import PairKind, PreferencePair, StopReason, Trajectory
 
 ROUNDING = 1e-9
@@ -26,19 +28,22 @@ _BEATEN = {PairKind.EXPERT_TARGET: PairKind.TARGET_EXPERT, PairKind.EXPERT_PARTN
 class PairConfig:
     """How preference pairs are made from trajectories."""
 
-    min_gap: float = 0.01
+    min_gap: Share = 0.01
     """Two rewards closer than this are a tie, and a tie makes no pair."""
     dedupe: bool = True
     """Keep one trajectory per agent, task and action sequence, and one pair per pair of action sequences."""
     expert_beaten: Literal["choose_agent", "skip"] = "choose_agent"
     """What becomes of a target trajectory that beats the expert's: it is chosen (ETO), or makes no pair."""
-    max_extra_turns: int | None = 5
+    max_extra_turns: CountOrZero | None = 5
     """The rejected side counts at most this many turns more than the chosen one (ETO); none: all its turns count."""
-    success_eps: float = 1e-6
+    success_eps: ShareBelowOne = 1e-6
     """A reward of at least one minus this is a success."""
-    num_pairs: int | None = None
+    num_pairs: Count | None = None
     """Draw this many of the target's pairs each round (all where there are fewer), so that methods can be compared at
     equal numbers; none: all."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 def usable(trajectories: Iterable[Trajectory]) -> list[Trajectory]:

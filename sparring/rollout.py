@@ -18,13 +18,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Real
-from typing import Protocol
+from typing import Annotated, Protocol
 
+from sparring.convert import check_values
 from sparring.envs.base import Benchmark, EnvStep
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.policies.base import Episode, Policy, Reply
+from sparring.ranges import Count, Range, Repeats, Temperature
 from sparring.types import StopReason, Task, Trajectory, Turn
 
+LEAST_TEMPERATURE = 1e-4
+"""Below it, logits divided by the temperature would leave float32's range."""
 LEAST_WAVE, EPISODES_PER_SLOT = 32, 4
 """A wave's size where none is set: at least so many episodes in all, and for each slot of the lane."""
 
@@ -33,16 +37,22 @@ LEAST_WAVE, EPISODES_PER_SLOT = 32, 4
 class RolloutConfig:
     """How the agents play the training tasks."""
 
-    num_per_task: int = 1
+    num_per_task: Repeats = 1
     """Episodes per task and agent in a round (the paper: 1)."""
-    num_tasks: int | None = None
+    num_tasks: Count | None = None
     """Training tasks that are played in a round, drawn anew each round and the same for both agents; none: all."""
-    temperature: float = 0.7
+    temperature: Temperature = 0.7
     """Sampling temperature of both agents; 0 is greedy."""
-    max_new_tokens: int = 64
+    max_new_tokens: Annotated[int, Range(at_least=1, at_most=1_000_000)] = 64
     """Most tokens in an action; one that has not ended by then is sent as it is."""
-    wave_size: int | None = None
+    wave_size: Count | None = None
     """Most episodes that are played, saved and resumed together; none: 32, or four for each env slot of a lane."""
+
+    def __post_init__(self) -> None:
+        """Refuse a temperature so low that dividing by it overflows."""
+        check_values(self)
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise ValueError(f"temperature: {self.temperature} is too low to divide by; 0 is greedy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ from sparring.batches import groups_from_pairs, groups_from_trajectories
 from sparring.chat import Chat
 from sparring.envs.base import Benchmark, select_tasks
 from sparring.envs.pool import EnvPool
-from sparring.errors import ConfigError, TrainingError
+from sparring.errors import TrainingError
 from sparring.memory import give_back
 from sparring.pairs import actions, subsample, successes
 from sparring.playing import Stage, played
@@ -180,12 +180,7 @@ class Session:
             round_number: from 1; it enters the seeds.
             tasks: what is played.
             num_per_task: episodes a task.
-
-        Raises:
-            ConfigError: `rollout.temperature` is 0, so that a task's episodes would all be alike.
         """
-        if self.config.rollout.temperature == 0:
-            raise ConfigError("rollout.temperature: policy gradient samples, so it must be above 0.")
         phase = f"round-{round_number}/rollout-{agent.name}"
         specs = self._training_specs(agent, phase, tasks, num_per_task)
         return self._play(agent, phase, specs, temperature=self.config.rollout.temperature, keep_logprobs=True)

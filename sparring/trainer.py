@@ -18,14 +18,27 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sparring import checkpoint
 from sparring.batches import Group, Step, cut_to_budget, num_action_tokens, plan_steps
+from sparring.convert import check_values
 from sparring.errors import ConfigError, TrainingError
 from sparring.forward import Forward, autocast_dtype
 from sparring.journal import read_json, write_json_atomic
 from sparring.objectives import Metrics, Objective, add_metrics
+from sparring.ranges import (
+    ADJUSTABLE,
+    ADJUSTABLE_WITH_NOTE,
+    LARGEST,
+    Count,
+    LearningRate,
+    PositiveWeight,
+    Range,
+    Repeats,
+    Share,
+    Weight,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -41,42 +54,37 @@ SAVE_SHARE = 0.1
 class TrainConfig:
     """How weights are updated; defaults are those of cloning in the paper's line of work (ETO)."""
 
-    lr: float = 2e-5
+    lr: LearningRate = 2e-5
     """Peak learning rate of AdamW."""
-    epochs: int = 3
+    epochs: Repeats = 3
     """Passes over the groups."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Sequences per optimizer step in cloning, pairs in preference learning."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """What follows the warm-up; cosine falls to zero."""
-    warmup_ratio: float = 0.03
+    warmup_ratio: Share = 0.03
     """Share of the steps in which the rate rises linearly."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Range(at_least=0, at_most=100)] = 0.0
     """Decoupled, on matrices alone."""
-    clip_norm: float | None = 1.0
+    clip_norm: Annotated[float, Range(above=0, at_most=LARGEST)] | None = 1.0
     """Largest global gradient norm; none: no clipping."""
-    max_tokens_per_batch: int = 8192
+    max_tokens_per_batch: Annotated[Count, ADJUSTABLE_WITH_NOTE] = 8192
     """Tokens whose activations are kept at once; a group of more is forwarded alone. Changes memory, not the result."""
     shuffle: bool = True
     """Order groups anew each epoch."""
     autocast: Literal["auto", "off"] = "auto"
     """Multiply in bfloat16 where the hardware does so natively; weights and their updates stay float32."""
-    recompute: bool = False
+    recompute: Annotated[bool, ADJUSTABLE_WITH_NOTE] = False
     """Recompute activations in the backward pass: less memory, a third more time."""
-    save_every_s: float = 30.0
+    save_every_s: Annotated[float, Range(at_least=0, at_most=LARGEST), ADJUSTABLE] = 30.0
     """Least seconds between two saved states, more where saving is slow; 0: after every step."""
-    displacement_warning: float = 3.0
+    displacement_warning: Annotated[Weight, ADJUSTABLE] = 3.0
     """Warn once when log π(chosen) of expert pairs has fallen by this many nats against the reference."""
-    stop_on_displacement: float | None = None
+    stop_on_displacement: PositiveWeight | None = None
     """End training at such a fall, with the weights as they are; none: never."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "epochs", "batch_size", "clip_norm", "max_tokens_per_batch"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name}: must be above 0, not {value}")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise ConfigError(f"warmup_ratio: must lie in [0, 1], not {self.warmup_ratio}")
+        check_values(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -169,9 +169,9 @@ def test_torn_weights_are_named(recipe: Path, tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("epochs = 2", "epohcs = 2", "unknown key 'sft.epohcs'. Did you mean 'sft.epochs'?"),
-        ("epochs = 2", 'epochs = "2"', "sft.epochs: expected a whole number, found the text '2'."),
+        ("epochs = 2", 'epochs = "2"', "sft.epochs: expected a whole number from 1 to 10,000, found the text '2'."),
         ("[loop]", '[expert]\npath = "none.jsonl"\n[loop]', "none.jsonl: No such file"),
-        ("[fail]", "[pairs]\nmin_gap = 2\n[fail]", "no preference pairs"),
+        ("max_new_tokens = 6", "max_new_tokens = 380", "no preference pairs"),
     ],
 )
 def test_what_is_wrong_in_a_recipe_is_one_message(

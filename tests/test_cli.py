@@ -92,7 +92,7 @@ def test_help_of_run_shows_every_key_and_its_default() -> None:
         for key in type_hints(type(getattr(Config(), section.name))):
             assert f"--{section.name}.{key} " in text
     assert "--dpo.lr FLOAT" in text
-    assert "(default: 1e-06)" in text
+    assert "(default: 1e-06; above 0, at most 10)" in text
     assert "Seconds within which an env must have answered an action. (default:" in text
 
 
@@ -137,7 +137,7 @@ def test_envs_lists_the_worlds(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "none.toml"], "none.toml: no such recipe."),
         (["run", "recipes"], "recipes: can't be read"),
         (["run", "recipes/quickstart.toml", "--arms", "etoo"], "has no arm 'etoo'. Did you mean 'eto'?"),
-        (["run", "recipes/quickstart.toml", "--seeds", "-1"], "seeds: expected distinct numbers"),
+        (["run", "recipes/quickstart.toml", "--seeds", "-1"], "--seeds[0]: expected a whole number from 0"),
         (["eval"], "name at least one model"),
         (["eval", "x", "--recipe", "tests"], "config.json: no such file."),
         (["report", "recipes"], "recipes: is no run's folder"),
@@ -158,7 +158,7 @@ def test_wrong_words_get_one_message(words: list[str], message: str, capsys: pyt
         (["run", "x.toml", "--dpo.lr", "high"], "--dpo.lr"),
         (["run", "x.toml", "--dpo.shuffle", "maybe"], "expected true or false, found 'maybe'"),
         (["run", "x.toml", "--dpo.schedule", "linear"], "--dpo.schedule"),
-        (["run", "x.toml", "--dpo.epochs", "0"], "epochs: must be above 0, not 0"),
+        (["run", "recipes/quickstart.toml", "--dpo.epochs", "0"], "dpo.epochs: expected a whole number from 1"),
         (["run", "x.toml", "--env.options", "[1]"], "expected a table like {key = 1}"),
         (["run"], "PATH"),
         (["run", "x.toml", "--sed", "3"], "--seeds"),
@@ -183,7 +183,10 @@ def test_unknown_key_wrong_type_and_missing_file_in_a_process_of_their_own() -> 
     ("text", "message"),
     [
         ('method = "eto"\n[dpo]\nlrr = 1', "trial.toml: unknown key 'dpo.lrr'. Did you mean 'dpo.lr'?"),
-        ('method = "eto"\n[dpo]\nlr = "high"', "trial.toml: dpo.lr: expected a finite number, found the text 'high'."),
+        (
+            'method = "eto"\n[dpo]\nlr = "high"',
+            "dpo.lr: expected a finite number above 0, at most 10, found the text 'high'.",
+        ),
         ('method = "eto"\n[dpo\n', "trial.toml:2: not TOML"),
         ('method = "eto"\n[env]\nid = "webshopp"', "env.id: unknown world 'webshopp'"),
         (
@@ -205,17 +208,13 @@ def test_wrong_recipes_get_one_message(
 
 def test_overrides_reach_every_arm_and_tables_are_read(tmp_path: Path) -> None:
     """What was typed wins, in whatever spelling; what was not typed leaves the recipe alone."""
-    import tyro
-
-    from sparring.commands import RunOptions, _typed_keys, _value_at, _value_rules
+    from sparring.commands import RunOptions
     from sparring.config import load_recipe
+    from sparring.words import parse
 
     words = ["x", "--dpo.batch-size=3", "--env.kinds", "a", "b", "--dpo.shuffle", "FALSE", "--env.num_train", "None"]
     words += ["--env.options", '{depth = "x"}', "--chat.template_kwargs", '{"enable_thinking": false}']
-    keys = _typed_keys(words, Config())
-    with _value_rules():
-        options = tyro.cli(RunOptions, args=words)
-    overrides = {key: _value_at(options.config, key) for key in keys}
+    _, overrides = parse(RunOptions, "sparring run", words)
     assert overrides == {
         "dpo.batch_size": 3,
         "env.kinds": ("a", "b"),

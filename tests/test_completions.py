@@ -419,9 +419,9 @@ def test_a_run_folder_does_not_choose_where_a_key_is_sent(tmp_path):
         ({"base_url": "https://me:secret@host/v1"}, "base_url: takes no user, password"),
         ({"base_url": "https://host/v1?key=secret"}, "base_url: takes no user, password"),
         ({"api_key_env": "sk-proj-secret"}, "takes the name of an environment variable"),
-        ({"num_concurrent": 0}, "at least 1"),
+        ({"num_concurrent": 0}, "num_concurrent: expected a whole number from 1 to"),
         ({"timeout_s": 0.0}, "above 0"),
-        ({"max_retries": -1}, "at least 0"),
+        ({"max_retries": -1}, "max_retries: expected a whole number from 0 to"),
         ({"extra": {"stream": True}}, "'stream' can't be changed"),
     ],
 )

@@ -58,9 +58,10 @@ method = "coevolving_agents"
 class ToyEnv:
     """One machine with coloured buttons."""
 
-    def __init__(self) -> None:
+    def __init__(self, floor: float) -> None:
         self.goal: list[str] = []
         self.pressed = 0
+        self.floor = floor
 
     def reset(self, task: Task, seed: int) -> str:
         self.goal, self.pressed = list(task.data["goal"]), 0
@@ -81,7 +82,8 @@ class ToyEnv:
         pass
 
     def _answer(self, observation: str, is_done: bool = False) -> EnvStep:
-        return EnvStep(observation=observation, reward=self.pressed / len(self.goal), is_done=is_done)
+        reward = max(self.floor, self.pressed / len(self.goal))
+        return EnvStep(observation=observation, reward=reward, is_done=is_done)
 
 
 class ToyWorld:
@@ -89,11 +91,15 @@ class ToyWorld:
 
     instruction = "You stand at a machine. Actions: press COLOUR, look. Press the colours in the order you are told."
 
-    def __init__(self, *, size: int = 6, per_process: bool = False, num_turns: int = 8) -> None:
-        """`size` tasks per type in `train`, half as many in `dev` and `test`; `per_process`: a process per env."""
+    def __init__(self, *, size: int = 6, per_process: bool = False, num_turns: int = 8, floor: float = 0.0) -> None:
+        """`size` tasks per type in `train`, half as many in `dev` and `test`; `per_process`: a process per env.
+
+        No reward is below `floor`.
+        """
         self.size = size
         self.env_per_process = per_process
         self.num_turns = num_turns
+        self.floor = floor
 
     def tasks(self, split: str) -> Sequence[Task]:
         if split not in ("train", "dev", "test"):
@@ -105,7 +111,7 @@ class ToyWorld:
         return self.num_turns
 
     def make_env(self) -> ToyEnv:
-        return ToyEnv()
+        return ToyEnv(self.floor)
 
     def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
         return {task.id: [f"press {colour}" for colour in task.data["goal"]] for task in tasks}

@@ -9,9 +9,11 @@ import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
+from sparring.convert import check_values
 from sparring.errors import ConfigError
+from sparring.ranges import ADJUSTABLE, ADJUSTABLE_WITH_NOTE, Count, Deadline, Name, Place, Range, Retries
 from sparring.types import Task
 
 BENCHMARKS: Mapping[str, str] = {
@@ -85,26 +87,29 @@ class Benchmark(Protocol):
 class EnvConfig:
     """Which world, which of its tasks, and how many live envs."""
 
-    id: str = "scienceworld"
+    id: Name = "scienceworld"
     """World: an id that `sparring envs` lists, or `package.module:Class` for your own."""
-    kinds: tuple[str, ...] = ()
+    kinds: tuple[Name, ...] = ()
     """Task types to use; empty: all."""
-    num_train: int | None = None
+    num_train: Count | None = None
     """Training tasks, spread evenly over the types; none given: all."""
-    num_envs: int = 16
+    num_envs: Annotated[int, Range(at_least=1, at_most=4096), ADJUSTABLE_WITH_NOTE] = 16
     """Live envs (ScienceWorld: one JVM each, about 0.5 GB of memory)."""
-    reset_deadline_s: float = 60.0
+    reset_deadline_s: Annotated[Deadline, ADJUSTABLE] = 60.0
     """Seconds within which an env must have started a task."""
-    step_deadline_s: float = 30.0
+    step_deadline_s: Annotated[Deadline, ADJUSTABLE] = 30.0
     """Seconds within which an env must have answered an action."""
-    max_retries: int = 2
+    max_retries: Annotated[Retries, ADJUSTABLE] = 2
     """How often an episode is restored on a fresh env after infrastructure failed."""
-    path: str | None = None
+    path: Place | None = None
     """Folder with data of yours for this world, such as official files (docs/environments.md); none: what it brings."""
     variables: tuple[str, ...] = ()
     """Names of environment variables that env processes get besides the usual ones (docs/environments.md)."""
     options: dict[str, Any] = field(default_factory=dict)
     """Passed to the benchmark's constructor besides `path`, for instance `{graded = true}`."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
     def constructor_options(self) -> dict[str, Any]:
         """Return what the benchmark is built with.

@@ -9,7 +9,6 @@ Source: arXiv 2511.22254 (agents), arXiv 2604.15840 (tasks); their meeting is ou
 
 from __future__ import annotations
 
-from sparring.errors import ConfigError
 from sparring.evolution import coevolve_config
 from sparring.methods.coevolving_agents import evaluate, improve, solutions, start
 from sparring.session import Agent, Session
@@ -17,14 +16,8 @@ from sparring.synthesis.course import begin, draw_tasks, grow, notice, observe
 
 
 def coevolving_agents_and_tasks(session: Session) -> Agent:
-    """Play the pool with both agents, improve both, and make tasks where they nearly succeeded.
-
-    Raises:
-        ConfigError: `loop.buffer_rounds` is above 1: a task's visits would be counted twice.
-    """
+    """Play the pool with both agents, improve both, and make tasks where they nearly succeeded."""
     config, evolve = session.config, coevolve_config(session.config)
-    if config.loop.buffer_rounds > 1:
-        raise ConfigError("loop.buffer_rounds: with a pool of tasks each round's trajectories count once; leave it 1.")
     num_tasks = config.rollout.num_tasks or len(session.world.train_tasks)
     duo, experts = start(session), session.experts
     evaluate(session, duo, 0)

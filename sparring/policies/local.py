@@ -15,13 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from sparring.chat import Chat, known_ids
+from sparring.convert import check_values
 from sparring.errors import ConfigError, ModelError
 from sparring.policies.agreement import check_agreement
 from sparring.policies.base import Episode, Reply
 from sparring.policies.folders import check_folder, check_size, fetch_folder, one_line
+from sparring.ranges import ADJUSTABLE_WITH_NOTE, Name, Place
 from sparring.types import StopReason
 
 if TYPE_CHECKING:
@@ -53,14 +55,17 @@ MIN_PREFIX = 64
 class ModelConfig:
     """Which model both agents start from."""
 
-    path: str = "sparring-worlds"
+    path: Place = "sparring-worlds"
     """The bundled model's name, a folder, or a Hugging Face Hub id."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Weights in memory. `auto`: bfloat16 on a GPU or a CPU that computes in it natively, float32 elsewhere."""
-    device: str = "auto"
+    device: Annotated[Name, ADJUSTABLE_WITH_NOTE] = "auto"
     """`auto`: the first GPU where there is one, else the CPU; or a torch device, for instance `cuda:1`."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Leave it off unless you have read that code."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 def resolve_model(path: str, *, trusts_code: bool = False) -> str:

@@ -24,7 +24,9 @@ from enum import StrEnum
 from statistics import fmean
 from typing import Literal
 
+from sparring.convert import check_values
 from sparring.envs.synthesis import Synthesis
+from sparring.ranges import CountOrZero, Repeats, Share, ShareBelowOne
 from sparring.synthesis.proposals import Proposal, content_key
 from sparring.synthesis.signals import ROUNDING
 from sparring.types import StopReason, Task, Trajectory
@@ -64,33 +66,31 @@ class ValidationConfig:
     """Checks that are made besides form and the gate against evaluation tasks, which always are. None: the ablation
     without validation. The paper's: `("replay",)`. `duplicate` (nearly the same) and `change` judge what the replay
     showed, and need it."""
-    num_replays: int = 2
+    num_replays: Repeats = 2
     """How often the reference is replayed (paper: once)."""
     keep_partial: bool = False
     """For parity with the paper alone: a reference with a positive reward that falls short of the goal will do."""
-    max_similarity: float = 0.8
+    max_similarity: Share = 0.8
     """From this Jaccard similarity on, of looks and of solution, a task is a duplicate."""
-    num_random: int = 1
+    num_random: Repeats = 1
     """Episodes of the chance policy; one that solves the task is one too many."""
-    num_probes: int = 4
+    num_probes: Repeats = 4
     """Episodes of the agent."""
-    num_again: int = 4
+    num_again: CountOrZero = 4
     """Most quarantined tasks that a synthesis probes again, drawn by chance: else they would eat up its budget."""
-    probe_range: tuple[float, float] = (0.1, 0.9)
+    probe_range: tuple[Share, Share] = (0.1, 0.9)
     """The probes' mean reward must lie within; of rewards of 0 and 1, it is the share solved."""
-    success_eps: float = 1e-6
+    success_eps: ShareBelowOne = 1e-6
     """A reward of at least one minus this reaches the goal."""
 
     def __post_init__(self) -> None:
         """Refuse checks that check nothing."""
+        check_values(self)
         if "replay" not in self.checks and {"duplicate", "change"} & set(self.checks):
             raise ValueError('checks: "duplicate" and "change" judge a replay; add "replay"')
-        for name in ("num_replays", "num_random", "num_probes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         low, high = self.probe_range
-        if not 0.0 <= low <= high <= 1.0:
-            raise ValueError(f"probe_range must be two numbers from 0 to 1, the lower first, not {self.probe_range}")
+        if low > high:
+            raise ValueError(f"probe_range: expected the lower number first, not {self.probe_range}")
 
     def cost(self, num_references: int) -> int:
         """Return the most episodes that a proposal with so many references can cost."""

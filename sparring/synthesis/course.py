@@ -17,7 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from sparring.convert import check_values
 from sparring.errors import DataError
+from sparring.ranges import CountOrZero, PositiveWeight, Repeats, Weight
 from sparring.synthesis import pool as pools
 from sparring.synthesis.arena import Arena
 from sparring.synthesis.checks import ValidationConfig
@@ -50,30 +52,23 @@ class SynthesisConfig:
     new tasks, flagged ones are drawn more often (control arm)."""
     guidance: Literal["flags", "random"] = "flags"
     """`random`: new tasks begin at trajectories drawn by chance (the paper's ablation)."""
-    every: int = 10
+    every: Repeats = 10
     """Steps between two syntheses (paper: 10)."""
-    warmup: int = 0
+    warmup: CountOrZero = 0
     """No synthesis before this step."""
-    num_flags: int = 32
+    num_flags: Repeats = 32
     """Most flags that a synthesis starts from."""
-    num_proposals: int = 32
+    num_proposals: Repeats = 32
     """Most proposals of a synthesis."""
-    max_episodes: int | None = None
+    max_episodes: CountOrZero | None = None
     """Most episodes that a synthesis may play, for exploring and validation together; none: as many as it takes."""
-    replay_strength: float = 1.0
+    replay_strength: Weight = 1.0
     """`replay`: a flagged task of priority 1 weighs one plus this."""
-    fresh_weight: float = 4.0
+    fresh_weight: PositiveWeight = 4.0
     """How many times as likely a new task is drawn that has not been played yet (paper: 1)."""
 
     def __post_init__(self) -> None:
-        """Refuse a synthesis that makes nothing."""
-        for name in ("every", "num_flags", "num_proposals"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.fresh_weight <= 0:
-            raise ValueError(f"fresh_weight must be above 0, not {self.fresh_weight}")
-        if self.max_episodes is not None and self.max_episodes < 0:
-            raise ValueError(f"max_episodes must not be negative, but is {self.max_episodes}")
+        check_values(self)
 
     def is_due(self, step: int) -> bool:
         """Say whether tasks are made after a step, counted from 1."""

@@ -15,13 +15,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 from sparring.completions import Completion, Outcome, Request
+from sparring.convert import check_values
 from sparring.envs.base import Benchmark
 from sparring.envs.synthesis import synthesis_of
 from sparring.errors import EnvFault
 from sparring.policies.base import Episode, Reply
+from sparring.ranges import Range, Repeats, Temperature
 from sparring.synthesis.answers import (
     Idea,
     Malformed,
@@ -72,24 +74,21 @@ with one JSON object and nothing else:
 class LanguageModelConfig:
     """How a language model makes tasks; its server is `[openai]`."""
 
-    num_flags: int = 8
+    num_flags: Repeats = 8
     """Most flags it reflects on in one synthesis."""
-    num_explorations: int = 2
+    num_explorations: Repeats = 2
     """Episodes of exploration per flag."""
-    explore_turns: int = 30
+    explore_turns: Repeats = 30
     """Most turns of an exploration, and most actions of a solution (paper: 30)."""
-    tasks_per_flag: int = 3
+    tasks_per_flag: Repeats = 3
     """Most tasks that are abstracted from a flag."""
-    temperature: float = 0.7
+    temperature: Temperature = 0.7
     """Of all three stages."""
-    max_tokens: int = 1024
+    max_tokens: Annotated[int, Range(at_least=1, at_most=1_000_000)] = 1024
     """Most tokens of an answer."""
 
     def __post_init__(self) -> None:
-        """Refuse stages that do nothing."""
-        for name in ("num_flags", "num_explorations", "explore_turns", "tasks_per_flag", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_values(self)
 
 
 class Asking(Protocol):

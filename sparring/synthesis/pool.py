@@ -17,7 +17,9 @@ from enum import StrEnum
 from statistics import fmean
 from typing import Any
 
+from sparring.convert import check_values
 from sparring.errors import DataError
+from sparring.ranges import CountOrZero, Repeats, Share, ShareBelowOne
 from sparring.synthesis.proposals import Origin, task_from_json, task_to_json
 from sparring.synthesis.signals import ROUNDING, Flag, Visit, draw
 from sparring.types import Task
@@ -49,23 +51,22 @@ class Change(StrEnum):
 class PoolConfig:
     """How the pool grows and shrinks."""
 
-    solved_above: float = 0.95
+    solved_above: Share = 0.95
     """A task whose mean reward over the last visits is above this is retired."""
-    hopeless_below: float = 0.05
+    hopeless_below: Share = 0.05
     """A task whose mean reward over the last visits is below this is retired."""
-    num_visits: int = 3
+    num_visits: Repeats = 3
     """Visits over which that mean is taken."""
-    min_active: int = 32
+    min_active: CountOrZero = 32
     """The pool is never retired below this many tasks (one batch)."""
-    max_synthetic_share: float = 0.5
+    max_synthetic_share: ShareBelowOne = 0.5
     """Most of the active tasks that may be synthetic."""
 
     def __post_init__(self) -> None:
-        """Refuse a pool that can't hold anything."""
-        if self.num_visits < 1:
-            raise ValueError(f"num_visits must be at least 1, not {self.num_visits}")
-        if not 0.0 <= self.max_synthetic_share < 1.0:
-            raise ValueError(f"max_synthetic_share must be at least 0 and below 1, not {self.max_synthetic_share}")
+        """Refuse a pool that every task leaves."""
+        check_values(self)
+        if self.hopeless_below > self.solved_above:
+            raise ValueError(f"hopeless_below: {self.hopeless_below} is above solved_above, so that no task could stay")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

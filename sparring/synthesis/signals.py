@@ -17,7 +17,9 @@ from enum import StrEnum
 from statistics import fmean
 from typing import Any, Literal
 
+from sparring.convert import check_values
 from sparring.errors import DataError
+from sparring.ranges import PositiveShare, Repeats
 from sparring.types import StopReason, Task, Trajectory
 
 Pattern = Callable[[str], str]
@@ -50,27 +52,22 @@ class SignalConfig:
 
     kinds: tuple[Literal["forgetting", "boundary", "rare", "near-miss"], ...] = ("forgetting", "boundary", "rare")
     """Signals that are used; leaving one out is an ablation of the paper's. `near-miss` is not the paper's."""
-    cut: float = 0.5
+    cut: PositiveShare = 0.5
     """Rewards from here on count as done (paper: 0.5)."""
-    window: int = 10
+    window: Repeats = 10
     """Last attempts of a task that forgetting looks back on (paper: 10)."""
     boundary: Literal["cut", "graded"] = "cut"
     """`cut`: rollouts on both sides of the cut (the paper). `graded`: 4·r̄·(1−r̄) of the visit's mean r̄, for worlds with
     partial rewards."""
-    graded_min: float = 0.64
+    graded_min: PositiveShare = 0.64
     """The graded boundary flags from this value on; 0.64 is a mean from 0.2 to 0.8."""
-    rare_share: float = 0.05
+    rare_share: PositiveShare = 0.05
     """An action pattern is rare with a share of all seen below this (paper: 5 %)."""
-    near_miss_from: float = 0.6
+    near_miss_from: PositiveShare = 0.6
     """A failure from this reward on is a near miss (Co-Evolving Agents: 0.6)."""
 
     def __post_init__(self) -> None:
-        """Refuse what can flag nothing."""
-        if self.window < 1:
-            raise ValueError(f"window must be at least 1, not {self.window}")
-        for name in ("cut", "graded_min", "rare_share", "near_miss_from"):
-            if not 0.0 < getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
+        check_values(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -196,7 +196,8 @@ def test_arms_must_share_their_world(model_folder: Path, tmp_path: Path) -> None
 
 
 def test_a_round_without_pairs_is_an_error_with_a_remedy(model_folder: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(model_folder, "eto", pairs={"min_gap": 1.5})
+    env = {"id": "tests.toy_world:ToyWorld", "num_envs": 8, "options": {"size": 3, "num_turns": 5, "floor": 0.5}}
+    recipe = make_recipe(model_folder, "eto", pairs={"min_gap": 1.0}, env=env)
     with pytest.raises(TrainingError, match=r"no preference pairs.*pairs\.min_gap"):
         run_recipe(recipe, tmp_path / "run", SilentProgress())
 
