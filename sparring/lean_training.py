@@ -81,8 +81,13 @@ class LeanForward:
     def of(model: Any) -> LeanForward | None:
         """Return the lean forward of a model, or none if it can't be had or differs from the model's own."""
         is_known = isinstance(model, PreTrainedModel) and has_plain_layers(model) and _is_bare(model)
-        lean = LeanForward(model) if is_known else None
-        return lean if lean is not None and lean._agrees() else None
+        if not is_known:
+            return None
+        try:
+            lean = LeanForward(model)
+            return lean if lean._agrees() else None
+        except (AttributeError, RuntimeError, TypeError):  # layers that only their code tells from the family's
+            return None
 
     @torch.no_grad()
     def _agrees(self) -> bool:

@@ -1,4 +1,4 @@
-"""New tokens per row in, sampled tokens per row out: prefill and decoding over a `SlotCache`.
+"""New tokens per row in, sampled tokens per row out: what decoders share, and the one over a `SlotCache`.
 
 Prefill pads on the left, so that every row's last token stands in the last column and the language-model head runs
 there alone; what padding writes goes to the cache's scratch row. Rows are grouped by the number of their new tokens, so
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -48,23 +49,158 @@ class Drawn:
     """The logits before the next token of what is not."""
 
 
+class Rows(Protocol):
+    """What a decoder holds of each episode, row by row."""
+
+    def reserve(self, num_rows: int, length: int) -> None:
+        """Make room for `num_rows` rows of `length` positions, keeping what is there."""
+        ...
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Put what a row's first positions hold into another; the row itself is free afterwards."""
+        ...
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchange the first positions of two rows."""
+        ...
+
+
+class Possible:
+    """Leaves of logits what may be sampled: no ids beyond the tokenizer, and none below that spell nothing."""
+
+    def __init__(self, num_tokens: int, unused_ids: Iterable[int], device: torch.device) -> None:
+        self._num_tokens = num_tokens
+        unused = sorted(unused_ids)
+        self._unused_U = torch.tensor(unused, device=device) if unused else None
+
+    def __call__(self, logits_BV: Tensor) -> Tensor:
+        logits_BV = logits_BV[:, : self._num_tokens].float()
+        return logits_BV if self._unused_U is None else logits_BV.index_fill(1, self._unused_U, -math.inf)
+
+
+class Decoder(ABC):
+    """Decodes the actions of many open episodes, each of which keeps a row of what is known of its past."""
+
+    def __init__(
+        self, model: PreTrainedModel, *, num_tokens: int, end_ids: Iterable[int], unused_ids: Iterable[int] = ()
+    ) -> None:
+        self.dtype = model.dtype
+        self._model = model
+        self._device = model.device
+        self._possible = Possible(num_tokens, unused_ids, model.device)
+        self._is_small = is_small(model)
+        self._end_ids = frozenset(end_ids)
+        self._is_end_V = torch.zeros(num_tokens, dtype=torch.bool, device=self._device)
+        self._is_end_V[sorted(self._end_ids)] = True
+
+    @property
+    @abstractmethod
+    def cache(self) -> Rows:
+        """What is known of the episodes' past."""
+
+    @abstractmethod
+    def prefill(self, rows: Sequence[int], starts: Sequence[int], pieces: Sequence[Sequence[int]]) -> Tensor:
+        """Feed new tokens to rows and return the logits after each row's last one.
+
+        Args:
+            rows: cache rows, B of them.
+            starts: how many positions each row already holds.
+            pieces: each row's new tokens, at least one.
+
+        Returns:
+            logits_BV, in the order of `rows`.
+        """
+
+    @abstractmethod
+    def remember(self, ids: Sequence[int]) -> None:
+        """Keep what episodes begin with: always computed by itself, so that it is the same whoever plays beside it.
+
+        To be called while no row is in use.
+        """
+
+    @abstractmethod
+    def recall(self, row: int, num: int) -> None:
+        """Put the first `num` tokens of what was remembered into a row."""
+
+    @abstractmethod
+    def steps(self, lengths: Sequence[int], window: int) -> Step:
+        """Make room for the first B rows to grow up to a window, and return what feeds each of them one more token."""
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Set model and torch up for what follows: eval mode, no autograd, one thread for a small model on a CPU."""
+        self._model.eval()
+        with one_thread() if self._is_small else nullcontext(), torch.inference_mode():
+            yield
+
+    def decode(
+        self,
+        logits_BV: Tensor,
+        lengths: Sequence[int],
+        num_drawn: Sequence[int],
+        max_new_tokens: int,
+        temperature: float,
+        uniform_BT: Tensor | None,
+        *,
+        enough: int,
+    ) -> Drawn:
+        """Sample the actions of the first B rows on, until some of them are whole.
+
+        Args:
+            logits_BV: the logits before each row's next token.
+            lengths: how many positions each row holds.
+            num_drawn: how many tokens of its action each row has already.
+            max_new_tokens: where an action without an end of turn is cut.
+            temperature: 0 is greedy.
+            uniform_BT: numbers in [0, 1) to sample an action's tokens from by inverse CDF; None if greedy.
+            enough: once this many actions are whole, the others are left as they are, to be decoded on later.
+
+        Raises:
+            ModelError: the model's outputs are not finite.
+        """
+        num, device = len(lengths), self._device
+        left = [max_new_tokens - drawn for drawn in num_drawn]
+        window = round_up(max(length + more for length, more in zip(lengths, left, strict=True)))
+        feed = self.steps(lengths, window)
+        position_B, drawn_B = torch.tensor(lengths, device=device), torch.tensor(num_drawn, device=device)
+        is_live_B = torch.ones(num, dtype=torch.bool, device=device)
+        is_finite = torch.ones((), dtype=torch.bool, device=device)
+        token_BT = torch.zeros(num, max(left), dtype=torch.long, device=device)
+        probability_BT = torch.ones(num, max(left), device=device)
+        num_over = step = 0
+        while num_over < enough:
+            uniform_B = None if uniform_BT is None else uniform_BT.gather(1, drawn_B[:, None])[:, 0]
+            token_BT[:, step], probability_BT[:, step] = token_B, value_B = pick(logits_BV, temperature, uniform_B)
+            is_finite &= value_B.isfinite().all()
+            step += 1
+            is_live_B &= ~self._is_end_V[token_B] & (drawn_B + 1 < max_new_tokens)
+            num_over = num - int(is_live_B.sum())
+            if num_over == num:
+                break
+            logits_BV = feed(token_B, position_B, [min(window, length + step) for length in lengths])
+            position_B = position_B + is_live_B  # a row that is over writes behind what it holds, and nobody sees that
+            drawn_B = drawn_B + is_live_B
+        if not is_finite:
+            raise ModelError("The model's logits are not finite: its weights are broken (a training that diverged?).")
+        tokens = [self._until_end(row[:more]) for row, more in zip(token_BT[:, :step].tolist(), left, strict=True)]
+        logprobs = _logprobs(None if uniform_BT is None else probability_BT[:, :step], tokens)
+        return Drawn(tokens=tokens, logprobs=logprobs, is_over=(~is_live_B).tolist(), logits_BV=logits_BV)
+
+    def _until_end(self, tokens: list[int]) -> list[int]:
+        for i, token in enumerate(tokens):
+            if token in self._end_ids:
+                return tokens[: i + 1]
+        return tokens
+
+
 class _Forward:
     """The model over the slot cache, which is aimed beforehand."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        lean: LeanModel | None,
-        cache: SlotCache,
-        num_tokens: int,
-        unused_ids: Iterable[int],
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, lean: LeanModel | None, cache: SlotCache, possible: Possible) -> None:
         self._model = model
         self._lean = lean
         self._cache = cache
-        self._num_tokens = num_tokens
-        unused = sorted(unused_ids)
-        self._unused_U = torch.tensor(unused, device=model.device) if unused else None
+        self._possible = possible
         self._floor = torch.finfo(model.dtype).min
         accepts_slice = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if accepts_slice else {}
@@ -91,13 +227,8 @@ class _Forward:
         )
         return self._possible(out.logits[:, -1])
 
-    def _possible(self, logits_BV: Tensor) -> Tensor:
-        """Leave out the ids beyond the tokenizer, and rule out those below that spell nothing."""
-        logits_BV = logits_BV[:, : self._num_tokens].float()
-        return logits_BV if self._unused_U is None else logits_BV.index_fill(1, self._unused_U, -math.inf)
 
-
-class SlotDecoder:
+class SlotDecoder(Decoder):
     """A causal language model with a persistent cache, one row per episode."""
 
     def __init__(
@@ -109,6 +240,7 @@ class SlotDecoder:
         max_positions: int,
         unused_ids: Iterable[int] = (),
         recorder: Recorder | Literal["auto"] | None = "auto",
+        may_be_lean: bool = True,
     ) -> None:
         """Args:
         model: any transformers causal language model whose attention layers all see the whole past.
@@ -118,40 +250,28 @@ class SlotDecoder:
         unused_ids: ids below `num_tokens` that the tokenizer does not have; they are never sampled either.
         recorder: what records decoding steps to replay them; none: each is launched anew; `auto`: CUDA graphs where
             the model is on such a GPU.
+        may_be_lean: use the lean forward where it can be had.
         """
-        self.cache = SlotCache()
-        self._model = model
-        self._device = model.device
-        self._is_small = is_small(model)
-        self._lean = LeanModel.of(model, max_positions) if self._is_small else None
-        self._end_ids = frozenset(end_ids)
-        self._is_end_V = torch.zeros(num_tokens, dtype=torch.bool, device=self._device)
-        self._is_end_V[sorted(self._end_ids)] = True
-        self._forward = _Forward(model, self._lean, self.cache, num_tokens, unused_ids)
+        super().__init__(model, num_tokens=num_tokens, end_ids=end_ids, unused_ids=unused_ids)
+        self._cache = SlotCache()
+        self._lean = LeanModel.of(model, max_positions) if self._is_small and may_be_lean else None
+        self._forward = _Forward(model, self._lean, self.cache, self._possible)
         if recorder == "auto":
             recorder = CudaRecorder(self._device) if self._device.type == "cuda" else None
         self._graphs = None
         if recorder is not None:
             self._graphs = StepGraphs(self._forward, self.cache, recorder, num_tokens=num_tokens, dtype=model.dtype)
 
-    @contextmanager
-    def sampling(self) -> Iterator[None]:
-        """Set model and torch up for what follows: eval mode, no autograd, one thread for a small model on a CPU."""
-        self._model.eval()
-        with one_thread() if self._is_small else nullcontext(), torch.inference_mode():
-            yield
+    @property
+    def cache(self) -> SlotCache:
+        return self._cache
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether the lean forward serves."""
+        return self._lean is not None
 
     def prefill(self, rows: Sequence[int], starts: Sequence[int], pieces: Sequence[Sequence[int]]) -> Tensor:
-        """Feed new tokens to rows and return the logits after each row's last one.
-
-        Args:
-            rows: cache rows, B of them.
-            starts: how many positions each row already holds.
-            pieces: each row's new tokens, at least one.
-
-        Returns:
-            logits_BV, in the order of `rows`.
-        """
         ends = [start + len(piece) for start, piece in zip(starts, pieces, strict=True)]
         self.cache.reserve(max(rows) + 1, max(ends))
         logits: list[Tensor | None] = [None] * len(rows)
@@ -191,73 +311,14 @@ class SlotDecoder:
         return logits_BV
 
     def remember(self, ids: Sequence[int]) -> None:
-        """Keep what episodes begin with: always computed by itself, so that it is the same whoever plays beside it.
-
-        To be called while no row is in use.
-        """
         self.prefill([0], [0], [ids])
         self.cache.keep(0, len(ids))
 
     def recall(self, row: int, num: int) -> None:
-        """Put the first `num` tokens of what was remembered into a row."""
         self.cache.reserve(row + 1, num)
         self.cache.put(row, num)
 
-    def decode(
-        self,
-        logits_BV: Tensor,
-        lengths: Sequence[int],
-        num_drawn: Sequence[int],
-        max_new_tokens: int,
-        temperature: float,
-        uniform_BT: Tensor | None,
-        *,
-        enough: int,
-    ) -> Drawn:
-        """Sample the actions of the first B rows on, until some of them are whole.
-
-        Args:
-            logits_BV: the logits before each row's next token.
-            lengths: how many positions each row holds.
-            num_drawn: how many tokens of its action each row has already.
-            max_new_tokens: where an action without an end of turn is cut.
-            temperature: 0 is greedy.
-            uniform_BT: numbers in [0, 1) to sample an action's tokens from by inverse CDF; None if greedy.
-            enough: once this many actions are whole, the others are left as they are, to be decoded on later.
-
-        Raises:
-            ModelError: the model's outputs are not finite.
-        """
-        num, device = len(lengths), self._device
-        left = [max_new_tokens - drawn for drawn in num_drawn]
-        window = round_up(max(length + more for length, more in zip(lengths, left, strict=True)))
-        feed = self._feeder(lengths, window)
-        position_B, drawn_B = torch.tensor(lengths, device=device), torch.tensor(num_drawn, device=device)
-        is_live_B = torch.ones(num, dtype=torch.bool, device=device)
-        is_finite = torch.ones((), dtype=torch.bool, device=device)
-        token_BT = torch.zeros(num, max(left), dtype=torch.long, device=device)
-        probability_BT = torch.ones(num, max(left), device=device)
-        num_over = step = 0
-        while num_over < enough:
-            uniform_B = None if uniform_BT is None else uniform_BT.gather(1, drawn_B[:, None])[:, 0]
-            token_BT[:, step], probability_BT[:, step] = token_B, value_B = pick(logits_BV, temperature, uniform_B)
-            is_finite &= value_B.isfinite().all()
-            step += 1
-            is_live_B &= ~self._is_end_V[token_B] & (drawn_B + 1 < max_new_tokens)
-            num_over = num - int(is_live_B.sum())
-            if num_over == num:
-                break
-            logits_BV = feed(token_B, position_B, [min(window, length + step) for length in lengths])
-            position_B = position_B + is_live_B  # a row that is over writes behind what it holds, and nobody sees that
-            drawn_B = drawn_B + is_live_B
-        if not is_finite:
-            raise ModelError("The model's logits are not finite: its weights are broken (a training that diverged?).")
-        tokens = [self._until_end(row[:more]) for row, more in zip(token_BT[:, :step].tolist(), left, strict=True)]
-        logprobs = _logprobs(None if uniform_BT is None else probability_BT[:, :step], tokens)
-        return Drawn(tokens=tokens, logprobs=logprobs, is_over=(~is_live_B).tolist(), logits_BV=logits_BV)
-
-    def _feeder(self, lengths: Sequence[int], window: int) -> Step:
-        """Make room for the first B rows to grow up to a window, and return what feeds each of them one more token."""
+    def steps(self, lengths: Sequence[int], window: int) -> Step:
         num = len(lengths)
         if self._graphs is not None:
             self._graphs.reserve(num, window)
@@ -272,12 +333,6 @@ class SlotDecoder:
             return self._forward(token_B[:, None], position_B[:, None], mask_B1TW[..., : self.cache.window])
 
         return feed
-
-    def _until_end(self, tokens: list[int]) -> list[int]:
-        for i, token in enumerate(tokens):
-            if token in self._end_ids:
-                return tokens[: i + 1]
-        return tokens
 
 
 def _logprobs(probability_BT: Tensor | None, tokens: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -71,8 +71,17 @@ class LeanModel:
         """Return the lean forward of a model, or none if it can't be had or differs from the model's own."""
         if not has_plain_layers(model):
             return None
-        lean = LeanModel(model, max_positions)
-        return lean if lean.agrees_with(model) else None
+        try:
+            lean = LeanModel(model, max_positions)
+            return lean if lean.agrees_with(model) else None
+        except (
+            AttributeError,
+            RuntimeError,
+            TypeError,
+        ) as error:  # layers that only their code tells from the family's
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return None
 
     def agrees_with(self, model: PreTrainedModel) -> bool:
         """Compare the logits of a short sequence, fed in two pieces, with those of the model's own forward."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from sparring.policies.decoding import SlotDecoder
+    from sparring.policies.decoding import Decoder
 
 _MODELS = Path(__file__).parent.parent / "models"
 BUNDLED = {f"sparring-{name}": _MODELS / name for name in ("worlds", "tools", "code")}
@@ -227,7 +227,7 @@ class _Draft:
 class _Lane:
     """Which episode has which row. The first rows are always those of the current batch."""
 
-    def __init__(self, decoder: SlotDecoder) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
         self.rows: list[_Slot | None] = []
 
@@ -293,7 +293,7 @@ class LocalPolicy:
         returns_early: bool = False,
     ) -> None:
         """Args:
-        model: its attention layers must all see the whole past.
+        model: what decodes it is compared with its own forward at once.
         chat: how episodes become tokens.
         temperature: 0 is greedy.
         max_new_tokens: where an action without an end of turn is cut.
@@ -304,11 +304,14 @@ class LocalPolicy:
 
         Raises:
             ConfigError: `chat.max_context` exceeds what the model was made for.
-            ModelError: attention layers with a window smaller than `chat.max_context`, or that are none.
+            ModelError: the model isn't causal, or its logits are not finite.
         """
+        from sparring.policies.trial import verdict_on
+
         check_context(model, chat.config.max_context)
         if temperature < 0 or max_new_tokens < 1:
             raise ConfigError("rollout: temperature must be at least 0, and max_new_tokens at least 1.")
+        self._verdict = verdict_on(model, num_tokens=chat.num_tokens, max_positions=chat.config.max_context)
         self._model = model
         self._chat = chat
         self._temperature = temperature
@@ -358,9 +361,7 @@ class LocalPolicy:
 
     def _lane(self, lane: int) -> _Lane:
         if lane not in self._lanes:
-            from sparring.policies.decoding import SlotDecoder
-
-            decoder = SlotDecoder(
+            decoder = self._verdict.decoder(
                 self._model,
                 num_tokens=self._chat.num_tokens,
                 end_ids=self._chat.end_ids,
@@ -386,7 +387,7 @@ class LocalPolicy:
 
     def _begin(
         self,
-        decoder: SlotDecoder,
+        decoder: Decoder,
         slots: Sequence[_Slot],
         fresh: Mapping[str, tuple[int, list[int]]],
         episodes: Mapping[str, Episode],
@@ -411,7 +412,7 @@ class LocalPolicy:
                 uniform_T = torch.from_numpy(drawn_T).to(logits_V.device)
             slot.draft = _Draft(logits_V, uniform_T)
 
-    def _decode(self, decoder: SlotDecoder, slots: Sequence[_Slot]) -> None:
+    def _decode(self, decoder: Decoder, slots: Sequence[_Slot]) -> None:
         """Decode on until all actions are whole, or enough of them."""
         import torch
 
@@ -458,22 +459,14 @@ def uniforms(episode: Episode, num: int) -> np.ndarray[Any, np.dtype[np.float32]
 
 
 def check_context(model: PreTrainedModel, max_context: int) -> None:
-    """Refuse a model that can't see `max_context` tokens of past from every layer.
+    """Refuse a model that has fewer positions than `max_context`.
 
     Raises:
-        ConfigError: `chat.max_context` exceeds the model's positions or a layer's window.
-        ModelError: layers that are no attention (they keep a state that has no positions).
+        ConfigError: `chat.max_context` exceeds the model's positions.
     """
-    config = model.config.get_text_config()
-    limits = {"positions": getattr(config, "max_position_embeddings", None)}
-    kinds = set(getattr(config, "layer_types", None) or [])
-    if other := kinds - {"full_attention", "sliding_attention"}:
-        raise ModelError(f"model.path: layers of type {', '.join(sorted(other))} are not supported, only attention.")
-    if "sliding_attention" in kinds or not kinds:
-        limits["tokens in its attention window"] = getattr(config, "sliding_window", None)
-    for what, limit in limits.items():
-        if limit and max_context > limit:
-            raise ConfigError(f"chat.max_context is {max_context}, but the model has {limit} {what}. Lower it to that.")
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit and max_context > limit:
+        raise ConfigError(f"chat.max_context is {max_context}, but the model has {limit} positions. Lower it to that.")
 
 
 def _device(name: str) -> torch.device:

@@ -271,23 +271,10 @@ def test_a_cut_action_stays_as_sampled():
     assert held[before + 3] in policy._chat.end_ids
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"max_position_embeddings": 100}, ConfigError, "max_context is 1024, but the model has 100 positions"),
-        ({"layer_types": ["full_attention", "linear_attention"]}, ModelError, "linear_attention are not supported"),
-        (
-            {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 64},
-            ConfigError,
-            "the model has 64 tokens in its attention window",
-        ),
-    ],
-)
-def test_a_model_that_cant_see_the_context_is_refused(change, error, message):
+def test_a_model_with_fewer_positions_than_the_context_is_refused():
     policy = policy_for()
-    for key, value in change.items():
-        setattr(policy._model.config, key, value)
-    with pytest.raises(error, match=message):
+    policy._model.config.max_position_embeddings = 100
+    with pytest.raises(ConfigError, match="max_context is 1024, but the model has 100 positions"):
         LocalPolicy(policy._model, policy._chat, temperature=0.0, max_new_tokens=8, num_slots_per_lane=1)
 
 
