@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparring.errors import ConfigError, ModelError
 from sparring.reasoning import MARKERS, first_marker, has_reasoning, left_open
+from sparring.rendering import Rendering
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,9 +72,9 @@ class Template:
                 begins.
             ConfigError: there is no template of that name, or several and no name.
         """
-        self._tokenizer = tokenizer
-        self._kwargs = {"date_string": FIXED_DATE, **kwargs}
         self._text = _dateless(_template_of(tokenizer, name))
+        variables = {**tokenizer.special_tokens_map, "date_string": FIXED_DATE, **kwargs}
+        self._rendering = Rendering(self._text, variables)
         self._header = ""
         self._study()
 
@@ -175,24 +176,7 @@ class Template:
 
     def _laid_out(self, messages: Sequence[Mapping[str, str]], *, is_asked: bool = True) -> str:
         """Render messages, and the generation prompt where an answer is asked for."""
-        from jinja2 import TemplateError
-
-        try:
-            text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                chat_template=self._text,
-                add_generation_prompt=is_asked,
-                tokenize=False,
-                **self._kwargs,
-            )
-        except TemplateError as error:
-            raise ModelError(f"The chat template refuses user and assistant turns: {error}") from None
-        except Exception as error:  # a template is a program: it may raise anything
-            what = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise ModelError(
-                f"The chat template fails on user and assistant turns: {what}. Do the chat.template_kwargs suit it?"
-            ) from None
-        return str(text)
+        return self._rendering(messages, is_asked=is_asked)
 
 
 def _closing(text: str, opener: str) -> str:
