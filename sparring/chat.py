@@ -29,6 +29,7 @@ from sparring.errors import ConfigError, DataError
 from sparring.ranges import Name, Range
 from sparring.reasoning import answer_in
 from sparring.template import OWN_KWARGS, Template
+from sparring.text import encodable
 from sparring.types import Trajectory, Turn
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ class Dialogue:
         self.format = ActionFormat(name=config.format)
         self._clean_world = clean_world or break_known_controls
         self._clean_agent = clean_agent or break_known_controls
-        self._instruction = f"{instruction}\n\n{self.format.rule}" if config.instruction is None else config.instruction
+        own = config.instruction
+        self._instruction = encodable(f"{instruction}\n\n{self.format.rule}" if own is None else own)
         if len(examples) < config.num_examples:
             raise ConfigError(
                 f"chat.num_examples is {config.num_examples}, but there are {len(examples)} expert trajectories."

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(1)
     except Exception as error:
         if not _is_full_disk(error):
-            raise
+            _crash()
         _fail(FULL_DISK, 1)
     sys.exit(0)
 
@@ -89,8 +89,20 @@ def _dispatch(words: Sequence[str]) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"sparring: {message}", file=sys.stderr)
+    from sparring.terminal import write
+
+    write(f"sparring: {message}", on_stderr=True)
     sys.exit(code)
+
+
+def _crash() -> NoReturn:
+    """Show the traceback of what should not happen; its message may quote a world."""
+    import traceback
+
+    from sparring.terminal import write
+
+    write(traceback.format_exc().rstrip(), on_stderr=True)
+    sys.exit(1)
 
 
 def _is_full_disk(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -23,13 +23,8 @@ from sparring.errors import ConfigError, DataError
 from sparring.policies.local import BUNDLED, BUNDLED_NAMES
 from sparring.progress import Progress, terminal_progress
 from sparring.ranges import Count, Name, Place, Seed
+from sparring.terminal import open_console, write
 from sparring.words import parse
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-PLAIN_WIDTH = 120
-"""Columns of a table that is not printed on a terminal."""
 
 Quiet = Annotated[bool, tyro.conf.arg(aliases=["-q"])]
 
@@ -147,7 +142,7 @@ def run(options: RunOptions, overrides: Mapping[str, Any]) -> None:
         results = run_recipe(recipe, out, progress)
     from sparring.report.text import contribution_lines, pool_lines, summary_table
 
-    console = _console()
+    console = open_console()
     console.print(summary_table(results))
     for line in [*contribution_lines(results), *pool_lines(results)]:
         console.print(line, markup=False, highlight=False)
@@ -166,7 +161,7 @@ def evaluate(options: EvalOptions, overrides: Mapping[str, Any]) -> None:
         raise ConfigError(f"eval: name at least one model: {what}.")
     source = options.recipe or (None if is_served else find_config(Path(models[0])))
     config = play_config(source, overrides, arm_of=None if is_served else Path(models[0]))
-    console = _console()
+    console = open_console()
     if source and not options.recipe:
         console.print(f"Settings: {source}", markup=False, highlight=False, soft_wrap=True)
     _hush_loading(models)
@@ -196,7 +191,7 @@ def rollout(options: RolloutOptions, overrides: Mapping[str, Any]) -> None:
     faults = len(trajectories) - len(rewards)
     mean = f"mean reward {sum(rewards) / len(rewards):.3f}" if rewards else "no reward"
     broken = f", {faults} broken by infrastructure" if faults else ""
-    print(f"{len(rewards)} trajectories{broken}, {mean}: {out}")
+    write(f"{len(rewards)} trajectories{broken}, {mean}: {out}")
 
 
 def report(options: ReportOptions, _: Mapping[str, Any]) -> None:
@@ -205,14 +200,16 @@ def report(options: ReportOptions, _: Mapping[str, Any]) -> None:
 
     if not (options.run / "config.json").is_file():
         raise DataError(f"{options.run}: is no run's folder (it has no config.json).")
-    print(write_report(options.run))
+    with _heard(quiet=True):
+        path = write_report(options.run)
+    write(str(path))
 
 
 def envs(_: EnvsOptions, __: Mapping[str, Any]) -> None:
     """Print what works here."""
     from sparring.envs.status import status_table
 
-    _console().print(status_table(), soft_wrap=True)
+    open_console().print(status_table(), soft_wrap=True)
 
 
 # ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -260,9 +257,3 @@ def _new_file(path: Path | None) -> Path | None:
     if path is not None and path.exists():
         raise ConfigError(f"--out {path}: exists already. Choose another file, or delete it.")
     return path
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)

@@ -34,6 +34,7 @@ from urllib.parse import urlsplit
 from sparring.convert import check_values
 from sparring.errors import ConfigError, EnvFault
 from sparring.ranges import ADJUSTABLE, ADJUSTABLE_WITH_NOTE, Deadline, Name, Range, Retries, Text
+from sparring.text import encodable
 
 if TYPE_CHECKING:
     import httpx
@@ -290,6 +291,7 @@ class CompletionClient:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             _, said = _error_of(answer)
             raise _Again(f"{self._where} sent no chat completion: {self._shown(said) or 'nothing'}") from None
+        text = encodable(text)
         is_whole = len(text) <= MAX_TEXT and isinstance(ids, list) and all(type(one) is int and one >= 0 for one in ids)
         return Completion(text=text[:MAX_TEXT], token_ids=tuple(ids) if is_whole and self._wants_ids else ())
 

@@ -27,6 +27,7 @@ from sparring.journal import read_jsonl
 from sparring.policies.scripted import ReplayPolicy
 from sparring.ranges import Count, Place, Share
 from sparring.rollout import EpisodeSpec, Pool, count_lanes, cut_waves, rollout
+from sparring.text import encodable
 from sparring.types import StopReason, Task, Trajectory, Turn
 
 RECORD_FIELDS = {"task_id": True, "reward": True, "turns": True, "final_observation": False}
@@ -220,7 +221,7 @@ def _check_fields(record: Mapping[str, Any], fields: Mapping[str, bool], where: 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{where}: expected text, found {value!r}.")
-    return value
+    return encodable(value)
 
 
 def _reward(value: Any, where: str) -> float:

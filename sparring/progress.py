@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, Self
 
+from sparring.terminal import open_console
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -223,9 +225,7 @@ class _RichBar:
 
 def terminal_progress(*, quiet: bool = False) -> Progress:
     """Return what suits standard error: bars on a terminal, lines elsewhere; notes alone where `quiet`."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
+    console = open_console(on_stderr=True)
 
     def write(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from numbers import Real
 from typing import Annotated, Protocol
@@ -25,6 +25,7 @@ from sparring.envs.base import Benchmark, EnvStep
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.policies.base import Episode, Policy, Reply
 from sparring.ranges import Count, Range, Repeats, Temperature
+from sparring.text import encodable
 from sparring.types import StopReason, Task, Trajectory, Turn
 
 LEAST_TEMPERATURE = 1e-4
@@ -263,13 +264,13 @@ class _Lane:
         try:
             answer, play.answer = play.answer.result(), None
             if play.reply is None:
-                play.episode.observation = _checked_text(answer)
+                play.episode.observation = encodable(_checked_text(answer))
             else:
                 self._record(play, play.reply, _checked_step(answer))
         except (ConfigError, DataError):  # what a user can mend stops the run
             raise
         except Exception as error:  # the boundary: whatever failed out there ends this episode alone
-            self._finish(play, StopReason.ENV_FAULT, error=f"{type(error).__name__}: {error}")
+            self._finish(play, StopReason.ENV_FAULT, error=encodable(f"{type(error).__name__}: {error}"))
 
     def _record(self, play: _Play, reply: Reply, step: EnvStep) -> None:
         episode = play.episode
@@ -284,7 +285,7 @@ class _Lane:
                 logprobs=reply.logprobs,
             )
         )
-        episode.observation = step.observation
+        episode.observation = encodable(step.observation)
         if step.is_done:
             self._finish(play, StopReason.DONE)
         elif len(episode.turns) >= self.world.benchmark.turn_limit(play.spec.task):
@@ -292,10 +293,10 @@ class _Lane:
 
     def _send(self, play: _Play, reply: Reply) -> None:
         if reply.stop is not None:
-            self._finish(play, reply.stop, error=reply.error)
+            self._finish(play, reply.stop, error=encodable(reply.error))
             return
-        play.reply = reply
-        play.answer = self.world.pool.step(play.slot, reply.action)
+        play.reply = replace(reply, text=encodable(reply.text), action=encodable(reply.action))
+        play.answer = self.world.pool.step(play.slot, play.reply.action)
 
     def _finish(self, play: _Play, stop: StopReason, *, error: str = "") -> None:
         episode = play.episode

@@ -109,7 +109,7 @@ def test_answers_come_in_order_and_no_more_are_under_way_than_allowed():
     [
         ("", ""),
         (None, ""),
-        (" \x00\x1b[2J\ud800 ", " \x00\x1b[2J\ud800 "),
+        (" \x00\x1b[2J\ud800 ", " \x00\x1b[2J\ufffd "),
         ([{"type": "text", "text": "press "}, {"type": "text", "text": "red"}], "press red"),
         ([], ""),
         ({"press": ["red"]}, '{"press": ["red"]}'),

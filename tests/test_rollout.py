@@ -58,6 +58,10 @@ class OddEnv(ToyEnv):
             raise RuntimeError("the machine burns")
         if action == "refuse":
             raise DataError("catalogue.json: torn. Fetch it again.")
+        if action == "shout":
+            return EnvStep(observation="\ud800 \ud83d\ude00", reward=0.0, is_done=False)
+        if action.startswith("burn"):
+            raise RuntimeError(f"\udfff {action}")
         if action == "number":
             return EnvStep(observation=7, reward=0.0, is_done=False)  # pyright: ignore
         reward = float(action.removeprefix("reward "))
@@ -329,6 +333,14 @@ def test_a_fault_is_never_a_reward(action, message):
     trajectory = play_odd("reward 0.5", action)
     assert (trajectory.stop, trajectory.reward, len(trajectory.turns)) == (StopReason.ENV_FAULT, 0.0, 1)
     assert message in trajectory.error
+
+
+def test_all_text_can_be_encoded_where_it_enters():
+    """A world's lone surrogates, a policy's, and those of a fault's message; pairs are joined."""
+    trajectory = play_odd("shout", "reward 0.5", "burn \ud800")
+    assert trajectory.turns[1].observation == "\ufffd \U0001f600"
+    assert trajectory.error.endswith("\ufffd burn \ufffd (given up after 0 fresh starts)")
+    json.dumps(asdict(trajectory), ensure_ascii=False).encode()
 
 
 def test_what_a_user_can_mend_stops_the_run():

@@ -58,7 +58,7 @@ method = "coevolving_agents"
 class ToyEnv:
     """One machine with coloured buttons."""
 
-    def __init__(self, floor: float) -> None:
+    def __init__(self, floor: float = 0.0) -> None:
         self.goal: list[str] = []
         self.pressed = 0
         self.floor = floor

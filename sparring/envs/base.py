@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 from sparring.convert import check_values
-from sparring.errors import ConfigError
+from sparring.errors import ConfigError, DataError
 from sparring.ranges import ADJUSTABLE, ADJUSTABLE_WITH_NOTE, Count, Deadline, Name, Place, Range, Retries
+from sparring.text import encodable
 from sparring.types import Task
 
 BENCHMARKS: Mapping[str, str] = {
@@ -161,7 +162,11 @@ def select_tasks(tasks: Sequence[Task], *, kinds: Sequence[str] = (), num: int |
 
     Raises:
         ConfigError: a type that no task has.
+        DataError: a task's id or type has lone surrogates.
     """
+    for task in tasks:
+        if encodable(name := f"{task.id}{task.kind}") != name:
+            raise DataError(f"The world's task {task.id!r} of type {task.kind!r} has a name that no file can hold.")
     present = sorted({task.kind for task in tasks})
     for kind in kinds:
         if kind not in present:
