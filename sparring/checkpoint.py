@@ -1,25 +1,31 @@
 """Weights, optimizer state and a few numbers go to a folder and come back bit for bit, however the writer ended.
 
-A state is a folder `step-N` with two safetensors files and one JSON file. It is written under another name, flushed to
-disk, then renamed, so a folder of that name is whole; older ones go last. No pickle is read or written.
+A state is a folder `step-N` (`step-N-2` where that name is taken) with two safetensors files and `state.json`, which is
+written last and holds their fingerprints. The folder is written under another name, flushed to disk, then renamed; the
+older ones go last. A state counts only if it is whole. No pickle is read or written.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparring.errors import DataError
-from sparring.journal import disk_errors, read_json, sync, write_json_atomic
+from sparring.fingerprints import find_change, fingerprints, read_sealed, write_sealed
+from sparring.journal import disk_errors, sync
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-_PREFIX = "step-"
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
 _WEIGHTS, _OPTIMIZER, _NUMBERS = "weights.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -28,74 +34,96 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def latest_step(folder: Path) -> int | None:
-    """Return the step of the newest state in `folder`, none where there is none."""
-    steps = [int(p.name.removeprefix(_PREFIX)) for p in folder.glob(f"{_PREFIX}*") if p.name[len(_PREFIX) :].isdigit()]
-    return max(steps, default=None)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A saved state that is whole."""
+
+    path: Path
+    step: int
+    numbers: dict[str, Any]
+
+
+def newest_state(folder: Path) -> State | None:
+    """Return the newest state in `folder` that is whole, none where there is none; broken ones get a notice."""
+    for path in _states(folder):
+        try:
+            record = read_sealed(path / _NUMBERS, remedy="")
+            change = find_change(path, record["files"])
+            if change is None:
+                return State(path=path, step=_order(path)[0], numbers=record["numbers"])
+            problem = f"{change[0]} {change[1]}"
+        except DataError as error:
+            problem = str(error).rstrip(". ")
+        log.warning("%s is left out: %s. Training goes on from the state before it, or anew.", path, problem)
+    return None
 
 
 def save_state(
     folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, numbers: dict[str, Any]
 ) -> None:
-    """Write the state after `step`, then delete the older ones."""
+    """Write the state after `step`, then delete all others."""
     parameters = trainable(model)
     moments = {
         f"{name}/{key}": value
         for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
-    final, temporary = folder / f"{_PREFIX}{step}", folder / f"tmp-{_PREFIX}{step}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write_tensors(temporary / _WEIGHTS, dict(parameters))
-    write_tensors(temporary / _OPTIMIZER, moments)
-    write_json_atomic(temporary / _NUMBERS, numbers)
-    sync(temporary)
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    sync(folder)
-    for old in folder.glob(f"{_PREFIX}*"):
+    names = (f"step-{step}", *(f"step-{step}-{number}" for number in range(2, len(_states(folder)) + 2)))
+    final = next(folder / name for name in names if not (folder / name).exists())
+    temporary = folder / f"tmp-{final.name}"
+    with disk_errors(folder):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write_tensors(temporary / _WEIGHTS, dict(parameters))
+        write_tensors(temporary / _OPTIMIZER, moments)
+        files = fingerprints(temporary, (temporary / _WEIGHTS, temporary / _OPTIMIZER))
+        write_sealed(temporary / _NUMBERS, {"numbers": numbers, "files": files})
+        sync(temporary)
+        temporary.rename(final)
+        sync(folder)
+    for old in (*_states(folder), *folder.glob("tmp-step-*")):
         if old != final:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, dict[str, Any]] | None:
-    """Put the newest state back into model and optimizer.
-
-    Returns:
-        Its step and numbers; none where there is no state.
+def load_state(state: State, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a state back into model and optimizer.
 
     Raises:
-        DataError: a file of it is unreadable or belongs to another model.
+        DataError: it belongs to another model.
     """
     import torch
 
-    step = latest_step(folder)
-    if step is None:
-        return None
-    source = folder / f"{_PREFIX}{step}"
-    weights, moments = read_tensors(source / _WEIGHTS), read_tensors(source / _OPTIMIZER)
+    weights, moments = read_tensors(state.path / _WEIGHTS), read_tensors(state.path / _OPTIMIZER)
     parameters = trainable(model)
     if {n: p.shape for n, p in parameters.items()} != {n: w.shape for n, w in weights.items()}:
-        raise DataError(f"{source}: weights of another model. Delete {folder} to train anew.")
+        raise DataError(f"{state.path}: weights of another model. Delete {state.path.parent} to train anew.")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
     _set_moments(moments, parameters, optimizer)
-    return step, read_json(source / _NUMBERS)
 
 
 def moments_path(folder: Path) -> Path:
-    """Return the newest state's file of the optimizer's moments, which may start another training.
+    """Return the file of the optimizer's moments in the state that was saved last, which may start another training.
 
     Raises:
         AssertionError: there is no state.
     """
-    step = latest_step(folder)
-    assert step is not None, f"{folder} holds no state"
-    return folder / f"{_PREFIX}{step}" / _OPTIMIZER
+    states = _states(folder)
+    assert states, f"{folder} holds no state"
+    return states[0] / _OPTIMIZER
+
+
+def _states(folder: Path) -> list[Path]:
+    """List the folders of states, whole or not, the newest first."""
+    return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)), key=_order, reverse=True)
+
+
+def _order(path: Path) -> tuple[int, int]:
+    match = _NAME.fullmatch(path.name)
+    assert match, path
+    return int(match[1]), int(match[2] or 1)
 
 
 def load_moments(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -142,6 +170,35 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
+
+
+def keep_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file with its fingerprint beside it, for `kept_tensors`.
+
+    Raises:
+        SparringError: the disk is full.
+    """
+    write_tensors(path, tensors)
+    write_sealed(_record_of(path), {"files": fingerprints(path.parent, [path])})
+
+
+def kept_tensors(path: Path) -> dict[str, Tensor] | None:
+    """Read what `keep_tensors` wrote; none where it is not there or is not whole, and must be computed again."""
+    if not path.is_file() or not _record_of(path).is_file():
+        return None
+    try:
+        change = find_change(path.parent, read_sealed(_record_of(path), remedy="")["files"])
+        problem = f"{change[0]} {change[1]}" if change else ""
+    except DataError as error:
+        problem = str(error).rstrip(". ")
+    if problem:
+        log.warning("%s is computed again: %s.", path, problem)
+        return None
+    return read_tensors(path)
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_suffix(".json")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

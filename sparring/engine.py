@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparring.analysis import counted, rewards_by_task, summarise_rollouts, to_json
+from sparring.base_models import check_base_models
 from sparring.convert import to_dict
 from sparring.envs.base import Benchmark, select_tasks
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, DataError
-from sparring.journal import Journal, read_json, write_json_atomic
+from sparring.journal import Journal, write_json_atomic
 from sparring.methods.coevolve import coevolve
 from sparring.methods.coevolving_agents import coevolving_agents
 from sparring.methods.coevolving_agents_and_tasks import coevolving_agents_and_tasks
@@ -21,8 +22,9 @@ from sparring.methods.ppo import ppo
 from sparring.methods.rft import rft
 from sparring.methods.sft import sft
 from sparring.methods.zero_shot import zero_shot
+from sparring.report.folder import list_phases
 from sparring.report.growth import round_numbers, summarise_growth
-from sparring.run import TRAJECTORIES, Run, read_trajectories, trajectory_to_json, versions
+from sparring.run import Phase, Run, check_checkpoint, read_trajectories, trajectory_to_json, versions
 from sparring.session import Agent, Session, World
 from sparring.types import Task, Trajectory
 
@@ -53,11 +55,15 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
     from sparring.policies.local import resolve_model
 
     config = _shared_config(recipe)
+    models: dict[str, str] = {}
     for arm in recipe.arms.values():
+        check_checkpoint(arm.config.model.path)
         # Before anything is written that another config would then refuse.
-        resolve_model(arm.config.model.path, trusts_code=arm.config.model.trust_remote_code)
+        trusts_code = arm.config.model.trust_remote_code
+        models[arm.config.model.path] = resolve_model(arm.config.model.path, trusts_code=trusts_code)
     benchmark = config.env.load()
     with Run.open(out, recipe.to_dict(), versions()) as run, EnvPool.of(config.env) as pool:
+        check_base_models(out, models, is_new=run.is_new)
         jobs = [(seed, name, arm) for seed in recipe.seeds for name, arm in recipe.arms.items()]
         with progress.phase(f"{recipe.name} → {out}", total=len(jobs)) as bar:
             world = build_world(run, config, benchmark, pool, progress)
@@ -116,7 +122,8 @@ def _experts(
                 on_episode=lambda _: bar.advance(1),
             )
         Journal(path).replace(trajectory_to_json(trajectory) for trajectory in found)
-        phase.finish({"num": len(found), "tasks": len(tasks)})
+        phase.finish({"num": len(found), "tasks": len(tasks)}, others=[path])
+    phase.check(f"../../{path.name}")
     return read_trajectories(path)
 
 
@@ -149,6 +156,7 @@ def collect_results(recipe: Recipe, out: Path, eval_task_ids: Sequence[str]) -> 
         "success_eps": config.pairs.success_eps,
         "num_demonstrations": len({record.task.id for record in read_trajectories(out / "experts.jsonl")}),
         "num_eval_tasks": len(eval_task_ids),
+        "broken": count_broken(recipe, out),
         "arms": {
             name: {
                 "method": arm.method,
@@ -161,6 +169,23 @@ def collect_results(recipe: Recipe, out: Path, eval_task_ids: Sequence[str]) -> 
     }
 
 
+def count_broken(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Count the episodes that infrastructure broke, in all phases of a run; one that arms share counts once.
+
+    Returns:
+        `num` of `episodes`, their `share`, and `phases`: how many in each phase that lost one.
+    """
+    num, episodes, phases = 0, 0, dict[str, int]()
+    found = list_phases(out, list(map(str, recipe.seeds)), list(recipe.arms))
+    for path, phase in {phase.path: phase for phase in reversed(found)}.items():
+        result = Phase(path).result()
+        if lost := result.get("broken", 0):
+            phases[f"seed-{phase.seed}/{phase.arm}/{phase.name}"] = lost
+        num, episodes = num + lost, episodes + (result["num"] if "broken" in result else 0)
+    share = num / episodes if episodes else 0.0
+    return {"num": num, "episodes": episodes, "share": share, "phases": dict(sorted(phases.items()))}
+
+
 def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
     names = ("evaluations", "rollouts", "refreshed", "pairs", "training")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -169,23 +194,23 @@ def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
     for number in round_numbers(folder):
         for agent in ("target", "partner"):
             key = {"round": number, "agent": agent}
-            played = folder / f"round-{number}" / f"evaluate-{agent}" / TRAJECTORIES
-            if played.exists():
-                trajectories = read_trajectories(played)
+            played = Phase(folder / f"round-{number}" / f"evaluate-{agent}")
+            if played.is_done:
+                trajectories = played.trajectories()
                 rewards = {t.task.id: t.reward for t in sorted(counted(trajectories), key=lambda t: t.task.id)}
                 summary = to_json(summarise_rollouts(trajectories, thresholds, eps))
                 found["evaluations"].append({**key, **summary, "rewards": rewards})
             for name, suffix in (("rollouts", ""), ("refreshed", "-refreshed")):
-                explored = folder / f"round-{number}" / f"rollout-{agent}{suffix}" / TRAJECTORIES
-                if explored.exists():
-                    trajectories = read_trajectories(explored)
+                explored = Phase(folder / f"round-{number}" / f"rollout-{agent}{suffix}")
+                if explored.is_done:
+                    trajectories = explored.trajectories()
                     summary = to_json(summarise_rollouts(trajectories, thresholds, eps))
                     found[name].append({**key, **summary})
                     if (name, agent) == ("rollouts", "target"):
                         sampled[number] = rewards_by_task(trajectories)
-            trained = folder / f"round-{number}" / f"train-{agent}" / "done.json"
-            if trained.exists():
-                result = read_json(trained)
+            trained = Phase(folder / f"round-{number}" / f"train-{agent}")
+            if trained.is_done:
+                result = trained.result()
                 found["training"].append({**key, "steps": result["steps"], "metrics": result["metrics"]})
                 if result["pairs"]:
                     found["pairs"].append({**key, "counts": result["pairs"]})

@@ -15,8 +15,9 @@ from sparring.envs.base import Benchmark
 from sparring.envs.synthesis import synthesis_of
 from sparring.errors import ConfigError
 from sparring.journal import read_json, write_json_atomic
+from sparring.playing import num_broken
 from sparring.policies.base import Policy
-from sparring.run import Phase
+from sparring.run import TRAJECTORIES, Phase, journaled
 from sparring.synthesis.arena import Arena, Play
 from sparring.synthesis.course import CoEvolveConfig, Course, Growth, synthesise
 from sparring.synthesis.novelty import EvaluationGate
@@ -64,7 +65,9 @@ class Grower:
         ground = Ground(world=offered, gate=gate, turn_limit=self.benchmark.turn_limit, agent=self.agent)
         growth = synthesise(course, self._synthesiser(), ground, arena, coevolve_config(self.config), seed=seed)
         write_json_atomic(phase.path / FILE, growth.to_json())
-        phase.finish({"episodes": dict(growth.episodes), "refusals": growth.refusals()})
+        lost = num_broken(journaled(phase.journal(TRAJECTORIES)))
+        num = sum(growth.episodes.values())
+        phase.finish({"num": num, "broken": lost, "episodes": dict(growth.episodes), "refusals": growth.refusals()})
         return growth
 
     def _synthesiser(self) -> Synthesiser:
@@ -96,8 +99,9 @@ def read_growth(phase: Phase) -> Growth:
     """Read what a finished synthesis brought.
 
     Raises:
-        DataError: its file is torn.
+        DataError: its file is damaged.
     """
+    phase.check(FILE)
     record: dict[str, Any] = read_json(phase.path / FILE)
     return Growth.from_json(record)
 

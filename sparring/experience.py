@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparring.batches import Group, Sample, groups_from_samples, num_action_tokens
 from sparring.chat import Encoded
-from sparring.checkpoint import read_tensors, write_tensors
+from sparring.checkpoint import keep_tensors, kept_tensors
 from sparring.errors import DataError
 from sparring.forward import Forward, autocast_dtype
 from sparring.trainer import TrainConfig, prepare
@@ -189,8 +189,8 @@ def score(
     """
     import torch
 
-    if path.is_file():
-        return read_scores(path)
+    if (known := read_scores(path)) is not None:
+        return known
     prepare(model)
     device: torch.device = next(model.parameters()).device
     forward = Forward(
@@ -210,18 +210,19 @@ def score(
         for name, column in columns.items()
         for (trajectory, _), row in zip(found, column, strict=False)
     }
-    write_tensors(path, rows)
-    return read_scores(path)
+    keep_tensors(path, rows)
+    return _scores(rows)
 
 
-def read_scores(path: Path) -> Scores:
-    """Read what `score` wrote.
+def read_scores(path: Path) -> Scores | None:
+    """Read what `score` wrote; none where it is not there or not whole."""
+    rows = kept_tensors(path)
+    return None if rows is None else _scores(rows)
 
-    Raises:
-        DataError: the file is torn.
-    """
+
+def _scores(rows: Mapping[str, Tensor]) -> Scores:
     columns: dict[str, dict[str, Tensor]] = {"logprobs": {}, "values": {}}
-    for key, row in read_tensors(path).items():
+    for key, row in rows.items():
         name, _, trajectory_id = key.partition("/")
         columns[name][trajectory_id] = row
     return Scores(**columns)

@@ -1,13 +1,18 @@
-"""Files that survive a kill at any moment: whole JSON files, and JSONL of which the last line alone may be torn."""
+"""Files that survive a kill at any moment: whole JSON files, and JSONL of which the last line alone may be torn.
+
+A checked journal ends each of its lines with a checksum, so that a changed byte is noticed as surely as a torn line.
+"""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import gzip
 import json
 import logging
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +23,8 @@ from sparring.errors import DataError, SparringError
 log = logging.getLogger(__name__)
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_CHECKSUM = re.compile(rb',"crc":"([0-9a-f]{8})"}$')
+_ANEW = "Delete the line and run the same command again: what is missing is done anew."
 
 
 @contextlib.contextmanager
@@ -73,7 +80,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read a JSONL file without changing it: record i stands on line i + 1. A torn last line is left out.
+    """Read a user's JSONL file: record i stands on line i + 1. The last line may lack its line break.
 
     Args:
         path: what ends in `.gz` is unpacked.
@@ -81,21 +88,41 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: the file is missing or torn, or a line is not a JSON object; the message names the line.
     """
+    lines = _content(path).removeprefix(codecs.BOM_UTF8).split(b"\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return _parse_lines(path, lines)
+
+
+def read_journal(path: Path, *, is_checked: bool = False) -> list[dict[str, Any]]:
+    """Read a journal without changing it: record i stands on line i + 1. A torn last line is left out.
+
+    Args:
+        path: what ends in `.gz` is unpacked.
+        is_checked: every line must have a checksum; else only those that are there must be right.
+
+    Raises:
+        DataError: the file is missing or torn, or a line is not what was written; the message names the line.
+    """
+    content = _content(path)
+    return _parse_lines(path, content[: _whole_length(content)].split(b"\n")[:-1], is_checked=is_checked)
+
+
+def _content(path: Path) -> bytes:
     try:
         content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        return gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}.") from None
-    return _parse_lines(path, content[: _whole_length(content)])
 
 
 class Journal:
     """An append-only JSONL file, one record a line. A record that `append` returned for is on the disk."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the journal at `path`, which need not exist yet."""
+    def __init__(self, path: Path, *, is_checked: bool = False) -> None:
+        """Open the journal at `path`, which need not exist yet; `is_checked`: its lines have checksums."""
         self.path = path
+        self._is_checked = is_checked
         self._is_repaired = False
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -126,10 +153,15 @@ class Journal:
         """Return all records; a torn last line, left by a kill in mid-write, is dropped with a notice.
 
         Raises:
-            DataError: a line in the middle is not a JSON object; the message names it.
+            DataError: a line in the middle is not what was written; the message names it.
         """
         self._repair()
-        return read_jsonl(self.path) if self.path.exists() else []
+        if not self.path.exists():
+            return []
+        try:
+            return read_journal(self.path, is_checked=self._is_checked)
+        except DataError as error:
+            raise DataError(f"{error} {_ANEW}") from None
 
     def replace(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Put `records` in the place of all that is there, at once or not at all."""
@@ -137,9 +169,13 @@ class Journal:
 
     def _line(self, record: Mapping[str, Any]) -> bytes:
         try:
-            return _encode(json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))) + b"\n"
+            line = _encode(json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from error
+        if self._is_checked:
+            assert record, "an empty record has no place for a checksum"
+            line = line[:-1] + b',"crc":"%08x"}' % zlib.crc32(line)
+        return line + b"\n"
 
     def _repair(self) -> None:
         if self._is_repaired:
@@ -171,15 +207,21 @@ def _whole_length(content: bytes) -> int:
     return content.rfind(b"\n") + 1
 
 
-def _parse_lines(path: Path, content: bytes) -> list[dict[str, Any]]:
+def _parse_lines(path: Path, lines: Iterable[bytes], *, is_checked: bool = False) -> list[dict[str, Any]]:
     records = []
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+    for number, line in enumerate(lines, start=1):
+        checksum = _CHECKSUM.search(line)
+        body = line[: checksum.start()] + b"}" if checksum else line
         try:
-            record = json.loads(_decode(line))
+            record = json.loads(_decode(body))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: not JSON ({error}).") from None
         if not isinstance(record, dict):
             raise DataError(f"{path}:{number}: expected an object, found {type(record).__name__}.")
+        if checksum is None and is_checked:
+            raise DataError(f"{path}:{number}: without checksum: damaged, or of another version of Sparring.")
+        if checksum is not None and int(checksum[1], 16) != zlib.crc32(body):
+            raise DataError(f"{path}:{number}: damaged, its checksum is another.")
         records.append(record)
     return records
 

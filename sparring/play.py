@@ -17,7 +17,7 @@ from sparring.policies.base import Policy
 from sparring.policies.scripted import RandomPolicy, ReplayPolicy
 from sparring.rollout import count_lanes, cut_waves, episode_specs
 from sparring.rollout import rollout as play_waves
-from sparring.run import trajectory_to_json
+from sparring.run import check_checkpoint, trajectory_to_json
 from sparring.types import StopReason, Task, Trajectory
 
 if TYPE_CHECKING:
@@ -211,6 +211,7 @@ def _model(world: World) -> Policy:
     from sparring.policies.local import LocalPolicy, end_ids_of, load_model
 
     config = world.config
+    check_checkpoint(config.model.path)
     model, tokenizer = load_model(config.model)
     chat = Chat(
         tokenizer,

@@ -5,16 +5,16 @@ A `Stage` knows the world and its live envs, and no method, model or order of ph
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import zip_longest
 
 from sparring.envs.base import Benchmark
-from sparring.errors import EnvFault
+from sparring.errors import DataError, EnvFault
 from sparring.journal import Journal
 from sparring.policies.base import Policy
 from sparring.rollout import EpisodeSpec, Pool, count_lanes, cut_waves, rollout
-from sparring.run import TRAJECTORIES, Phase, read_trajectories, trajectory_to_json
+from sparring.run import TRAJECTORIES, Phase, journaled, trajectory_to_json
 from sparring.types import StopReason, Trajectory
 
 
@@ -28,6 +28,8 @@ class Stage:
     """Envs that play at once."""
     wave_size: int | None
     """Most episodes that are played, saved and resumed together; none: as many as `cut_waves` likes."""
+    max_broken: float
+    """Largest share of a phase's episodes that infrastructure may break."""
 
     def play_phase(
         self,
@@ -45,24 +47,28 @@ class Stage:
             advance: told of how many episodes are there, as they come.
 
         Raises:
-            EnvFault: every episode of a wave broke.
+            EnvFault: every episode of a wave broke, or more of the phase's than `max_broken` allows.
         """
         journal = phase.journal(TRAJECTORIES)
-        rest, kept = _unfinished_waves(self._waves(specs), journal.read())
-        journal.replace(kept)
+        rest, kept = _unfinished_waves(self._waves(specs), {one.id: one for one in journaled(journal)})
+        journal.replace(map(trajectory_to_json, kept))
         advance(len(kept))
+        written, broken = list(kept), list[Trajectory]()
 
         def finished(wave: Sequence[Trajectory]) -> None:
-            if all(trajectory.stop is StopReason.ENV_FAULT for trajectory in wave):
-                raise EnvFault(
-                    f"{phase.path}: every episode of a wave broke ({wave[0].error}). `sparring envs` "
-                    "says whether the world runs here; fewer env.num_envs need less memory."
-                )
             journal.append([trajectory_to_json(trajectory) for trajectory in wave])
+            lost = [trajectory for trajectory in wave if trajectory.stop is StopReason.ENV_FAULT]
+            written.extend(wave)
+            broken.extend(lost)
+            if len(lost) == len(wave) or len(broken) > self.max_broken * len(specs):
+                raise _too_many(broken, len(specs), phase, self.max_broken)
 
         if rest:
             self._rollout(make_policy(), rest, finished, advance)
-        phase.finish({"num": len(specs)})
+        by_id = {trajectory.id: trajectory for trajectory in written}
+        if list(by_id) != [spec.id for spec in specs]:  # two lanes finish their waves in an order of their own
+            journal.replace(trajectory_to_json(by_id[spec.id]) for spec in specs)
+        phase.finish({"num": len(specs), "broken": len(broken)})
 
     def play(
         self, policy: Policy, specs: Sequence[EpisodeSpec], journal: Journal, advance: Callable[[int], None]
@@ -95,24 +101,53 @@ class Stage:
 
 
 def played(phase: Phase, specs: Sequence[EpisodeSpec]) -> list[Trajectory]:
-    """Read a finished phase's trajectories, in the order of its specs."""
-    by_id = {trajectory.id: trajectory for trajectory in read_trajectories(phase.path / TRAJECTORIES)}
-    return [by_id[spec.id] for spec in specs]
+    """Read a finished phase's trajectories, in the order of its specs.
+
+    Raises:
+        DataError: they are not what the phase wrote, or not what the specs ask for.
+    """
+    found = phase.trajectories()
+    for trajectory, spec in zip_longest(found, specs):
+        if trajectory is None or spec is None or not _is_asked(trajectory, spec):
+            raise DataError(
+                f"{phase.path / TRAJECTORIES}: holds other episodes than this run's config asks for. Delete "
+                f"{phase.path} and run the same command again: this phase is then done anew."
+            )
+    return found
+
+
+def num_broken(trajectories: Iterable[Trajectory]) -> int:
+    """Count the episodes that infrastructure broke."""
+    return sum(trajectory.stop is StopReason.ENV_FAULT for trajectory in trajectories)
+
+
+def _is_asked(trajectory: Trajectory, spec: EpisodeSpec) -> bool:
+    asked = (spec.id, spec.task.id, spec.agent, spec.seed)
+    return (trajectory.id, trajectory.task.id, trajectory.agent, trajectory.seed) == asked
+
+
+def _too_many(broken: Sequence[Trajectory], num: int, phase: Phase, bound: float) -> EnvFault:
+    return EnvFault(
+        f"{phase.path}: infrastructure broke {len(broken)} of {num} episodes, {broken[0].id} first "
+        f"({broken[0].error}): a whole wave, or more than env.max_broken = {bound:g} allows. `sparring envs` says "
+        "whether the world runs here. What was played whole is kept: the same command plays the broken ones again."
+    )
 
 
 def _unfinished_waves(
-    waves: Sequence[Sequence[EpisodeSpec]], records: Sequence[dict[str, Any]]
-) -> tuple[list[Sequence[EpisodeSpec]], list[dict[str, Any]]]:
-    """Split into waves still to be played and records to keep: a wave counts only as a whole.
+    waves: Sequence[Sequence[EpisodeSpec]], known: Mapping[str, Trajectory]
+) -> tuple[list[Sequence[EpisodeSpec]], list[Trajectory]]:
+    """Split into waves still to be played and trajectories to keep: a wave counts only as a whole, none of it broken.
 
     A wave's batches depend on all of its episodes, so half of one can't be gone on with bit for bit.
     """
-    by_id = {record["id"]: record for record in records}
     rest: list[Sequence[EpisodeSpec]] = []
-    kept: list[dict[str, Any]] = []
+    kept: list[Trajectory] = []
     for wave in waves:
-        if all(spec.id in by_id for spec in wave):
-            kept += [by_id[spec.id] for spec in wave]
+        own = [known.get(spec.id) for spec in wave]
+        whole = [one for one, spec in zip(own, wave, strict=True) if one and _is_asked(one, spec)]
+        if len(whole) == len(wave) and not num_broken(whole):
+            kept += whole
         else:
             rest.append(wave)
     return rest, kept

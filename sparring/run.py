@@ -11,23 +11,33 @@ import fcntl
 import importlib.metadata
 import json
 import logging
+import math
+import os
 import platform
+import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
 
 from sparring.errors import ConfigError, DataError
-from sparring.journal import Journal, disk_errors, read_json, read_jsonl, write_json_atomic
+from sparring.fingerprints import find_change, fingerprints, read_sealed, write_sealed
+from sparring.journal import Journal, disk_errors, read_journal, read_json, write_json_atomic
 from sparring.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scienceworld")
 """Packages whose version is saved with a run, because results may depend on it."""
 TRAJECTORIES = "trajectories.jsonl"
 """What a phase played, in its folder."""
+DONE = "done.json"
+"""The marker of a finished phase."""
+CHECKPOINT = "checkpoint"
+"""The folder of the weights that a phase trained, in its own."""
 
 
 # ── Records ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -66,28 +76,18 @@ def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
         DataError: a field is missing or has another type.
     """
     try:
-        task = record["task"]
+        task = _typed(record, "task", dict)
         return Trajectory(
-            id=record["id"],
-            task=Task(id=task["id"], kind=task["kind"], data=task["data"]),
-            agent=record["agent"],
-            turns=tuple(
-                Turn(
-                    observation=turn["observation"],
-                    text=turn["text"],
-                    action=turn["action"],
-                    reward=float(turn["reward"]),
-                    token_ids=tuple(turn["token_ids"]),
-                    logprobs=tuple(turn.get("logprobs", ())),
-                )
-                for turn in record["turns"]
-            ),
-            final_observation=record["final_observation"],
-            reward=float(record["reward"]),
-            stop=StopReason(record["stop"]),
-            seed=record["seed"],
-            num_retries=record["num_retries"],
-            error=record["error"],
+            id=_typed(record, "id", str),
+            task=Task(id=_typed(task, "id", str), kind=_typed(task, "kind", str), data=_typed(task, "data", dict)),
+            agent=_typed(record, "agent", str),
+            turns=tuple(map(_turn_from_json, _typed(record, "turns", list))),
+            final_observation=_typed(record, "final_observation", str),
+            reward=_reward(record),
+            stop=StopReason(_typed(record, "stop", str)),
+            seed=_typed(record, "seed", int),
+            num_retries=_typed(record, "num_retries", int),
+            error=_typed(record, "error", str),
         )
     except KeyError as error:
         raise DataError(f"not a trajectory: no field {error}.") from None
@@ -95,19 +95,72 @@ def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
         raise DataError(f"not a trajectory: {error}.") from None
 
 
+def _turn_from_json(turn: Mapping[str, Any]) -> Turn:
+    if not isinstance(turn, dict):
+        raise TypeError(f"a turn is {turn!r:.80}")
+    return Turn(
+        observation=_typed(turn, "observation", str),
+        text=_typed(turn, "text", str),
+        action=_typed(turn, "action", str),
+        reward=_reward(turn),
+        token_ids=_numbers(turn["token_ids"], int),
+        logprobs=_numbers(turn.get("logprobs", []), (int, float)),
+    )
+
+
+def _typed(record: Mapping[str, Any], key: str, kind: type[T]) -> T:
+    value = record[key]
+    if type(value) is not kind:
+        raise TypeError(f"{key} is {value!r:.80}, not of type {kind.__name__}")
+    return value
+
+
+def _reward(record: Mapping[str, Any]) -> float:
+    value = record["reward"]
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise ValueError(f"reward is {value!r:.80}, not a number from 0 to 1")
+    return float(value)
+
+
+def _numbers(values: Any, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, kind) and math.isfinite(value) for value in values):
+        raise TypeError(f"expected a list of numbers, found {values!r:.80}")
+    return tuple(values)
+
+
 def read_trajectories(path: Path) -> list[Trajectory]:
     """Read the trajectories of a JSONL file, without changing it.
 
     Raises:
-        DataError: the file is missing or a line is no trajectory; the message names the line.
+        DataError: the file is missing, a line is no trajectory, or two have one id; the message names the line.
     """
-    trajectories = []
-    for number, record in enumerate(read_jsonl(path), start=1):
+    return _trajectories(path, read_journal(path))
+
+
+def journaled(journal: Journal) -> list[Trajectory]:
+    """Read the trajectories of a phase that may be unfinished; a torn last line is dropped.
+
+    Raises:
+        DataError: as for `read_trajectories`.
+    """
+    records = journal.read()
+    try:
+        return _trajectories(journal.path, records)
+    except DataError as error:
+        raise DataError(f"{error} Delete the line and run the same command again.") from None
+
+
+def _trajectories(path: Path, records: Iterable[Mapping[str, Any]]) -> list[Trajectory]:
+    found: list[Trajectory] = []
+    lines: dict[str, int] = {}
+    for number, record in enumerate(records, start=1):
         try:
-            trajectories.append(trajectory_from_json(record))
+            found.append(trajectory_from_json(record))
         except DataError as error:
             raise DataError(f"{path}:{number}: {error}") from None
-    return trajectories
+        if (first := lines.setdefault(found[-1].id, number)) != number:
+            raise DataError(f"{path}:{number}: {found[-1].id!r} stands in line {first}, too.")
+    return found
 
 
 def pair_to_json(pair: PreferencePair) -> dict[str, Any]:
@@ -155,26 +208,130 @@ class Phase:
     path: Path
     """The phase's own folder; it may be absent until something is written."""
 
+    checked: set[str] = field(default_factory=set, compare=False, repr=False)
+    """Files whose fingerprints were compared already, so that each is hashed once."""
+
     @property
     def is_done(self) -> bool:
         """Whether the phase is finished, so that nothing of it need be done again."""
-        return (self.path / "done.json").exists()
+        return (self.path / DONE).exists()
 
     def result(self) -> dict[str, Any]:
         """Return what `finish` was given.
 
         Raises:
-            DataError: the phase is not finished, or its marker can't be read.
+            DataError: the phase is not finished, or its marker is damaged.
         """
-        return read_json(self.path / "done.json")
+        return {key: value for key, value in self._record().items() if key != "files"}
 
-    def finish(self, result: Mapping[str, Any] | None = None) -> None:
-        """Mark the phase as finished. Everything else that belongs to it must be on the disk already."""
-        write_json_atomic(self.path / "done.json", dict(result or {}))
+    def finish(self, result: Mapping[str, Any] | None = None, *, others: Iterable[Path] = ()) -> None:
+        """Mark the phase as finished, with the fingerprints of what it wrote.
+
+        Args:
+            result: what is to be known of it.
+            others: files outside its folder that belong to it. All that belongs to it must be on the disk already.
+        """
+        files = fingerprints(self.path, [*self._files(), *others])
+        write_sealed(self.path / DONE, {**(result or {}), "files": files})
+        self.checked.update(str(self.path / name) for name in files)
+
+    def has(self, name: str) -> bool:
+        """Say whether the finished phase wrote a file of this name, be it there still or not.
+
+        Raises:
+            DataError: as for `result`.
+        """
+        return name in self._record()["files"]
+
+    def check(self, name: str) -> None:
+        """Compare a file of the finished phase, or all in a folder, with what was written; each once per process.
+
+        Raises:
+            DataError: one is missing or has changed; or as for `result`.
+        """
+        files = self._record()["files"]
+        wanted = {n: known for n, known in files.items() if n == name or n.startswith(f"{name}/")}
+        fresh = {n: known for n, known in wanted.items() if str(self.path / n) not in self.checked}
+        change = find_change(self.path, fresh) if wanted else (self.path / name, "is not among what the phase wrote")
+        if change:
+            path = Path(os.path.normpath(change[0]))
+            raise DataError(f"{path}: {change[1]}. Put it back as it was, or {self._remedy}")
+        self.checked.update(str(self.path / n) for n in fresh)
 
     def journal(self, name: str) -> Journal:
         """Return the journal `name` of this phase, for instance `trajectories.jsonl`."""
-        return Journal(self.path / name)
+        return Journal(self.path / name, is_checked=True)
+
+    def trajectories(self) -> list[Trajectory]:
+        """Read what the finished phase played.
+
+        Raises:
+            DataError: the file is missing or is not what was written; the message names the line where it can.
+        """
+        path = self.path / TRAJECTORIES
+        try:
+            found = read_trajectories(path)
+        except DataError as error:
+            raise DataError(f"{error} Put it back as it was, or {self._remedy}") from None
+        self.check(TRAJECTORIES)
+        return found
+
+    @property
+    def _remedy(self) -> str:
+        return f"delete {self.path} and run the same command again: this phase is then done anew."
+
+    def _record(self) -> dict[str, Any]:
+        return read_sealed(self.path / DONE, remedy=self._remedy.capitalize())
+
+    def _files(self) -> Iterable[Path]:
+        """List what the phase wrote and keeps."""
+        for path in self.path.rglob("*"):
+            is_kept = path.relative_to(self.path).parts[0] != "state" and path.name != DONE
+            if is_kept and path.suffix != ".tmp" and path.is_file():
+                yield path
+
+
+def check_checkpoint(model: str) -> None:
+    """Compare a model's files with what a run saved, if it is the checkpoint of a finished phase.
+
+    Raises:
+        DataError: one is missing or has changed.
+    """
+    path = Path(model).expanduser()
+    phase = Phase(path.parent)
+    if path.name == CHECKPOINT and phase.is_done:
+        phase.check(CHECKPOINT)
+
+
+def shared_phase(own: Path, shared: Path) -> Path:
+    """Return the folder of a phase that several users share: `shared`, to which `own` becomes a link.
+
+    Links save work and space, and nothing depends on them. A folder that stands in a link's place, as a copy leaves it
+    that follows links, is used or, where both are alike, made a link again. Where no link can be made, nothing is
+    shared.
+    """
+    link = own.with_name(f".{own.name}.link")
+    if own.is_symlink() and own.resolve() == shared.resolve():
+        return shared
+    if own.is_dir() and not own.is_symlink():
+        is_copy = not (own / DONE).exists() or _same_bytes(own / DONE, shared / DONE)
+        if not shared.exists() or not is_copy:
+            return own
+    own.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    try:
+        link.symlink_to(os.path.relpath(shared, own.parent), target_is_directory=True)
+    except OSError as error:
+        log.warning("%s: can't be a link here (%s), so its phase is not shared.", own, error.strerror)
+        return own
+    if own.is_dir() and not own.is_symlink():
+        shutil.rmtree(own)
+    link.replace(own)
+    return shared
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    return other.exists() and one.read_bytes() == other.read_bytes()
 
 
 class Run:
@@ -184,6 +341,9 @@ class Run:
         """Use `Run.open`."""
         self.folder = folder
         self._lock = lock
+        self.is_new = False
+        """Whether nothing was made in it before it was opened."""
+        self._checked: set[str] = set()
 
     @classmethod
     def open(cls, folder: Path, config: Mapping[str, Any], versions: Mapping[str, Any]) -> Run:
@@ -220,7 +380,7 @@ class Run:
         """Return the phase whose folder is `name` within the run, for instance `seed-0/eto/round-1/train-target`."""
         path = self.folder / name
         assert path.is_relative_to(self.folder) and ".." not in path.parts[len(self.folder.parts) :], name
-        return Phase(path)
+        return Phase(path, self._checked)
 
     def add_timing(self, **timing: Any) -> None:
         """Append a record to `timings.jsonl`: times are kept out of every other file, which are the same each time."""
@@ -242,13 +402,18 @@ class Run:
         is_run = config_path.exists() and versions_path.exists()
         if not contents and (is_run or not config_path.exists()):
             # Nothing was made yet: a first try that failed over its config may be mended.
+            self.is_new = True
             write_json_atomic(versions_path, versions)
             write_json_atomic(config_path, config)
             return
         if not is_run:
             found = contents[0] if contents else "config.json"
-            raise ConfigError(f"--out {self.folder}: is not a run's folder, but holds {found!r}. Choose another --out.")
-        differences = list_differences(read_json(config_path), json.loads(json.dumps(config)))
+            lacks = "versions.json" if config_path.exists() else "config.json"
+            raise ConfigError(
+                f"--out {self.folder}: is not a run's folder (it has no {lacks}), but holds {found!r}. Choose another "
+                "--out."
+            )
+        differences = list_differences(_read_object(config_path), json.loads(json.dumps(config)))
         if differences:
             raise ConfigError(
                 f"{self.folder}: was made by another config. Choose another --out, delete the folder, or undo what "
@@ -257,8 +422,10 @@ class Run:
         self._note_versions(versions_path, versions)
 
     def _note_versions(self, path: Path, versions: Mapping[str, Any]) -> None:
-        saved = read_json(path) if path.exists() else {}
+        saved = _read_object(path)
         history = saved.pop("resumed_with", [])
+        if not isinstance(history, list):
+            raise DataError(f"{path}: resumed_with: expected a list. Put the file back as it was, or delete that key.")
         differences = list_differences(history[-1] if history else saved, json.loads(json.dumps(versions)))
         if differences:
             log.warning(
@@ -303,7 +470,18 @@ def _show(value: Any) -> str:
 
 
 def _is_there_from_the_start(path: Path) -> bool:
-    return path.name in (".lock", "config.json", "versions.json") or path.name.endswith(".tmp")
+    return path.name in (".lock", "config.json", "versions.json", "base_models.json") or path.name.endswith(".tmp")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    remedy = "Put it back as it was, or choose another --out."
+    try:
+        value = read_json(path)
+    except DataError as error:
+        raise DataError(f"{error} {remedy}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected an object, found {type(value).__name__}. {remedy}")
+    return value
 
 
 def _lock(folder: Path) -> IO[bytes]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import random
 import shutil
 import time
@@ -34,8 +33,17 @@ from sparring.pairs import actions, subsample, successes
 from sparring.playing import Stage, played
 from sparring.policies.base import Policy
 from sparring.rollout import EpisodeSpec, count_lanes
-from sparring.run import TRAJECTORIES, Phase, Run, read_trajectories
-from sparring.training import MOMENTS, SCORES, Learner, Training, grpo_training, ppo_training, train_phase
+from sparring.run import CHECKPOINT, TRAJECTORIES, Phase, Run, shared_phase
+from sparring.training import (
+    MOMENTS,
+    SCORES,
+    Learner,
+    Training,
+    drop_state,
+    grpo_training,
+    ppo_training,
+    train_phase,
+)
 from sparring.types import PreferencePair, Task, Trajectory
 
 if TYPE_CHECKING:
@@ -101,6 +109,7 @@ class Session:
             pool=world.pool,
             num_slots=config.env.num_envs,
             wave_size=config.rollout.wave_size,
+            max_broken=config.env.max_broken,
         )
         self._buffers: dict[str, list[list[Trajectory]]] = {}
 
@@ -347,9 +356,9 @@ class Session:
             for one in growth.verdicts
             if one.reference and (one.is_accepted or one.is_quarantined)
         }
-        path = self._phase(f"round-{growth.step}/synthesis").path / TRAJECTORIES
+        phase = self._phase(f"round-{growth.step}/synthesis")
         solved: dict[str, Trajectory] = {}
-        for one in successes(read_trajectories(path), self.config.pairs.success_eps) if found else ():
+        for one in successes(phase.trajectories(), self.config.pairs.success_eps) if found else ():
             if actions(one) == found.get(one.task.id, ())[: len(one.turns)]:
                 solved.setdefault(one.task.id, one)
         return [solved[task_id] for task_id in found if task_id in solved]
@@ -439,13 +448,29 @@ class Session:
 
     def _fit(self, agent: Agent, name: str, training: Training, *, shared_key: str | None = None) -> Agent:
         phase = self._phase(name, shared_key=shared_key)
-        if not phase.is_done:
-            moments = None if agent.is_start else Path(agent.checkpoint).parent / MOMENTS
+        if phase.is_done:
+            drop_state(phase)  # which stays if the run was killed as the phase was finished
+        else:
+            moments = self._moments(agent) if training.is_continued else None
             learner = Learner(model=self._model_config(agent), moments=moments, make_chat=self._chat, warn=self.warn)
             with self._timed(name), self.progress.phase(self._title(name)) as bar:
                 train_phase(learner, training, phase, name, seed=derive_seed(self.seed, name), bar=bar)
-        checkpoint = str(phase.path / "checkpoint")
+        checkpoint = str(phase.path / CHECKPOINT)
         return Agent(name=agent.name, checkpoint=checkpoint, lineage=digest(agent.lineage, self.arm, name))
+
+    def _moments(self, agent: Agent) -> Path | None:
+        """Return the optimizer's state that the agent's last training left, none where it left none."""
+        phase = self._trained(agent)
+        if phase is None or not phase.has(MOMENTS):
+            return None
+        phase.check(MOMENTS)
+        return phase.path / MOMENTS
+
+    def _trained(self, agent: Agent) -> Phase | None:
+        """Return the phase that made the agent's weights, none for the base model."""
+        if agent.checkpoint == self.config.model.path:
+            return None
+        return self.run.phase(str(Path(agent.checkpoint).parent.relative_to(self.run.folder)))
 
     def _reinforce(self, agent: Agent, name: str, round_number: int, training: Training) -> Agent:
         """Train by policy gradient, then delete what only this round needed of the round before.
@@ -467,8 +492,8 @@ class Session:
         path = phase.path / SCORES / "reference.safetensors"
         if phase.is_done:
             return None
-        if path.is_file():
-            return read_scores(path)
+        if (known := read_scores(path)) is not None:
+            return known
         learner = Learner(model=self._model_config(agent), make_chat=self._chat, warn=self.warn)
         with self._timed(name):
             model, _, encode, _ = learner.load()
@@ -478,6 +503,9 @@ class Session:
     # ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _model_config(self, agent: Agent) -> Any:
+        """Return which model to load; a trained one's files are compared with what was saved."""
+        if phase := self._trained(agent):
+            phase.check(CHECKPOINT)
         return dataclasses.replace(self.config.model, path=agent.checkpoint)
 
     def _chat(self, model: Any, tokenizer: Any) -> Chat:
@@ -495,9 +523,9 @@ class Session:
         own = f"seed-{self.seed}/{self.arm}/{name}"
         if shared_key is None:
             return self.run.phase(own)
-        shared = self.run.phase(f"seed-{self.seed}/shared/{name.replace('/', '-')}-{shared_key}")
-        _link(self.run.folder / own, shared.path)
-        return shared
+        shared = f"seed-{self.seed}/shared/{name.replace('/', '-')}-{shared_key}"
+        folder = shared_phase(self.run.folder / own, self.run.folder / shared)
+        return self.run.phase(str(folder.relative_to(self.run.folder)))
 
     def _title(self, name: str) -> str:
         return f"{self.arm} · {name}" if self.seed == 0 else f"seed {self.seed} · {self.arm} · {name}"
@@ -515,13 +543,6 @@ class Session:
             cpu_s=round(time.process_time() - cpu, 3),
             env_cpu_s=round(max(0.0, self.world.pool.cpu_seconds() - env_cpu), 3),  # a restart loses what was used
         )
-
-
-def _link(link: Path, target: Path) -> None:
-    if link.is_symlink():
-        return
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
 
 
 def _plain(value: Any) -> Any:

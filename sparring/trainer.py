@@ -24,8 +24,8 @@ from sparring import checkpoint
 from sparring.batches import Group, Step, cut_to_budget, num_action_tokens, plan_steps
 from sparring.convert import check_values
 from sparring.errors import ConfigError, TrainingError
+from sparring.fingerprints import read_sealed, write_sealed
 from sparring.forward import Forward, autocast_dtype
-from sparring.journal import read_json, write_json_atomic
 from sparring.objectives import Metrics, Objective, add_metrics
 from sparring.ranges import (
     ADJUSTABLE,
@@ -141,11 +141,6 @@ def learning_rate(step: int, num_steps: int, config: TrainConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - num_warmup) / max(1, num_steps - num_warmup)))
 
 
-def completed_steps(state_dir: Path) -> int:
-    """Count the steps that a resumed fit will not take again; lines of the log after them will be written again."""
-    return checkpoint.latest_step(state_dir) or 0
-
-
 def fit(
     model: Any,
     groups: Sequence[Group],
@@ -155,6 +150,7 @@ def fit(
     seed: int,
     state_dir: Path,
     moments: Path | None = None,
+    resumed: Callable[[int], None] = lambda step: None,
     log: Callable[[dict[str, Any]], None] = lambda record: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FitResult:
@@ -171,6 +167,7 @@ def fit(
         state_dir: where states and the reference's log-probabilities are kept. Delete it to train anew.
         moments: the optimizer's state to start with, as a training before left it (`checkpoint.moments_path`); none:
             afresh. Policy gradient takes so few steps a round that Adam must not forget its averages between rounds.
+        resumed: told first of all how many steps will not be taken again, 0 at the start; later ones are logged again.
         log: gets one flat record per step: step, epoch, lr, loss, grad_norm, tokens and the objective's metrics per
             pair kind. Steps after the last saved state are logged again after a resumption, with the same values.
         progress: gets steps done and steps in all.
@@ -178,6 +175,7 @@ def fit(
     Raises:
         TrainingError: there is nothing to train on, or a loss or gradient is not finite; weights are not touched then.
         ConfigError: `state_dir` belongs to other data or another config.
+        DataError: `fit.json` in it is damaged.
     """
     if not groups:
         raise TrainingError(
@@ -186,6 +184,7 @@ def fit(
     from sparring.threads import is_small, one_thread
 
     course = _Fit(model, groups, objective, config, seed, state_dir, moments)
+    resumed(course.progress.step)
     with one_thread() if is_small(model) else nullcontext():  # beside the forward's own
         return course.run(log, progress)
 
@@ -225,8 +224,11 @@ class _Fit:
         self.optimizer = make_optimizer(model, config)
         if moments is not None:
             checkpoint.load_moments(moments, model, self.optimizer)
-        saved = checkpoint.load_state(state_dir, model, self.optimizer)
-        self.progress = _Progress(**saved[1]) if saved else _Progress()
+        saved = checkpoint.newest_state(state_dir)
+        if saved:
+            checkpoint.load_state(saved, model, self.optimizer)
+        self.progress = _Progress(**saved.numbers) if saved else _Progress()
+        self.saved_step = saved.step if saved else None
         self.saved_at, self.save_interval = time.monotonic(), config.save_every_s
         self.is_whole = True
         """Whether weights, optimizer, progress and log are of one step, so that they may be saved."""
@@ -323,19 +325,21 @@ class _Fit:
 
         path = self.state_dir / "reference" / "logprobs.safetensors"
         nodes = [node for group in self.groups for node in group.nodes]
-        if path.exists():
-            flat_N = checkpoint.read_tensors(path)["logprobs"].to(self.forward.device)
+        if (kept := checkpoint.kept_tensors(path)) is not None:
+            flat_N = kept["logprobs"].to(self.forward.device)
         else:
             with torch.no_grad():
                 flat_N = torch.cat(self.forward(nodes))
-            checkpoint.write_tensors(path, {"logprobs": flat_N})
+            checkpoint.keep_tensors(path, {"logprobs": flat_N})
         parts = iter(flat_N.split([num_action_tokens(node) for node in nodes]))
         return [[next(parts) for _ in group.nodes] for group in self.groups]
 
     def _save(self) -> None:
+        if self.saved_step == self.progress.step:
+            return
         started = time.monotonic()
         checkpoint.save_state(self.state_dir, self.progress.step, self.model, self.optimizer, asdict(self.progress))
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), self.progress.step
         if self.save_interval > 0:
             self.save_interval = max(self.config.save_every_s, (self.saved_at - started) / SAVE_SHARE)
 
@@ -395,9 +399,9 @@ def _claim(state_dir: Path, fingerprint: dict[str, str]) -> None:
     path = state_dir / "fit.json"
     if not path.exists():
         state_dir.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(path, fingerprint)
+        write_sealed(path, fingerprint)
         return
-    held = read_json(path)
+    held = read_sealed(path, remedy=f"Delete {state_dir} to train anew.")
     changed = [key for key, value in fingerprint.items() if held.get(key) != value]
     if changed:
         raise ConfigError(f"{state_dir}: holds the state of a training with other {', '.join(changed)}. Delete it.")

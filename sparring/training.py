@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from sparring.batches import Group
 from sparring.chat import Chat, ContextOverflow, Encoded
+from sparring.errors import DataError
 from sparring.journal import disk_errors, sync_tree
 from sparring.pairs import count_kinds
-from sparring.run import Phase, pair_to_json
+from sparring.run import CHECKPOINT, Phase, pair_to_json
 from sparring.types import PreferencePair, Trajectory
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Learner:
     model: ModelConfig
     """The agent's, as it comes in."""
     moments: Path | None = None
-    """Where the agent's last training may have left its optimizer's state."""
+    """Where the agent's last training left its optimizer's state, if it did."""
     make_chat: Callable[[Any, Any], Chat]
     """From a model and its tokenizer."""
     warn: Callable[[str], None]
@@ -147,9 +148,10 @@ def train_phase(learner: Learner, training: Training, phase: Phase, name: str, *
 
     Raises:
         TrainingError: there is nothing to train on, or training ran into a loss that is not finite.
+        DataError: what was saved of this training is damaged beyond going on.
     """
     from sparring import critic
-    from sparring.trainer import completed_steps, fit
+    from sparring.trainer import fit
 
     if training.pairs:
         phase.journal("pairs.jsonl").replace(pair_to_json(pair) for pair in training.pairs)
@@ -160,9 +162,12 @@ def train_phase(learner: Learner, training: Training, phase: Phase, name: str, *
     if overflows:
         learner.warn(f"{name}: {len(overflows)} trajectories exceed chat.max_context and are left out.")
     state_dir, journal = phase.path / "state", phase.journal("log.jsonl")
-    done = completed_steps(state_dir)
-    journal.replace([record for record in journal.read() if record["step"] <= done])
-    has_moments = training.is_continued and learner.moments is not None and learner.moments.is_file()
+
+    def resumed(done: int) -> None:
+        steps = [record for record in journal.read() if record.get("step") in range(1, done + 1)]
+        if [record["step"] for record in steps] != list(range(1, done + 1)):
+            raise DataError(f"{journal.path}: lacks steps that were taken. Delete {phase.path} to train anew.")
+        journal.replace(steps)
 
     def log(record: dict[str, Any]) -> None:
         journal.append([record])
@@ -179,7 +184,8 @@ def train_phase(learner: Learner, training: Training, phase: Phase, name: str, *
         training.train,
         seed=seed,
         state_dir=state_dir,
-        moments=learner.moments if has_moments else None,
+        moments=learner.moments if training.is_continued else None,
+        resumed=resumed,
         log=log,
         progress=bar.update,
     )
@@ -194,7 +200,12 @@ def train_phase(learner: Learner, training: Training, phase: Phase, name: str, *
             "metrics": result.metrics,
         }
     )
-    shutil.rmtree(state_dir, ignore_errors=True)
+    drop_state(phase)
+
+
+def drop_state(phase: Phase) -> None:
+    """Delete what only an unfinished training needs."""
+    shutil.rmtree(phase.path / "state", ignore_errors=True)
 
 
 def _save(model: Any, tokenizer: Any, training: Training, phase: Phase, state_dir: Path) -> None:
@@ -203,7 +214,7 @@ def _save(model: Any, tokenizer: Any, training: Training, phase: Phase, state_di
     from sparring.checkpoint import moments_path
     from sparring.policies.local import save_model
 
-    checkpoint = phase.path / "checkpoint"
+    checkpoint = phase.path / CHECKPOINT
     with disk_errors(checkpoint):
         head = critic.detach(model) if training.value_lr is not None else None
         save_model(model, tokenizer, checkpoint)

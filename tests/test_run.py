@@ -13,7 +13,7 @@ import pytest
 
 from sparring import journal as journal_module
 from sparring.errors import ConfigError, DataError, SparringError
-from sparring.journal import Journal, disk_errors, read_json, read_jsonl, write_json_atomic
+from sparring.journal import Journal, disk_errors, read_journal, read_json, read_jsonl, write_json_atomic
 from sparring.run import (
     Run,
     list_differences,
@@ -90,13 +90,13 @@ def test_journal_drops_a_torn_last_line_with_a_notice(tmp_path: Path, caplog: py
     for length in range(len(whole) - 10, len(whole)):  # every place at which the second line may be torn
         caplog.clear()
         path.write_bytes(whole[:length])
-        assert read_jsonl(path) == [{"step": 1}]
+        assert read_journal(path) == [{"step": 1}]
         assert path.read_bytes() == whole[:length], "reading alone changes nothing"
         assert Journal(path).read() == [{"step": 1}]
         assert "torn last line" in caplog.text
         path.write_bytes(whole[:length])
         Journal(path).append([{"step": 3}])
-        assert read_jsonl(path) == [{"step": 1}, {"step": 3}]
+        assert read_journal(path) == [{"step": 1}, {"step": 3}]
 
 
 def test_journal_names_a_corrupt_inner_line(tmp_path: Path) -> None:
@@ -107,6 +107,35 @@ def test_journal_names_a_corrupt_inner_line(tmp_path: Path) -> None:
     path.write_text('{"a": 1}\n[2]\n')
     with pytest.raises(DataError, match=r"log\.jsonl:2: expected an object, found list"):
         Journal(path).read()
+
+
+def test_a_users_file_ends_where_it_ends(tmp_path: Path) -> None:
+    """The rule for torn journals holds for our own: a user's last line counts without a line break, or is an error."""
+    path = tmp_path / "mine.jsonl"
+    for content in (b'{"a": 1}\n{"a": 2}', b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\r\n', b'{"a": 1}\n{"a": 2}\n\n \n'):
+        path.write_bytes(content)
+        assert read_jsonl(path) == [{"a": 1}, {"a": 2}]
+    (tmp_path / "mine.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}'))
+    assert read_jsonl(tmp_path / "mine.jsonl.gz") == [{"a": 1}]
+    for content in (b'{"a": 1}\n{"a": ', b'{"a": 1}\n\n{"a": 2}', b'{"a": 1}\n\xff\xfe'):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"mine\.jsonl:2: not JSON"):
+            read_jsonl(path)
+
+
+def test_a_checked_journal_notices_every_changed_byte(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "log.jsonl", is_checked=True)
+    journal.append([{"step": 1, "loss": 0.25}, {"step": 2, "text": '","crc":"00000000"}'}])
+    records = Journal(journal.path, is_checked=True).read()
+    assert records == [{"step": 1, "loss": 0.25}, {"step": 2, "text": '","crc":"00000000"}'}]
+    whole = journal.path.read_bytes()
+    for place in range(whole.index(b"\n")):
+        journal.path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(DataError, match=r"log\.jsonl:1: "):
+            Journal(journal.path, is_checked=True).read()
+    journal.path.write_text('{"step":1}\n')
+    with pytest.raises(DataError, match=r"log\.jsonl:1: without checksum"):
+        Journal(journal.path, is_checked=True).read()
 
 
 def test_journal_of_nothing(tmp_path: Path) -> None:
@@ -232,12 +261,12 @@ def test_unreadable_config_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(ConfigError, match=r"is not a run's folder, but holds 'thesis\.tex'"):
+    with pytest.raises(ConfigError, match=r"is not a run's folder .*, but holds 'thesis\.tex'"):
         Run.open(tmp_path, CONFIG, VERSIONS)
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"my": "own"}')
-    with pytest.raises(ConfigError, match=r"is not a run's folder, but holds 'config\.json'"):
+    with pytest.raises(ConfigError, match=r"is not a run's folder .*, but holds 'config\.json'"):
         Run.open(other, CONFIG, VERSIONS)
     assert (other / "config.json").read_text() == '{"my": "own"}'
     with pytest.raises(ConfigError, match="is a file"):

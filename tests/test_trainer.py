@@ -20,8 +20,9 @@ from sparring.chat import Encoded
 from sparring.errors import ConfigError, DataError, SparringError, TrainingError
 from sparring.forward import Forward
 from sparring.objectives import LossConfig, Objective, PreferenceObjective, SFTObjective
-from sparring.trainer import FitResult, TrainConfig, completed_steps, fit, learning_rate, prepare
+from sparring.trainer import FitResult, TrainConfig, fit, learning_rate, prepare
 from sparring.types import PairKind
+from tests.crashes import crash_at
 from tests.training_toys import VOCABULARY, edge, lone_groups, node, plain_logprobs, qwen, task_groups
 
 SFT = TrainConfig(lr=5e-3, epochs=2, batch_size=4, max_tokens_per_batch=200)
@@ -373,6 +374,18 @@ OBJECTIVES = {
 }
 
 
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "shortened": lambda content: content[:-20],
+    "flipped": lambda content: content[:-9] + bytes([content[-9] ^ 4]) + content[-8:],
+    "emptied": lambda _: b"{}",
+}
+
+
+def completed_steps(folder: Path) -> int:
+    state = checkpoint.newest_state(folder)
+    return state.step if state else 0
+
+
 def kill_at(step: int) -> Callable[[dict[str, Any]], None]:
     def on_step(record: dict[str, Any]) -> None:
         if record["step"] == step:
@@ -415,28 +428,30 @@ class TestResume:
         assert same_weights(model, again) and result == result_again
         assert [r["step"] for r in log] == [6]
 
-    def test_after_a_kill_inside_saving(self, tmp_path, monkeypatch):
-        groups, objective, _ = OBJECTIVES["sft"]
-        config = TrainConfig(lr=5e-3, epochs=1, batch_size=3, save_every_s=0)
-        model, result, _ = trained(tmp_path / "whole", groups, objective, config)
-        num_flushes = 0
-        flush = checkpoint.sync
-
-        def dying(path: Path) -> None:
-            nonlocal num_flushes
-            num_flushes += 1
-            if num_flushes == deadline:
-                raise Killed
-            flush(path)
-
-        for deadline in (1, 2, 3, 5, 7, 8, 9, 11):
-            folder, num_flushes = tmp_path / f"killed-{deadline}", 0
-            with monkeypatch.context() as patch, pytest.raises(Killed):
-                patch.setattr(checkpoint, "sync", dying)
-                trained(folder, groups, objective, config)
+    @pytest.mark.parametrize("part", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 12))])
+    def test_after_a_crash_at_a_file_operation(self, tmp_path, part):
+        """Every twelfth operation by default, the others if slow tests run."""
+        groups, objective = task_groups(3), PreferenceObjective()
+        config = TrainConfig(lr=5e-3, epochs=1, batch_size=6, save_every_s=0)
+        whole = []
+        num = crash_at(None, tmp_path, lambda: whole.append(trained(tmp_path / "whole", groups, objective, config)))
+        model, result, _ = whole[0]
+        assert num > 50
+        for number in range(1 + part, num + 1, 12):
+            folder = tmp_path / f"killed-{number}"
+            crash_at(number, folder, lambda folder=folder: trained(folder, groups, objective, config))
             again, result_again, _ = trained(folder, groups, objective, config)
-            assert same_weights(model, again) and result == result_again
-            assert [p.name for p in folder.glob("step-*")] == ["step-3"]
+            assert same_weights(model, again) and result == result_again, number
+            assert completed_steps(folder) == result.steps == len(list(whole[0][2])), number
+
+    def test_a_half_deleted_state_does_not_count_and_its_step_is_saved_again(self, tmp_path, caplog):
+        groups, objective = lone_groups(3), SFTObjective()
+        config = TrainConfig(lr=5e-3, epochs=1, batch_size=1, save_every_s=0)
+        model, result, _ = trained(tmp_path, groups, objective, config)
+        (tmp_path / "step-3" / "state.json").unlink()
+        again, result_again, log = trained(tmp_path, groups, objective, config)
+        assert same_weights(model, again) and result == result_again and len(log) == 3
+        assert "step-3 is left out" in caplog.text
 
     def test_interrupt_saves_the_last_whole_step(self, tmp_path):
         groups, objective, config = OBJECTIVES["sft"]
@@ -501,13 +516,42 @@ class TestResume:
         with pytest.raises(ConfigError, match=f"with other {change}"):
             other()
 
-    @pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json"])
-    def test_torn_state_is_named(self, tmp_path, file):
+    @pytest.mark.parametrize(
+        ("file", "damage"),
+        [
+            ("weights.safetensors", "flipped"),
+            ("optimizer.safetensors", "shortened"),
+            ("state.json", "emptied"),
+            pytest.param("optimizer.safetensors", "flipped", marks=pytest.mark.slow),
+            pytest.param("state.json", "flipped", marks=pytest.mark.slow),
+        ],
+    )
+    def test_a_damaged_state_is_left_out_with_a_notice(self, tmp_path, file, damage, caplog):
+        groups, objective, config = lone_groups(3), SFTObjective(), TrainConfig(lr=5e-3, epochs=1, batch_size=1)
+        model, result, _ = trained(tmp_path, groups, objective, config)
+        path = tmp_path / "step-3" / file
+        path.write_bytes(DAMAGES[damage](path.read_bytes()))
+        again, result_again, _ = trained(tmp_path, groups, objective, config)
+        assert same_weights(model, again) and result == result_again
+        assert f"step-3 is left out: {path}" in caplog.text
+        assert [path.name for path in tmp_path.glob("step-*")] == ["step-3-2"], "the broken one goes last"
+
+    def test_damaged_scores_of_the_reference_are_computed_again(self, tmp_path, caplog):
+        groups, objective = task_groups(2), PreferenceObjective()
+        config = TrainConfig(lr=5e-3, epochs=1, batch_size=3)
+        model, *_ = trained(tmp_path / "whole", groups, objective, config)
+        with pytest.raises(Killed):
+            trained(tmp_path / "killed", groups, objective, config, on_step=kill_at(1))
+        path = tmp_path / "killed/reference/logprobs.safetensors"
+        path.write_bytes(DAMAGES["flipped"](path.read_bytes()))
+        assert same_weights(model, trained(tmp_path / "killed", groups, objective, config)[0])
+        assert f"{path} is computed again" in caplog.text
+
+    @pytest.mark.parametrize("content", ["{}", "[1]", "{", '{"data": 1, "seal": 2}'])
+    def test_a_damaged_claim_is_named(self, tmp_path, content):
         groups, objective, config = OBJECTIVES["sft"]
-        trained(tmp_path, groups, objective, config)
-        path = tmp_path / "step-6" / file
-        path.write_bytes(path.read_bytes()[:20])
-        with pytest.raises(DataError, match=file):
+        (tmp_path / "fit.json").write_text(content)
+        with pytest.raises(DataError, match=r"fit\.json.* Delete .* to train anew"):
             trained(tmp_path, groups, objective, config)
 
     def test_state_of_another_model_is_refused(self, tmp_path):
@@ -523,6 +567,7 @@ class TestResume:
         assert files == {
             "fit.json",
             "reference/logprobs.safetensors",
+            "reference/logprobs.json",
             "step-6/weights.safetensors",
             "step-6/optimizer.safetensors",
             "step-6/state.json",

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 
 from sparring.convert import check_values
 from sparring.errors import ConfigError, DataError
-from sparring.ranges import ADJUSTABLE, ADJUSTABLE_WITH_NOTE, Count, Deadline, Name, Place, Range, Retries
+from sparring.ranges import ADJUSTABLE, ADJUSTABLE_WITH_NOTE, Count, Deadline, Name, Place, Range, Retries, Share
 from sparring.text import encodable
 from sparring.types import Task
 
@@ -102,6 +102,9 @@ class EnvConfig:
     """Seconds within which an env must have answered an action."""
     max_retries: Annotated[Retries, ADJUSTABLE] = 2
     """How often an episode is restored on a fresh env after infrastructure failed."""
+    max_broken: Annotated[Share, ADJUSTABLE] = 0.02
+    """Largest share of a phase's episodes that faults may cost (they count nowhere); above it the run stops, and plays
+    them again when it is started again."""
     path: Place | None = None
     """Folder with data of yours for this world, such as official files (docs/environments.md); none: what it brings."""
     variables: tuple[str, ...] = ()

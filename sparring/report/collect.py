@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sparring.analysis import counted
 from sparring.report.folder import PhaseFolder
-from sparring.run import TRAJECTORIES, read_trajectories
+from sparring.run import TRAJECTORIES, Phase
 from sparring.types import Trajectory
 
 MAX_WATCHED = 6
@@ -60,6 +60,9 @@ def collect(phases: Sequence[PhaseFolder], *, max_bytes: int, watch: Sequence[st
         phases: of the run; those that play are read.
         max_bytes: size on disk of the sample, about; spread evenly over the files, and evenly inside each.
         watch: arms whose rollouts with the first seed are kept whole, those of the last `MAX_WATCHED` rounds.
+
+    Raises:
+        DataError: a file is not what its phase wrote.
     """
     episodes = Episodes()
     by_path: dict[Path, list[PhaseFolder]] = {}
@@ -71,7 +74,7 @@ def collect(phases: Sequence[PhaseFolder], *, max_bytes: int, watch: Sequence[st
     first_seed = phases[0].seed if phases else ""
     last = {phase.arm: phase.round for phase in sorted(phases, key=lambda phase: phase.round)}
     for path, sharing in by_path.items():
-        trajectories = read_trajectories(path / TRAJECTORIES)
+        trajectories = Phase(path).trajectories()
         episodes.num_total += len(trajectories)
         episodes.kinds |= {t.task.id: t.task.kind for t in trajectories}
         usable = counted(trajectories)

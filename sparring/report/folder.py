@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparring.journal import read_jsonl
+from sparring.errors import DataError
+from sparring.journal import read_journal
+from sparring.run import DONE, Phase
 
 _PHASE = re.compile(
     r"(?:round-(?P<round>\d+)/)?(?:(?P<made>synthesis)|(?P<act>sft|rollout|evaluate|train)-(?P<agent>target|partner).*)"
@@ -42,7 +44,7 @@ def list_phases(run_dir: Path, seeds: Sequence[str], arms: Sequence[str]) -> lis
 
 def _phases_of(run_dir: Path, seed: str, arm: str) -> Iterator[PhaseFolder]:
     folder = run_dir / f"seed-{seed}" / arm
-    found = [path.parent for pattern in ("*/done.json", "round-*/*/done.json") for path in folder.glob(pattern)]
+    found = [path.parent for pattern in (f"*/{DONE}", f"round-*/*/{DONE}") for path in folder.glob(pattern)]
     parsed = [(path, _PHASE.fullmatch(path.relative_to(folder).as_posix())) for path in found]
     phases = [
         PhaseFolder(
@@ -52,12 +54,23 @@ def _phases_of(run_dir: Path, seed: str, arm: str) -> Iterator[PhaseFolder]:
             round=int(match["round"] or 0),
             act=match["act"] or match["made"],
             agent=match["agent"] or "target",
-            path=path.resolve(),
+            path=_real_path(run_dir / f"seed-{seed}", arm, match[0]),
         )
         for path, match in parsed
         if match
     ]
     return iter(sorted(phases, key=lambda phase: (phase.round, phase.name)))
+
+
+def _real_path(seed_folder: Path, arm: str, name: str) -> Path:
+    """Return the one folder of a phase that arms share, be it linked or, in a copy that followed links, copied."""
+    own = seed_folder / arm / name
+    marker = own / DONE
+    if marker.is_file() and not own.is_symlink():
+        for shared in seed_folder.glob(f"shared/{name.replace('/', '-')}-*/{DONE}"):
+            if shared.read_bytes() == marker.read_bytes():
+                return shared.parent.resolve()
+    return own.resolve()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +122,14 @@ def read_costs(run_dir: Path, phases: Sequence[PhaseFolder]) -> Costs:
     """Read `timings.jsonl` and attribute it; without the file, nothing is known."""
     path = run_dir / "timings.jsonl"
     by_path: dict[Path, Cost] = {}
-    for record in read_jsonl(path) if path.exists() else []:
-        where = (run_dir / f"seed-{record['seed']}" / record["arm"] / record["phase"]).resolve()
-        cpu = float(record.get("cpu_s", 0.0)) + float(record.get("env_cpu_s", 0.0))
-        by_path[where] = by_path.get(where, Cost()) + Cost(wall=float(record.get("wall_s", 0.0)), cpu=cpu, num=1)
+    for number, record in enumerate(read_journal(path) if path.exists() else [], start=1):
+        try:
+            where = _real_path(run_dir / f"seed-{record['seed']}", record["arm"], record["phase"])
+            cpu = float(record.get("cpu_s", 0.0)) + float(record.get("env_cpu_s", 0.0))
+            cost = Cost(wall=float(record.get("wall_s", 0.0)), cpu=cpu, num=1)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}:{number}: not a timing ({error}). Delete the line.") from None
+        by_path[where] = by_path.get(where, Cost()) + cost
     by_phase: dict[tuple[str, str], Cost] = {}
     by_arm: dict[tuple[str, str], dict[tuple[str, str], Cost]] = {}
     counted: set[Path] = set()
@@ -132,4 +149,8 @@ def read_costs(run_dir: Path, phases: Sequence[PhaseFolder]) -> Costs:
 def training_log(phase: PhaseFolder, is_wanted: Callable[[str], bool]) -> list[Mapping[str, Any]]:
     """Read a training phase's steps, those that have a metric of a wanted name."""
     path = phase.path / "log.jsonl"
-    return [line for line in read_jsonl(path) if any(map(is_wanted, line))] if path.exists() else []
+    if not path.exists():
+        return []
+    lines = read_journal(path)
+    Phase(phase.path).check(path.name)
+    return [line for line in lines if any(map(is_wanted, line))]

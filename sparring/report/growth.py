@@ -16,7 +16,8 @@ from typing import Any
 
 from sparring.errors import DataError
 from sparring.evaluate import is_success
-from sparring.journal import read_json, read_jsonl
+from sparring.journal import read_journal, read_json
+from sparring.run import Phase
 
 POOL, GROWTH = "pool.jsonl", "synthesis/growth.json"
 """Files in a round's folder."""
@@ -68,7 +69,7 @@ def read_verdicts(path: Path) -> list[Mapping[str, Any]]:
         DataError: the file is torn.
     """
     with _torn(path):
-        return list(read_json(path)["verdicts"])
+        return list(_read_growth(path)["verdicts"])
 
 
 def round_numbers(folder: Path) -> list[int]:
@@ -104,7 +105,7 @@ class _Pool:
 
     def take_in(self, path: Path) -> None:
         with _torn(path):
-            for event in read_jsonl(path):
+            for event in read_journal(path):
                 self._apply(event["change"], event["task_id"], origin_name(event["origin"]))
 
     def _apply(self, change: str, task_id: str, origin: str) -> None:
@@ -149,7 +150,7 @@ def _old_and_new(
 
 def _synthesis(path: Path) -> dict[str, Any]:
     with _torn(path):
-        record = read_json(path)
+        record = _read_growth(path)
         verdicts = record["verdicts"]
         kinds: dict[str, Counter[str]] = {}
         for verdict in verdicts:
@@ -164,6 +165,13 @@ def _synthesis(path: Path) -> dict[str, Any]:
             "counts": dict(record["counts"]),
             "episodes": dict(record["episodes"]),
         }
+
+
+def _read_growth(path: Path) -> Mapping[str, Any]:
+    record = read_json(path)
+    if (phase := Phase(path.parent)).is_done:
+        phase.check(path.name)
+    return record
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from sparring.journal import read_jsonl
+from sparring.journal import read_journal
 from sparring.report.growth import ACCEPTED, GROWTH, INITIAL, POOL, outcome_of, read_verdicts, round_numbers
 from sparring.report.view import Results
 from sparring.run import TRAJECTORIES, read_trajectories
@@ -176,7 +176,7 @@ def _fates(folder: Path) -> dict[str, list[str]]:
     fates: dict[str, list[str]] = {}
     for number in round_numbers(folder):
         path = folder / f"round-{number}" / POOL
-        for event in read_jsonl(path) if path.exists() else []:
+        for event in read_journal(path) if path.exists() else []:
             if event["origin"]["synthesiser"] != INITIAL:
                 detail = f" ({event['detail']})" if event["detail"] else ""
                 fates.setdefault(event["task_id"], []).append(f"{event['change']} in round {number}{detail}")

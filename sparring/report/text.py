@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 NOTHING = "–"
 """Stands where there is no number."""
+MAX_NAMED = 4
+"""Phases that a line names."""
 
 
 def reward(value: float | None, *, signed: bool = False) -> str:
@@ -76,6 +78,19 @@ def _cells(view: Results, arm: ArmResults) -> list[tuple[str, str]]:
         else:
             cells.append((NOTHING, ""))
     return cells
+
+
+def broken_lines(results: Mapping[str, Any] | Results) -> list[str]:
+    """Say how many episodes infrastructure broke, and where; nothing where none were."""
+    broken = results.broken if isinstance(results, Results) else results.get("broken", {})
+    if not broken.get("num"):
+        return []
+    where = ", ".join(f"{name} ({num})" for name, num in list(broken["phases"].items())[:MAX_NAMED])
+    more = len(broken["phases"]) - MAX_NAMED
+    return [
+        f"Broken by infrastructure: {broken['num']} of {broken['episodes']} episodes "
+        f"({100 * broken['share']:.1f} %), which count nowhere: {where}{f' and {more} more' if more > 0 else ''}."
+    ]
 
 
 def contribution_lines(results: Mapping[str, Any] | Results) -> list[str]:

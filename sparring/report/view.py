@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -135,6 +135,8 @@ class Results:
     """Training tasks with an expert trajectory."""
     num_resamples: int = 2000
     """Bootstrap resamples behind each interval."""
+    broken: Mapping[str, Any] = field(default_factory=dict)
+    """Episodes that infrastructure broke: `num` of `episodes`, and `phases`; empty where nothing is known."""
     arms: Mapping[str, ArmResults]
 
     def first(self, method: str) -> ArmResults | None:
@@ -214,10 +216,13 @@ def results_from_json(record: Mapping[str, Any], config: Mapping[str, Any] | Non
             success_eps=record["success_eps"],
             num_demonstrations=record.get("num_demonstrations"),
             num_resamples=_num_resamples(record),
+            broken=record.get("broken", {}),
             arms=arms,
         )
     except KeyError as error:
         raise DataError(f"results: no field {error}.") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"results: not what a run writes there ({type(error).__name__}: {error}).") from None
     if not arms:
         raise DataError("results: no arm in it.")
     return results
@@ -243,7 +248,7 @@ def read_results(run_dir: Path) -> Results:
 def _seed(content: Mapping[str, Any]) -> SeedResults:
     return SeedResults(
         evaluations=[
-            Evaluation(round=e["round"], agent=e["agent"], rewards=e["rewards"], faults=e.get("faults", 0))
+            Evaluation(round=e["round"], agent=e["agent"], rewards=_rewards(e["rewards"]), faults=e.get("faults", 0))
             for e in content["evaluations"]
         ],
         rollouts=content.get("rollouts", []),
@@ -252,6 +257,13 @@ def _seed(content: Mapping[str, Any]) -> SeedResults:
         pool=content.get("pool", []),
         synthesis=content.get("synthesis", []),
     )
+
+
+def _rewards(by_task: Mapping[str, Any]) -> Rewards:
+    for task, reward in by_task.items():
+        if reward is not None and not 0 <= reward <= 1:
+            raise ValueError(f"the reward of {task!r} is {reward!r}, not a number from 0 to 1")
+    return by_task
 
 
 def _num_resamples(record: Mapping[str, Any]) -> int:

@@ -49,7 +49,7 @@ class GrowingFolder(RunFolder):
             return super()._seed(arm, seed)
         results: dict[str, Any] = {"evaluations": [], "rollouts": [], "refreshed": [], "pairs": [], "training": []}
         if self._claim(f"seed-{seed}/{arm}/sft-target", f"seed-{seed}/shared/sft-target-0123abcd"):
-            self._json(f"seed-{seed}/{arm}/sft-target/done.json", {"steps": 40})
+            self._done(f"seed-{seed}/{arm}/sft-target", {"steps": 40})
             self._time(seed, arm, "sft-target", 61.0)
         self._evaluate(results, arm, seed, 0, "target")
         own, has_pool = f"seed-{seed}/{arm}", ARMS[arm]["method"] == "coevolve"
@@ -84,7 +84,7 @@ class GrowingFolder(RunFolder):
                 level = round(rng.gauss(4.8 + number * SKILL_GAIN[arm] - 0.8 * ("+" in task.id), 2.0))
                 played.append(self._episode(task, "target", max(0, min(8, level)), identifier, rng))
         self._jsonl(f"seed-{seed}/{arm}/{phase}/trajectories.jsonl", [trajectory_to_json(t) for t in played])
-        self._json(f"seed-{seed}/{arm}/{phase}/done.json", {"num": len(played)})
+        self._done(f"seed-{seed}/{arm}/{phase}", {"num": len(played)})
         self._time(seed, arm, phase, 0.4 * len(played))
         return played
 
@@ -101,7 +101,7 @@ class GrowingFolder(RunFolder):
             log.append(line | ({"pg/kl": 0.01 * number + abs(rng.gauss(0, 0.01))} if self.has_kl else {}))
         folder = f"seed-{seed}/{arm}/{phase}"
         self._jsonl(f"{folder}/log.jsonl", log)
-        self._json(f"{folder}/done.json", {"steps": len(log)})
+        self._done(f"{folder}", {"steps": len(log)})
         self._time(seed, arm, phase, 25.0)
         metrics = {key: value for key, value in log[-1].items() if "/" in key}
         results["training"].append({"round": number, "agent": "target", "steps": len(log), "metrics": metrics})
@@ -118,7 +118,7 @@ class GrowingFolder(RunFolder):
         growth = Growth(step=number, verdicts=tuple(verdicts), counts={"repeated": 2}, episodes=episodes)
         self._json(f"{folder}/growth.json", growth.to_json())
         self._jsonl(f"{folder}/trajectories.jsonl", [trajectory_to_json(t) for t in replays])
-        self._json(f"{folder}/done.json", {"episodes": episodes})
+        self._done(f"{folder}", {"episodes": episodes})
         self._time(seed, own.rpartition("/")[2], f"round-{number}/synthesis", 0.4 * sum(episodes.values()))
         accepted = [(one.proposal.task, one.proposal.origin) for one in verdicts if one.is_accepted]
         waiting = [(one.proposal.task, one.proposal.origin) for one in verdicts if one.is_quarantined]

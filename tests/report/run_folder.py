@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sparring.analysis import summarise_rollouts, to_json
-from sparring.run import pair_to_json, trajectory_to_json
+from sparring.run import Phase, pair_to_json, trajectory_to_json
 from sparring.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
 
 ROOMS = ("hallway", "kitchen", "workshop", "greenhouse", "art studio", "outside", "living room")
@@ -94,7 +94,7 @@ class RunFolder:
         agents = ["target", "partner"] if "partner" in ARMS[arm] else ["target"]
         for agent in agents:
             if self._claim(f"seed-{seed}/{arm}/sft-{agent}", f"seed-{seed}/shared/sft-{agent}-0123abcd"):
-                self._json(f"seed-{seed}/{arm}/sft-{agent}/done.json", {"steps": 40})
+                self._done(f"seed-{seed}/{arm}/sft-{agent}", {"steps": 40})
                 self._time(seed, arm, f"sft-{agent}", 61.0)
             if agent == "target" or self.evaluates_partner:
                 self._evaluate(results, arm, seed, 0, agent)
@@ -140,7 +140,7 @@ class RunFolder:
             played.append(self._episode(task, agent, level, identifier, rng, is_broken=i == 3 and number == 1))
         if is_new:
             self._jsonl(f"{own}/trajectories.jsonl", [trajectory_to_json(t) for t in played])
-            self._json(f"{own}/done.json", {"num": len(played)})
+            self._done(f"{own}", {"num": len(played)})
             self._time(seed, arm, phase, 0.4 * len(played), env_cpu_s=0.2 * len(played))
         return played
 
@@ -234,7 +234,7 @@ class RunFolder:
         folder = f"seed-{seed}/{arm}/{phase}"
         self._jsonl(f"{folder}/pairs.jsonl", [pair_to_json(pair) for pair in pairs])
         self._jsonl(f"{folder}/log.jsonl", log)
-        self._json(f"{folder}/done.json", {"steps": len(log)})
+        self._done(f"{folder}", {"steps": len(log)})
         self._time(seed, arm, phase, 55.0)
         results["pairs"].append({"round": number, "agent": agent, "counts": counts})
         tail = log[-max(1, len(log) // 3) :]
@@ -296,6 +296,9 @@ class RunFolder:
     def _time(self, seed: int, arm: str, phase: str, seconds: float, *, env_cpu_s: float = 0.0) -> None:
         times = {"wall_s": seconds, "cpu_s": 1.7 * seconds, "env_cpu_s": env_cpu_s}
         self._timings.append({"seed": seed, "arm": arm, "phase": phase, **times})
+
+    def _done(self, phase: str, result: Mapping[str, Any]) -> None:
+        Phase(self.folder / phase).finish(result)
 
     def _json(self, name: str, value: Any) -> None:
         path = self.folder / name

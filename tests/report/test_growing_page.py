@@ -15,6 +15,7 @@ from sparring.report.folder import list_phases, read_costs
 from sparring.report.series import MAX_ROUNDS, shown_rounds
 from sparring.report.text import pool_lines
 from sparring.report.view import read_results
+from sparring.run import Phase
 from sparring.synthesis.arena import Purpose
 from sparring.synthesis.signals import Signal
 from tests.report.growing_folder import GrowingFolder
@@ -112,6 +113,7 @@ def test_a_trajectory_id_names_no_file_outside_its_arm(tmp_path: Path) -> None:
         for verdict in growth["verdicts"]:
             verdict["proposal"]["origin"]["trajectory_id"] = "round-1/../" + identifier
         path.write_text(json.dumps(growth))
+        Phase(path.parent).finish()
     tasks = synthetic.choose(run_dir, read_results(run_dir))[0]["tasks"]
     assert tasks and all(task.cause is None for task in tasks)
     assert "does not have it any more" in Page(write_report(run_dir)).text
