@@ -62,9 +62,9 @@ def attach(model: Any, checkpoint: Path, *, lr: float) -> ValueHead:
     Raises:
         DataError: the file is unreadable or belongs to a model of another width.
     """
-    embedding = model.get_input_embeddings().weight
-    width = model.config.get_text_config().hidden_size
-    head = ValueHead(width, lr=lr)
+    # The last hidden states may be narrower than `hidden_size` (OPT-350m): as wide as what the language head takes.
+    weight = model.get_output_embeddings().weight
+    head = ValueHead(weight.shape[-1], lr=lr)
     path = checkpoint / FILE
     if path.is_file():
         saved = read_tensors(path)
@@ -72,7 +72,7 @@ def attach(model: Any, checkpoint: Path, *, lr: float) -> ValueHead:
             raise DataError(f"{path}: a value head of another model. Delete it to start with a new one.")
         head.load_state_dict(saved)
         head.is_new = False
-    model.add_module("value_head", head.to(embedding.device))
+    model.add_module("value_head", head.to(weight.device))
     return head
 
 

@@ -13,8 +13,10 @@ Shapes: B sequences, T tokens, N action tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -36,6 +38,8 @@ CHECK_TOKENS = 48
 """Length of the sequence on which the fast path is compared with the model's own forward."""
 CHECK_TOLERANCE = 1e-3
 """Largest difference, in nats per token, at which the fast path is trusted."""
+LARGE_LOGIT = 256.0
+"""How large logits are made for another comparison: a soft cap changes nothing while they are small."""
 
 
 class Forward:
@@ -62,6 +66,7 @@ class Forward:
 
         from sparring.lean_training import LeanForward
         from sparring.packing import Packing
+        from sparring.recomputation import recomputes
         from sparring.threads import SideBySide, is_small
 
         self.model = model
@@ -73,10 +78,12 @@ class Forward:
         small = is_small(model)
         self.threads = SideBySide(torch.get_num_threads()) if small else None
         """Where the passes of a small model on a CPU run, side by side; none: one after another."""
-        self.lean = LeanForward.of(model) if small and autocast is None else None
+        self.lean = LeanForward.of(model) if small and autocast is None and not recomputes(model) else None
         """What computes a small model's hidden states in the model's stead; none: the model itself does."""
         self.packing = Packing.of(model) if self.lean is None else None
         """What runs a pass without padding; none: passes are padded."""
+        self._scale = 1.0
+        """What the head's inputs are multiplied by, while that is compared."""
         self.is_fast = True
         """Whether the head runs at action tokens alone; false for a model that does more than a linear head."""
 
@@ -114,13 +121,15 @@ class Forward:
         short = replace(node, ids=ids, spans=((1, len(ids)),))
         longer = replace(node, ids=(*ids, *ids[:8]), spans=((1, len(ids)),))
         with torch.no_grad():
-            ids_BT = torch.tensor([ids], device=self.device)
-            logits_TV = self.model(input_ids=ids_BT, use_cache=False).logits[0].float()
-            own_N = (logits_TV[:-1] / self.temperature).log_softmax(-1).gather(-1, ids_BT[0, 1:, None]).squeeze(-1)
+            own_N, largest = self._own(ids)
             reason = unpacked = self._difference([longer, short], own_N)
             if unpacked and self._packing() is not None:
                 self.packing = None
                 reason = self._difference([longer, short], own_N)
+            if not reason and 0 < largest < LARGE_LOGIT:
+                with self._scaled(2.0 ** math.ceil(math.log2(LARGE_LOGIT / largest))):
+                    own_N, _ = self._own(ids)
+                    reason = self._difference([longer, short], own_N)
         name = type(self.model).__name__
         if reason:
             self.is_fast = False
@@ -136,13 +145,35 @@ class Forward:
                 stacklevel=2,
             )
 
+    def _own(self, ids: Sequence[int]) -> tuple[Tensor, float]:
+        """Return the log-probabilities of all tokens but one by the model's own forward, and the largest logit."""
+        import torch
+
+        ids_BT = torch.tensor([ids], device=self.device)
+        logits_TV = self.model(input_ids=ids_BT, use_cache=False).logits[0].float()
+        logprobs_TV = (logits_TV[:-1] / self.temperature).log_softmax(-1)
+        return logprobs_TV.gather(-1, ids_BT[0, 1:, None]).squeeze(-1), float(logits_TV.abs().max())
+
+    @contextmanager
+    def _scaled(self, factor: float) -> Iterator[None]:
+        """Multiply what the head gets, in the model's own forward and in the fast path alike."""
+        head = self.model.get_output_embeddings()
+        handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0] * factor, *inputs[1:]))
+        self._scale = factor
+        try:
+            yield
+        finally:
+            self._scale = 1.0
+            handle.remove()
+
     def _difference(self, nodes: Sequence[Encoded], own_N: Tensor) -> str:
         """Say why a pass may not be trusted, whose sequences all have the log-probabilities `own_N`; empty: it may."""
         try:
             gap = float((self._flat(nodes)[0].view(len(nodes), -1) - own_N).abs().max())
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             return f"{type(error).__name__}: {error}"
-        return "" if gap <= CHECK_TOLERANCE else f"log-probabilities differ by {gap:.2g} nats"
+        allowed = CHECK_TOLERANCE * max(1.0, float(own_N.abs().max()) / 10)
+        return "" if gap <= allowed else f"log-probabilities differ by {gap:.2g} nats"
 
     def _packing(self) -> Packing | None:
         """Return what runs the passes as things are; none: they are padded."""
@@ -187,6 +218,8 @@ class Forward:
         else:
             hidden_ND = packing(ids_BT[0], lengths).index_select(0, positions_N - 1)
         values_N = self._values(hidden_ND)
+        if self._scale != 1:
+            hidden_ND = hidden_ND * self._scale
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
         if self.temperature != 1:  # a linear head's logits are divided by dividing what goes in
@@ -210,15 +243,29 @@ class Forward:
         mask_BT = ids_BT.new_zeros(ids_BT.shape)
         for row, node in enumerate(nodes):
             mask_BT[row, : len(node.ids)] = 1
-        more = {"output_hidden_states": True} if hasattr(self.model, "value_head") else {}
-        out = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, **more)
+        with _inputs_of(self.model.get_output_embeddings() if hasattr(self.model, "value_head") else None) as hidden:
+            out = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
         logits_NV = out.logits.flatten(0, 1).index_select(0, positions_N - 1).float()
         if self.temperature != 1:
             logits_NV = logits_NV / self.temperature
         logprobs_N = logits_NV.log_softmax(-1).gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)
-        if not more:
+        if not hidden:
             return logprobs_N, None
-        return logprobs_N, self._values(out.hidden_states[-1].flatten(0, 1).index_select(0, positions_N - 1))
+        return logprobs_N, self._values(hidden[0].flatten(0, 1).index_select(0, positions_N - 1))
+
+
+@contextmanager
+def _inputs_of(module: torch.nn.Module | None) -> Iterator[list[Tensor]]:
+    """Gather what a module is called with; nothing where there is no module."""
+    gathered: list[Tensor] = []
+    if module is None:
+        yield gathered
+        return
+    handle = module.register_forward_pre_hook(lambda _, inputs: gathered.append(inputs[0]))
+    try:
+        yield gathered
+    finally:
+        handle.remove()
 
 
 def autocast_dtype(device: torch.device, mode: Literal["auto", "off"]) -> torch.dtype | None:

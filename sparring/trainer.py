@@ -345,24 +345,16 @@ class _Fit:
 
 
 def prepare(model: Any, *, recompute: bool = False) -> None:
-    """Make `model` ready for training: float32 weights, no dropout, activations recomputed if asked for."""
+    """Make `model` ready for training: float32 weights, no noise, activations recomputed if asked for."""
     import torch
 
     if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
         model.float()
     model.eval()
-    if not recompute:
-        return
-    from sparring.packing import recomputed
+    if recompute:
+        from sparring.recomputation import recompute_layers
 
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            setattr(module, "attention_dropout", 0.0)  # noqa: B010 (a float, where nn.Module declares tensors)
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False, "context_fn": recomputed})
-    model.train()
+        recompute_layers(model)
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
 
+from sparring import critic
 from sparring.batches import cut
 from sparring.forward import CPU_PASS_TOKENS, Forward, autocast_dtype
 from tests.training_toys import VOCABULARY, lone_groups, node, plain_logprobs, qwen
@@ -89,6 +91,41 @@ def test_models_that_do_more_than_a_linear_head_fall_back_to_full_logits(name, c
         forward.check(NODES[0])
     assert not forward.is_fast
     assert gap(forward, model) < 1e-4
+
+
+def test_a_soft_cap_shows_while_logits_are_small():
+    """With random weights a cap at 30 changes nothing that can be measured; training would run into it."""
+    model = make("Gemma2", final_logit_softcapping=30.0, initializer_range=0.02)
+    forward = Forward(model, max_tokens=200)
+    assert gap(forward, model) < 1e-4
+    with pytest.warns(UserWarning, match="full logits"):
+        forward.check(NODES[0])
+    assert not forward.is_fast
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(1000)
+    assert gap(forward, model) < 1e-3
+
+
+@pytest.mark.parametrize("cap", [None, 30.0])
+def test_values_are_those_of_what_the_head_takes(cap):
+    """OPT-350m's last hidden states are narrower than its `hidden_size`; capped models take the slow path."""
+    if cap is None:
+        model, width = make("OPT", ffn_dim=24, word_embed_proj_dim=8, max_position_embeddings=512), 8
+    else:
+        model, width = make("Gemma2", final_logit_softcapping=cap), 16
+    head = critic.attach(model, Path("nowhere"), lr=1.0)
+    assert head.weight.shape == (width,)
+    torch.nn.init.normal_(head.weight)
+    forward, seen = Forward(model, max_tokens=5000), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        forward.check(NODES[0])
+    assert forward.is_fast is (cap is None)
+    _, values = forward.with_values(NODES[:1])
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(torch.tensor([NODES[0].ids]))
+    positions = [i - 1 for start, end in NODES[0].spans for i in range(start, end)]
+    torch.testing.assert_close(values[0], head(seen[0][0, positions]), rtol=0, atol=1e-5)
 
 
 def test_a_model_without_the_usual_parts_falls_back_too():

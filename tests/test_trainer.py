@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from sparring import checkpoint, losses
@@ -265,6 +266,19 @@ class TestSchedule:
             TrainConfig(**change)
 
 
+NOISY = {
+    "OPT": {"dropout": 0.5, "ffn_dim": 24, "word_embed_proj_dim": 8, "max_position_embeddings": 512},
+    "Falcon": {"hidden_dropout": 0.5, "attention_dropout": 0.5},
+    "Mixtral": {
+        "router_jitter_noise": 0.5,
+        "num_local_experts": 4,
+        "intermediate_size": 24,
+        "num_key_value_heads": 1,
+    },
+}
+"""Models whose training mode is noisy, each in another way."""
+
+
 class TestFit:
     def test_cloning_learns_what_it_is_shown(self, tmp_path):
         groups = lone_groups(4)
@@ -357,11 +371,28 @@ class TestFit:
         )
         assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
-    def test_prepare_recomputes_without_dropout(self):
-        model = qwen(attention_dropout=0.5)
+    def test_prepare_switches_no_noise_on(self):
+        model = qwen(attention_dropout=0.5).train()
         prepare(model, recompute=True)
-        assert model.training and any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
-        assert {m.attention_dropout for m in model.modules() if hasattr(m, "attention_dropout")} == {0.0}
+        assert not any(part.training for part in model.modules())
+        prepare(model, recompute=True)
+        calls: list[int] = []
+        model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+        model(torch.arange(8)[None]).logits.sum().backward()
+        assert len(calls) == 2, "once forward, and once more on the way back"
+
+    @pytest.mark.parametrize("name", NOISY)
+    def test_recomputation_keeps_functional_dropout_and_jitter_off(self, tmp_path, name):
+        """The first step of DPO stands at the reference: log 2."""
+        torch.manual_seed(0)
+        shape = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        shape |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, **NOISY[name]}
+        make = getattr(transformers, f"{name}ForCausalLM")
+        model = make(getattr(transformers, f"{name}Config")(**shape))
+        config = TrainConfig(lr=1e-3, epochs=1, batch_size=99, recompute=True)
+        objective = PreferenceObjective(config=LossConfig(expert_dpo=1, expert_sft=0))
+        *_, (record,) = trained(tmp_path, task_groups(2), objective, config, model=model)
+        assert record["loss"] == pytest.approx(math.log(2), abs=1e-5)
 
 
 class Killed(BaseException):
