@@ -23,6 +23,7 @@ from sparring.journal import read_json
 from sparring.report.folder import Costs, list_phases, read_costs
 from sparring.report.markdown import render_study
 from sparring.report.view import ArmResults, read_results
+from sparring.terminal import write
 
 FORMAT = 1
 """Version of the compact format."""
@@ -229,11 +230,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             text, path = render(chosen.files or sorted((DOCS / "results").glob("*.json"))), chosen.out
     except SparringError as error:
-        print(f"error: {error}", file=sys.stderr)
+        write(f"error: {error}", on_stderr=True)
         return 2 if isinstance(error, ValueError) else 1
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    print(path)
+    write(str(path))
     return 0
 
 

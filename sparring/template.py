@@ -124,7 +124,8 @@ class Template:
         tokens = [token for *_, token in found]
         token = next((one for one in tokens if controls[one] in eos_ids), tokens[0] if tokens else None)
         if token is not None:
-            is_next_opener = token not in self._after_last and token in self._head
+            # A token that only ends turns ends the user's, too, or stands after an answer with which the messages end.
+            is_next_opener = token in self._head and token not in self._before and token not in self._after_last
             if not is_next_opener or controls[token] in eos_ids or not eos_ids:
                 text = self._after[: self._after.index(token) + len(token)]
                 return Ending(text=text, token_id=controls[token], is_next_opener=is_next_opener)
@@ -142,10 +143,10 @@ class Template:
         if shown != [1, 1, 1] or prompt.count(QUESTION_SENTINEL) != 1:
             raise ModelError("The chat template does not show each message once, so turns can't be told apart in it.")
         self._head, _, rest = self._sample.partition(QUESTION_SENTINEL)
-        before, _, rest = rest.partition(ASSISTANT_SENTINEL)
+        self._before, _, rest = rest.partition(ASSISTANT_SENTINEL)
         self._after = rest.partition(USER_SENTINEL)[0]
         self._after_last = self._shown_after_last([question, answer])
-        self._study_start(prompt, before)
+        self._study_start(prompt, self._before)
 
     def _study_start(self, prompt: str, before: str) -> None:
         """Tell apart what stands between a question and an answer: generation prompt, header, reasoning and space."""

@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, normalizers
@@ -312,6 +314,60 @@ def test_what_a_template_shows_before_an_answer_is_context(name, header, end):
         assert [tokenizer.decode(encoded.ids[:start]).endswith(header) for start, _ in encoded.spans] == [True] * 2
 
 
+IM = "<|im_start|> <|im_end|>"
+R1_TOKENS = "<｜end▁of▁sentence｜> <｜User｜> <｜Assistant｜> <think> </think>"
+COHERE_TOKENS = "<|END_OF_TURN_TOKEN|> <|START_OF_TURN_TOKEN|> <|USER_TOKEN|> <|CHATBOT_TOKEN|>"
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "ends", "shown"),
+    [
+        ("qwen3", IM, "<|im_end|>", "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n«go<|im_end|>»\n"),
+        ("qwen3_8", IM, "<|im_end|>", "<|im_end|>\n<|im_start|>assistant\n<think>\n«\n</think>\n\ngo<|im_end|>»\n"),
+        ("qwen3_5_nothink", IM, "<|im_end|>", "<|im_start|>assistant\n<think>\n\n</think>\n\n«go<|im_end|>»\n"),
+        (
+            "deepseek_r1_distill",
+            R1_TOKENS,
+            "<｜end▁of▁sentence｜>",
+            "<｜User｜>x<｜Assistant｜><think>\n«\n</think>\n\ngo<｜end▁of▁sentence｜>»<｜User｜>",
+        ),
+        (
+            "glm4moe",
+            "<|user|> <|assistant|> <|observation|>",
+            "<|endoftext|> <|user|> <|observation|>",
+            "<|user|>\nx<|assistant|>\n«<think></think>\ngo<|user|>»\ny",
+        ),
+        (
+            "gptoss",
+            "<|start|> <|channel|> <|message|> <|end|> <|return|>",
+            "<|return|>",
+            "x<|end|><|start|>assistant<|channel|>final<|message|>«go<|end|>»<|start|>user<|message|>y",
+        ),
+        (
+            "cohere2",
+            f"{COHERE_TOKENS} <|START_RESPONSE|> <|END_RESPONSE|>",
+            "<|END_OF_TURN_TOKEN|>",
+            "<|CHATBOT_TOKEN|><|START_RESPONSE|>«go<|END_RESPONSE|><|END_OF_TURN_TOKEN|>»<|START_OF_TURN_TOKEN|>",
+        ),
+        ("gemma4_v5", "<|turn> <turn|>", "<turn|>", "x<turn|>\n<|turn>model\n«go<turn|>»\n<|turn>user\ny<turn|>"),
+    ],
+)
+def test_templates_of_well_known_models(name, tokens, ends, shown):
+    """As TRL ships them, with their control tokens; what an expert's answer is trained on stands in «»."""
+    (package,) = importlib.util.find_spec("trl").submodule_search_locations  # pyright: ignore
+    template = (Path(package) / "chat_templates" / f"{name}.jinja").read_text()
+    ends = ends.split()
+    _, tokenizer = broken(template, added=tokens.split(), is_special=True, eos_token=ends[0])
+    end_ids = tokenizer.convert_tokens_to_ids(ends)
+    chat = Chat(tokenizer, ChatConfig(format="action", instruction=""), instruction="", end_ids=end_ids)
+    encoded = chat.encode(trajectory(("x", "go"), ("y", "dig")))
+    (start, end), (last, _) = encoded.spans
+    pieces = (encoded.ids[:start], encoded.ids[start:end], encoded.ids[end:last])
+    before, answer, after = (tokenizer.decode(ids) for ids in pieces)
+    assert shown in f"{before}«{answer}»{after}"
+    assert chat.parse(encoded.ids[start:end])[1] == "go"
+
+
 def test_a_template_that_hides_how_an_answer_begins_is_refused():
     shown = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}{% if loop.last %}<|im_end|>{% endif %}\n"
     with pytest.raises(ModelError, match="has no generation prompt"):
@@ -343,6 +399,8 @@ def test_reasoning_between_special_tokens_is_no_action(is_special):
     assert len({"<think>", "</think>"} & set(tokenizer.convert_ids_to_tokens(ids))) == 2
     assert chat.parse(ids) == (said, "go right")
     assert chat.parse(tokenizer.encode("<think>I dig.\nAction: dig", add_special_tokens=False))[1] == ""
+    marks = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    assert set(marks).isdisjoint(chat.first("A sign: </think> <think>"))  # a world does not write them
 
 
 @pytest.mark.parametrize("opener", ["<think>", "[THINK]", "<seed:think>", "<|START_THINKING|>", "<|channel>"])

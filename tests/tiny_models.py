@@ -58,8 +58,10 @@ GLM = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 CHANNELS = (
-    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}"
-    "<|message|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+    "<|start|>system<|message|>Be brief.<|end|>{% for m in messages %}<|start|>{{ m.role }}"
+    "{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|message|>{{ m.content }}"
+    "{{ '<|return|>' if loop.last and m.role == 'assistant' else '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
 )
 R1 = (
     "{% for m in messages %}{% if m.role == 'user' %}<|User|>{{ m.content }}"
@@ -77,7 +79,8 @@ TEMPLATES = {
     "channels": CHANNELS,
 }
 """`llama2` refuses consecutive user turns, and it, `llama3` and `plain` strip content. `bare` has no generation prompt,
-`glm` ends an answer with the opener of the user's turn, `channels` names a channel before it."""
+`glm` ends an answer with the opener of the user's turn, `channels` names a channel before it and ends the last one in
+another way."""
 PROMPT_OPENS_REASONING = {"r1": R1}
 """Here an answer begins inside reasoning."""
 
@@ -85,7 +88,7 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SPECIAL_OF = {
     "llama2": ("<s>", "</s>", "<unk>"),
     "glm": ("<|endoftext|>", "<|user|>", "<|assistant|>"),
-    "channels": ("<|end|>", "<|start|>", "<|channel|>", "<|message|>"),
+    "channels": ("<|return|>", "<|start|>", "<|channel|>", "<|message|>", "<|end|>"),
     "r1": ("<|end|>", "<|User|>", "<|Assistant|>", "<think>", "</think>"),
     "llama3": ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
 }
