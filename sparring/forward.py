@@ -67,6 +67,7 @@ class Forward:
         from sparring.lean_training import LeanForward
         from sparring.packing import Packing
         from sparring.recomputation import recomputes
+        from sparring.rope import has_static_rope
         from sparring.threads import SideBySide, is_small
 
         self.model = model
@@ -75,7 +76,9 @@ class Forward:
         self.temperature = temperature
         self.device = next(model.parameters()).device
         self.max_tokens = min(max_tokens, CPU_PASS_TOKENS) if self.device.type == "cpu" else max_tokens
-        small = is_small(model)
+        self.shares_passes = has_static_rope(model)
+        """Whether sequences may share a pass; false where angles depend on its longest and weren't fixed."""
+        small = is_small(model) and self.shares_passes
         self.threads = SideBySide(torch.get_num_threads()) if small else None
         """Where the passes of a small model on a CPU run, side by side; none: one after another."""
         self.lean = LeanForward.of(model) if small and autocast is None and not recomputes(model) else None
@@ -96,7 +99,7 @@ class Forward:
         logprobs: dict[int, Tensor] = {}
         values: dict[int, Tensor] = {}
         cut = pad_together if self._packing() is None else pack_together
-        batches = cut([len(node.ids) for node in nodes], self.max_tokens)
+        batches = cut([len(node.ids) for node in nodes], self.max_tokens if self.shares_passes else 1)
         passes = [partial(self._pass, [nodes[index] for index in batch]) for batch in batches]
         if self.threads is None:
             found = [one() for one in passes]
@@ -169,6 +172,7 @@ class Forward:
     def _difference(self, nodes: Sequence[Encoded], own_N: Tensor) -> str:
         """Say why a pass may not be trusted, whose sequences all have the log-probabilities `own_N`; empty: it may."""
         try:
+            nodes = nodes if self.shares_passes else nodes[-1:]
             gap = float((self._flat(nodes)[0].view(len(nodes), -1) - own_N).abs().max())
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             return f"{type(error).__name__}: {error}"

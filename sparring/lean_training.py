@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from sparring.rope import has_static_rope
+
 FAMILIES = ("llama", "qwen3")
-STATIC_ROPE = ("default", "linear", "llama3", "yarn")
-"""Rotary embeddings whose angles depend on the position alone."""
 CHECK_TOKENS = 24
 CHECK_TOLERANCE = 1e-4
 """Largest difference of two hidden states, relative to the largest, at which the lean forward is trusted."""
@@ -31,11 +31,10 @@ CHECK_TOLERANCE = 1e-4
 def has_plain_layers(model: Any) -> bool:
     """Say whether a model's layers are those of the families: causal, gated by SiLU, without biases or windows."""
     config = model.config
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     return (
         config.model_type in FAMILIES
         and config.hidden_act == "silu"
-        and rope in STATIC_ROPE
+        and has_static_rope(model)
         and not getattr(config, "attention_bias", False)
         and not getattr(config, "mlp_bias", False)
         and getattr(model.get_output_embeddings(), "bias", None) is None

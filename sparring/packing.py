@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
-from sparring.lean_training import STATIC_ROPE
+from sparring.rope import has_static_rope
 
 NAME = "sparring_packed"
 """The attention function's name at transformers. It has no mask function of that name, so that no mask is built."""
@@ -139,12 +139,11 @@ def recomputed() -> tuple[AbstractContextManager[Any], AbstractContextManager[An
 def _attends_plainly(model: Any) -> bool:
     """Say whether a configuration speaks of nothing but causal attention over whole sequences."""
     config = model.config
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     return (
         bool(getattr(model, "_supports_attention_backend", False))
         and config.get_text_config() is config
         and getattr(config, "is_causal", True)
-        and rope in STATIC_ROPE
+        and has_static_rope(model)
         and getattr(config, "sliding_window", None) is None
         and not any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ())
     )

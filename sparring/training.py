@@ -120,9 +120,11 @@ class Learner:
         The encoder answers none for a trajectory that exceeds the context, and puts its id into the set.
         """
         from sparring.policies.local import load_model
+        from sparring.rope import fix_rope
 
         loaded, tokenizer = load_model(replace(model or self.model, dtype="float32"))
         chat = self.make_chat(loaded, tokenizer)
+        fix_rope(loaded, chat.config.max_context)
         overflows: set[str] = set()
 
         def encode(trajectory: Trajectory) -> Encoded | None:

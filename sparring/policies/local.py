@@ -307,10 +307,12 @@ class LocalPolicy:
             ModelError: the model isn't causal, or its logits are not finite.
         """
         from sparring.policies.trial import verdict_on
+        from sparring.rope import fix_rope
 
         check_context(model, chat.config.max_context)
         if temperature < 0 or max_new_tokens < 1:
             raise ConfigError("rollout: temperature must be at least 0, and max_new_tokens at least 1.")
+        fix_rope(model, chat.config.max_context)
         self._verdict = verdict_on(model, num_tokens=chat.num_tokens, max_positions=chat.config.max_context)
         self._model = model
         self._chat = chat
@@ -464,7 +466,9 @@ def check_context(model: PreTrainedModel, max_context: int) -> None:
     Raises:
         ConfigError: `chat.max_context` exceeds the model's positions.
     """
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    from sparring.rope import most_positions
+
+    limit = most_positions(model.config)
     if limit and max_context > limit:
         raise ConfigError(f"chat.max_context is {max_context}, but the model has {limit} positions. Lower it to that.")
 
