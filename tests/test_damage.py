@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,13 +15,17 @@ import pytest
 
 from sparring.config import Recipe, load_recipe
 from sparring.engine import run_recipe
-from sparring.errors import ConfigError, DataError
+from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.policies.local import save_model
 from sparring.progress import SilentProgress
+from sparring.report.folder import list_phases, read_costs
+from sparring.report.text import broken_lines
+from sparring.run import Phase, check_checkpoint
+from sparring.types import Task
 from tests.crashes import Crash, crash_at
 from tests.test_kill import outcome
 from tests.tiny_models import tiny_model, tiny_tokenizer
-from tests.toy_world import TOY_RECIPE
+from tests.toy_world import TOY_RECIPE, ToyEnv, ToyWorld
 
 SETTINGS = {
     "env.options": {"size": 2},
@@ -259,3 +264,141 @@ def test_every_file_damaged_in_every_way(
         except Exception as error:
             raise AssertionError(f"{name}: {error}") from error
         shutil.rmtree(tmp_path / str(number))
+
+
+def test_a_finished_training_of_an_agent_is_not_evaluated_once_its_weights_have_changed(
+    small: Small, tmp_path: Path
+) -> None:
+    """`sparring eval` and a run that begins from it look at a checkpoint as the run itself does."""
+    shutil.copytree(small.out, tmp_path / "run", symlinks=True)
+    checkpoint = tmp_path / "run" / TRAINED / "checkpoint"
+    check_checkpoint(str(checkpoint))
+    damage(checkpoint / "model.safetensors", "flipped in the middle")
+    with pytest.raises(DataError, match=r"model\.safetensors: has other content than was written\. Put it back"):
+        check_checkpoint(str(checkpoint))
+    check_checkpoint(str(tmp_path / "elsewhere"))
+
+
+def test_a_phase_that_an_earlier_version_finished_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "done.json").write_text('{"num": 4}')
+    with pytest.raises(DataError, match=r"done\.json: damaged, or written by another version of Sparring\. Delete"):
+        Phase(tmp_path).result()
+
+
+# ── Copies, links and base models ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def costs_of(out: Path) -> Any:
+    costs = read_costs(out, list_phases(out, ["0"], ["sft", "eto"]))
+    return {arm: costs.of(arm) for arm in ("sft", "eto")}
+
+
+@pytest.mark.parametrize("stage", ["finished", "training"])
+def test_a_copy_that_followed_links_goes_on_as_the_run_would(
+    small: Small, halves: dict[str, Path], tmp_path: Path, stage: str
+) -> None:
+    start = {"finished": small.out, **halves}[stage]
+    out = tmp_path / "run"
+    shutil.copytree(start, out, symlinks=False)
+    assert not (out / "seed-0/eto/sft-target").is_symlink()
+    assert costs_of(out) == costs_of(start), "a phase that arms share costs each of them what it took"
+    small.go_on(out)
+    assert outcome(out) == small.outcome
+    assert (out / "seed-0/eto/sft-target").is_symlink(), "what is alike is shared again"
+
+
+def test_links_that_became_files_or_lead_elsewhere_are_made_anew(small: Small, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(small.out, out, symlinks=True)
+    text, lost = out / "seed-0/eto/sft-target", out / "seed-0/eto/round-0/evaluate-target"
+    target = text.readlink()
+    text.unlink()
+    text.write_text(str(target))  # as an archive leaves it that knows no links
+    lost.unlink()
+    lost.symlink_to("../nowhere")
+    small.go_on(out)
+    assert outcome(out) == small.outcome
+
+
+def test_a_run_needs_no_links(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    out = tmp_path / "run"
+    results = small.go_on(out)
+    assert not (out / "seed-0/shared").exists()
+    assert results["arms"] == json.loads((small.out / "results.json").read_text())["arms"]
+
+
+def test_a_base_model_that_was_changed_in_place_is_noticed(small: Small, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(Path(small.recipe.arms["sft"].config.model.path), model)
+    recipe = load_recipe(small.out.parent / "toy.toml", {**SETTINGS, "model.path": str(model)}, arms=("sft",))
+    run_recipe(recipe, tmp_path / "run", SilentProgress(), with_report=False)
+    (model / "notes.md").write_text("what is no part of the model may change")
+    run_recipe(recipe, tmp_path / "run", SilentProgress(), with_report=False)
+    for name, how, message in (
+        ("model.safetensors", "flipped in the middle", "has other content than was written"),
+        ("generation_config.json", "gone", "is missing"),
+        ("added_tokens.json", "new", "is new"),
+    ):
+        path = model / name
+        before = path.read_bytes() if path.exists() else None
+        damage(path, how) if before else path.write_text("{}")
+        with pytest.raises(DataError, match=rf"{name}: {message}: the base model was another when the run began"):
+            run_recipe(recipe, tmp_path / "run", SilentProgress(), with_report=False)
+        path.write_bytes(before) if before else path.unlink()
+
+
+# ── Episodes that infrastructure broke ────────────────────────────────────────────────────────────────────────────────
+
+
+class FlakyEnv(ToyEnv):
+    """Breaks the episodes of some tasks while the file `broken` lists them."""
+
+    def __init__(self, broken: Path) -> None:
+        super().__init__()
+        self._broken = broken
+
+    def reset(self, task: Task, seed: int) -> str:
+        if self._broken.exists() and task.id in self._broken.read_text().split():
+            raise EnvFault("hangs")
+        return super().reset(task, seed)
+
+
+class FlakyWorld(ToyWorld):
+    def __init__(self, *, broken: str, size: int = 2) -> None:
+        super().__init__(size=size)
+        self._broken = Path(broken)
+
+    def make_env(self) -> FlakyEnv:
+        return FlakyEnv(self._broken)
+
+
+def test_too_many_broken_episodes_end_the_phase_which_goes_on_and_few_are_counted(small: Small, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    world = {"env.id": "tests.test_damage:FlakyWorld", "env.options": {"size": 2, "broken": str(broken)}}
+    settings = {**SETTINGS, **world, "env.max_retries": 0}
+
+    def go_on(out: str, **changes: object) -> dict[str, Any]:
+        recipe = load_recipe(small.out.parent / "toy.toml", {**settings, **changes}, arms=("sft",))
+        return run_recipe(recipe, tmp_path / out, SilentProgress(), with_report=False)
+
+    healthy = go_on("healthy")
+    assert healthy["broken"] == {"num": 0, "episodes": 2, "share": 0.0, "phases": {}}
+    assert broken_lines(healthy) == []
+
+    broken.write_text("short/test-0")
+    with pytest.raises(EnvFault, match=r"evaluate-target.*broke 1 of 2 episodes, .*short/test-0 first .*max_broken"):
+        go_on("run")
+    assert not (tmp_path / "run/results.json").exists()
+    broken.unlink()
+    assert go_on("run") == healthy, "what was broken is played again"
+
+    broken.write_text("short/test-0")
+    few = go_on("few", **{"env.max_broken": 0.5})
+    assert few["broken"] == {"num": 1, "episodes": 2, "share": 0.5, "phases": {"seed-0/sft/round-0/evaluate-target": 1}}
+    (line,) = broken_lines(few)
+    assert "1 of 2 episodes (50.0 %), which count nowhere: seed-0/sft/round-0/evaluate-target (1)." in line
+    assert len(few["arms"]["sft"]["seeds"]["0"]["evaluations"][0]["rewards"]) == 1
