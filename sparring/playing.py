@@ -110,8 +110,7 @@ def played(phase: Phase, specs: Sequence[EpisodeSpec]) -> list[Trajectory]:
     for trajectory, spec in zip_longest(found, specs):
         if trajectory is None or spec is None or not _is_asked(trajectory, spec):
             raise DataError(
-                f"{phase.path / TRAJECTORIES}: holds other episodes than this run's config asks for. Delete "
-                f"{phase.path} and run the same command again: this phase is then done anew."
+                f"{phase.path / TRAJECTORIES}: holds other episodes than this run's config asks for. {phase.remedy}"
             )
     return found
 
@@ -130,7 +129,8 @@ def _too_many(broken: Sequence[Trajectory], num: int, phase: Phase, bound: float
     return EnvFault(
         f"{phase.path}: infrastructure broke {len(broken)} of {num} episodes, {broken[0].id} first "
         f"({broken[0].error}): a whole wave, or more than env.max_broken = {bound:g} allows. `sparring envs` says "
-        "whether the world runs here. What was played whole is kept: the same command plays the broken ones again."
+        "whether the world runs here. What was played whole is kept: the same command plays the broken ones again, and "
+        "may allow more of them."
     )
 
 

@@ -255,7 +255,7 @@ class Phase:
         change = find_change(self.path, fresh) if wanted else (self.path / name, "is not among what the phase wrote")
         if change:
             path = Path(os.path.normpath(change[0]))
-            raise DataError(f"{path}: {change[1]}. Put it back as it was, or {self._remedy}")
+            raise DataError(f"{path}: {change[1]}. {self.remedy}")
         self.checked.update(str(self.path / n) for n in fresh)
 
     def journal(self, name: str) -> Journal:
@@ -272,16 +272,17 @@ class Phase:
         try:
             found = read_trajectories(path)
         except DataError as error:
-            raise DataError(f"{error} Put it back as it was, or {self._remedy}") from None
+            raise DataError(f"{error} {self.remedy}") from None
         self.check(TRAJECTORIES)
         return found
 
     @property
-    def _remedy(self) -> str:
-        return f"delete {self.path} and run the same command again: this phase is then done anew."
+    def remedy(self) -> str:
+        """What to do about a phase of which something is damaged."""
+        return f"Delete {self.path} and run the same command again: this phase is then done anew."
 
     def _record(self) -> dict[str, Any]:
-        return read_sealed(self.path / DONE, remedy=self._remedy.capitalize())
+        return read_sealed(self.path / DONE, remedy=self.remedy)
 
     def _files(self) -> Iterable[Path]:
         """List what the phase wrote and keeps."""

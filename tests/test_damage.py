@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,8 @@ class Small:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     folder = tmp_path_factory.mktemp("small")
     save_model(tiny_model(), tiny_tokenizer(), folder / "model")
-    (folder / "toy.toml").write_text(TOY_RECIPE.format(model=folder / "model"))
+    text = TOY_RECIPE.format(model=folder / "model") + '[arms.plain]\nmethod = "zero_shot"\n'
+    (folder / "toy.toml").write_text(text)
     recipe = load_recipe(folder / "toy.toml", SETTINGS, arms=("sft", "eto"))
     run_recipe(recipe, folder / "run", SilentProgress(), with_report=False)
     return Small(recipe, folder / "run", outcome(folder / "run"))
@@ -105,23 +108,33 @@ def halves(small: Small, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 # ── Crashes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-STRIDE = 150
+STRIDE = 40
 
 
-@pytest.mark.parametrize("part", [60, *(pytest.param(i, marks=pytest.mark.slow) for i in range(STRIDE) if i != 60)])
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(1, STRIDE + 1))
 def test_a_run_that_crashed_at_a_file_operation_ends_like_one_that_did_not(
-    small: Small, tmp_path: Path, part: int
+    small: Small, tmp_path: Path, first: int
 ) -> None:
-    """One operation in 150 by default, all of them if slow tests run."""
-    num = 1 + part
-    while True:
-        out = tmp_path / str(num)
-        if crash_at(num, out, lambda out=out: small.go_on(out)) < num:
-            break
+    for number in range(first, sys.maxsize, STRIDE):
+        out = tmp_path / str(number)
+        if crash_at(number, out, partial(small.go_on, out)) < number:
+            return
         small.go_on(out)
-        assert outcome(out) == small.outcome, num
-        assert not list(out.rglob("state")), num
-        num += STRIDE
+        assert outcome(out) == small.outcome, number
+        assert not list(out.rglob("state")), number
+
+
+def test_a_run_that_crashed_as_a_phase_was_finished_ends_like_one_that_did_not(small: Small, tmp_path: Path) -> None:
+    """One of the crashes above, from the last phases on: others are slow."""
+    for number in (3, 12):
+        out = tmp_path / str(number)
+        shutil.copytree(small.out, out, symlinks=True)
+        for name in ("seed-0/eto/round-1/evaluate-target", "results.json"):
+            shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
+        assert crash_at(number, out, partial(small.go_on, out)) >= number
+        small.go_on(out)
+        assert outcome(out) == small.outcome
 
 
 def test_a_state_that_a_kill_left_behind_a_finished_phase_is_removed(small: Small, tmp_path: Path) -> None:
@@ -274,7 +287,7 @@ def test_a_finished_training_of_an_agent_is_not_evaluated_once_its_weights_have_
     checkpoint = tmp_path / "run" / TRAINED / "checkpoint"
     check_checkpoint(str(checkpoint))
     damage(checkpoint / "model.safetensors", "flipped in the middle")
-    with pytest.raises(DataError, match=r"model\.safetensors: has other content than was written\. Put it back"):
+    with pytest.raises(DataError, match=r"model\.safetensors: has other content than was written\. Delete"):
         check_checkpoint(str(checkpoint))
     check_checkpoint(str(tmp_path / "elsewhere"))
 
@@ -320,6 +333,7 @@ def test_links_that_became_files_or_lead_elsewhere_are_made_anew(small: Small, t
     assert outcome(out) == small.outcome
 
 
+@pytest.mark.slow
 def test_a_run_needs_no_links(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -334,7 +348,7 @@ def test_a_run_needs_no_links(small: Small, tmp_path: Path, monkeypatch: pytest.
 def test_a_base_model_that_was_changed_in_place_is_noticed(small: Small, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(Path(small.recipe.arms["sft"].config.model.path), model)
-    recipe = load_recipe(small.out.parent / "toy.toml", {**SETTINGS, "model.path": str(model)}, arms=("sft",))
+    recipe = load_recipe(small.out.parent / "toy.toml", {**SETTINGS, "model.path": str(model)}, arms=("plain",))
     run_recipe(recipe, tmp_path / "run", SilentProgress(), with_report=False)
     (model / "notes.md").write_text("what is no part of the model may change")
     run_recipe(recipe, tmp_path / "run", SilentProgress(), with_report=False)
@@ -382,7 +396,7 @@ def test_too_many_broken_episodes_end_the_phase_which_goes_on_and_few_are_counte
     settings = {**SETTINGS, **world, "env.max_retries": 0}
 
     def go_on(out: str, **changes: object) -> dict[str, Any]:
-        recipe = load_recipe(small.out.parent / "toy.toml", {**settings, **changes}, arms=("sft",))
+        recipe = load_recipe(small.out.parent / "toy.toml", {**settings, **changes}, arms=("plain",))
         return run_recipe(recipe, tmp_path / out, SilentProgress(), with_report=False)
 
     healthy = go_on("healthy")
@@ -398,7 +412,12 @@ def test_too_many_broken_episodes_end_the_phase_which_goes_on_and_few_are_counte
 
     broken.write_text("short/test-0")
     few = go_on("few", **{"env.max_broken": 0.5})
-    assert few["broken"] == {"num": 1, "episodes": 2, "share": 0.5, "phases": {"seed-0/sft/round-0/evaluate-target": 1}}
+    assert few["broken"] == {
+        "num": 1,
+        "episodes": 2,
+        "share": 0.5,
+        "phases": {"seed-0/plain/round-0/evaluate-target": 1},
+    }
     (line,) = broken_lines(few)
-    assert "1 of 2 episodes (50.0 %), which count nowhere: seed-0/sft/round-0/evaluate-target (1)." in line
-    assert len(few["arms"]["sft"]["seeds"]["0"]["evaluations"][0]["rewards"]) == 1
+    assert "1 of 2 episodes (50.0 %), which count nowhere: seed-0/plain/round-0/evaluate-target (1)." in line
+    assert len(few["arms"]["plain"]["seeds"]["0"]["evaluations"][0]["rewards"]) == 1
