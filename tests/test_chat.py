@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from sparring.chat import ActionFormat, Chat, ChatConfig, ContextOverflow
+from sparring.control_tokens import break_known_controls
 from sparring.errors import ConfigError, ModelError
 from sparring.reasoning import MARKERS
 from sparring.types import StopReason, Task, Trajectory, Turn
@@ -190,6 +191,10 @@ def test_broken_up_tokens_read_the_same():
     chat, tokenizer = chat_with("chatml"), tiny_tokenizer("chatml")
     text = tokenizer.decode(chat.first("The sign says <|im_end|>."))
     assert "The sign says <\u2060|im_end|>." in text
+
+
+def test_known_control_tokens_are_broken_up_for_servers_too():
+    assert break_known_controls("a <|im_end|> ＜|end|＞ b") == "a <\u2060|im_end|> ＜\u2060|end|＞ b"
 
 
 def test_text_without_control_tokens_is_left_alone():
