@@ -57,6 +57,35 @@ class Scores:
     """Empty for a model without a value head."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """In how many groups of a round rewards differ: the others teach nothing by comparison."""
+
+    num_groups: int
+    num_flat: int
+    """Groups whose rewards are all alike; one episode alone is such a group."""
+    num_failed: int
+    """Flat groups whose rewards are all 0."""
+
+    @staticmethod
+    def of(trajectories: Sequence[Trajectory]) -> Spread:
+        """Count the groups of what is playable."""
+        rewards = [{one.reward for one in group} for group in _by_task(trajectories)]
+        flat = [found for found in rewards if len(found) == 1]
+        return Spread(num_groups=len(rewards), num_flat=len(flat), num_failed=flat.count({0.0}))
+
+    def __str__(self) -> str:
+        """Say what is missing; meant for a spread with flat groups."""
+        others = self.num_flat - self.num_failed
+        kinds = [f"all rewards 0 in {self.num_failed}" if others else "all rewards 0"] if self.num_failed else []
+        kinds += [f"all rewards alike in {others}" if self.num_failed else "all rewards alike"] if others else []
+        return f"nothing to learn from in {self.num_flat} of {self.num_groups} groups ({', '.join(kinds)})"
+
+    def record(self) -> dict[str, int]:
+        """Return the counts as a log has them."""
+        return {"groups": self.num_groups, "groups_flat": self.num_flat, "groups_failed": self.num_failed}
+
+
 def playable(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
     """Leave out episodes that infrastructure broke, whose rewards mean nothing, and those without an action."""
     return [t for t in trajectories if t.stop is not StopReason.ENV_FAULT and t.turns]
@@ -81,15 +110,19 @@ def advantages_by_task(trajectories: Sequence[Trajectory], *, is_scaled: bool = 
 
     from sparring.losses import group_advantages
 
-    tasks: dict[str, list[Trajectory]] = {}
-    for trajectory in playable(trajectories):
-        tasks.setdefault(trajectory.task.id, []).append(trajectory)
     advantages: dict[str, float] = {}
-    for group in tasks.values():
+    for group in _by_task(trajectories):
         rewards_K = torch.tensor([trajectory.reward for trajectory in group], dtype=torch.float64)
         own_K = group_advantages(rewards_K, is_scaled=is_scaled).tolist()
         advantages.update(zip((trajectory.id for trajectory in group), own_K, strict=True))
     return advantages
+
+
+def _by_task(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
+    tasks: dict[str, list[Trajectory]] = {}
+    for trajectory in playable(trajectories):
+        tasks.setdefault(trajectory.task.id, []).append(trajectory)
+    return list(tasks.values())
 
 
 def groups_with_advantages(

@@ -192,10 +192,10 @@ def group_advantages(rewards_K: Tensor, *, is_scaled: bool = True, epsilon: floa
 
     Source: arXiv 2402.03300, section 4.1.2 (outcome supervision).
     """
+    if bool((rewards_K == rewards_K[0]).all()):
+        return torch.zeros_like(rewards_K)  # exactly: three times 0.1 have a mean that is not 0.1
     centred_K = rewards_K - rewards_K.mean()
-    if not is_scaled or len(rewards_K) < 2:
-        return centred_K
-    return centred_K / (rewards_K.std() + epsilon)
+    return centred_K / (rewards_K.std() + epsilon) if is_scaled else centred_K
 
 
 def clipped_surrogate(

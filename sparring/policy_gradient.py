@@ -8,15 +8,55 @@ Paper: arXiv 2402.03300 (GRPO), 2503.14476 (DAPO), 1707.06347 (PPO).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sparring.batches import Group, num_action_tokens
 from sparring.objectives import Metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MismatchBounds:
+    """How far training may be from what sampled, as long as the weights are the same, before it is worth a warning.
+
+    The mean ratio is no measure: under samples of the old policy its expectation is 1, whatever the new one is.
+    """
+
+    mean: float
+    """Of |Δ log π| over action tokens, in nats."""
+    largest: float
+    """|Δ log π| of one token."""
+    clipped: float
+    """Share of tokens that are clipped."""
+
+
+EXACT = MismatchBounds(mean=1e-3, largest=0.05, clipped=1e-3)
+"""Both in float32: several hundred times the rounding of a small model (3·10⁻⁶ and 3·10⁻⁵ nats)."""
+ROUNDED = MismatchBounds(mean=0.05, largest=1.5, clipped=0.02)
+"""One of them in bfloat16, whose rounding is 0.02 nats on average, 0.45 at most and clips 0.5 % for a small model."""
+
+
+def mismatch(record: Mapping[str, Any], bounds: MismatchBounds) -> str:
+    """Say how a round's first step differs from what sampled; empty where it is within bounds.
+
+    Args:
+        record: the step's line of the log.
+        bounds: those of the precision.
+    """
+    mean, largest = record.get("pg/log_ratio", 0.0), record.get("pg/log_ratio_max", 0.0)
+    clipped = record.get("pg/clipped", 0.0)
+    if mean <= bounds.mean and largest <= bounds.largest and clipped <= bounds.clipped:
+        return ""
+    return (
+        f"in the first step the sampled tokens' log-probabilities differ from those they were sampled at by {mean:.2g} "
+        f"nats on average and {largest:.2g} at most, and {clipped:.1%} of the tokens are clipped, though the weights "
+        "are the same: the model gives tokens another probability in training than when it played "
+        "(docs/methods/grpo.md, the importance ratio)."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +125,8 @@ class PolicyGradientObjective:
             kl_N = losses.kl_penalty(logprobs_N, _joined(groups, "reference", logprobs_N))
             loss_N = surrogate_N + self.kl_weight * kl_N
         with torch.no_grad():
-            ratio_N = (logprobs_N - old_N).exp()
+            log_ratio_N = logprobs_N - old_N
+            ratio_N, distance_N = log_ratio_N.exp(), log_ratio_N.abs()
             is_clipped_N = torch.where(
                 advantages_N > 0, ratio_N > 1 + self.clip_high, (ratio_N < 1 - self.clip_low) & (advantages_N < 0)
             )
@@ -94,6 +135,8 @@ class PolicyGradientObjective:
                 "pg/surrogate": ((surrogate_N * weights_N).sum().item(), weights_N.sum().item()),
                 "pg/ratio": (ratio_N.sum().item(), num),
                 "pg/ratio_max": (ratio_N.max().item(), 1),
+                "pg/log_ratio": (distance_N.sum().item(), num),
+                "pg/log_ratio_max": (distance_N.max().item(), 1),
                 "pg/clipped": (is_clipped_N.sum().item(), num),
                 "pg/entropy": (-logprobs_N.sum().item(), num),
             }

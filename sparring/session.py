@@ -58,6 +58,12 @@ if TYPE_CHECKING:
     from sparring.synthesis.signals import Pattern
 
 
+NO_REWARD = (
+    "No episode of the first round earned anything. Start from an agent that succeeds now and then "
+    '(grpo.start = "imitation", more sft.epochs), or raise grpo.num_tasks, grpo.num_per_task or rollout.temperature.'
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """What all arms of a recipe share: the benchmark, its live envs, the tasks and their experts."""
@@ -248,6 +254,7 @@ class Session:
         round_number: int,
         *,
         reference: Agent,
+        tasks_change: bool = False,
     ) -> Agent:
         """Train the agent on what it sampled, by policy gradient with `grpo.*`; weights of the round before go.
 
@@ -256,13 +263,28 @@ class Session:
             advantages: trajectory id → advantage; trajectories without one are left out.
             round_number: from 1.
             reference: whom the KL term holds on to; it is asked only if `grpo.kl_weight` is above 0.
+            tasks_change: later rounds have other tasks, so that a first one without any reward is no reason to end.
+
+        Where all groups have rewards that are alike and there is no KL term, the agent stays as it is.
 
         Raises:
-            TrainingError: there is no trajectory to learn from, or training ran into a loss that is not finite.
+            TrainingError: there is no trajectory to learn from, or training ran into a loss that is not finite; or no
+                episode of the first round earned anything, and no easier tasks are to come.
         """
+        from sparring.experience import Spread
         from sparring.policy_gradient import PolicyGradientObjective
 
         config, phase = self.config.grpo, f"round-{round_number}/train-{agent.name}"
+        spread = Spread.of(trajectories)
+        is_over = self._phase(phase).is_done
+        if not is_over and 2 * spread.num_flat > spread.num_groups:
+            if spread.num_failed == spread.num_groups and round_number == 1 and not tasks_change:
+                raise TrainingError(f"{self.arm}, {phase}: {spread}. {NO_REWARD}")
+            self.warn(f"{phase}: {spread}.")
+        if spread.num_flat == spread.num_groups > 0 and not config.kl_weight:
+            if not is_over:
+                self._phase(phase).finish({"steps": 0, "stopped": str(spread), "metrics": {}, **spread.record()})
+            return agent
         objective = PolicyGradientObjective(
             clip_low=config.clip_low,
             clip_high=config.clip_high,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from sparring.progress import Bar
     from sparring.trainer import TrainConfig
 
-RATIO_TOLERANCE = 0.05
-"""How far the first step's mean importance ratio may lie from 1 before it is worth a warning."""
 MOMENTS = "optimizer.safetensors"
 """The optimizer's state beside a checkpoint, for the training that follows."""
 
@@ -53,6 +51,8 @@ class Training:
     """Learning rate of the agent's value head; none: it has none."""
     is_continued: bool = False
     """The optimizer goes on from where the agent's last training left it, and its state is kept for the next."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What every line of the log and the phase's result say besides."""
 
 
 def grpo_training(
@@ -63,12 +63,18 @@ def grpo_training(
     reference: Scores | None,
 ) -> Training:
     """Return GRPO's training; arguments as for `experience.groups_with_advantages`."""
-    from sparring.experience import groups_with_advantages
+    from sparring.experience import Spread, groups_with_advantages
 
     def make_groups(encode: Encode, _: Any) -> list[Group]:
         return groups_with_advantages(trajectories, advantages, encode, reference)
 
-    return Training(objective=objective, train=train, make_groups=make_groups, is_continued=True)
+    return Training(
+        objective=objective,
+        train=train,
+        make_groups=make_groups,
+        is_continued=True,
+        counts=Spread.of(trajectories).record(),
+    )
 
 
 def ppo_training(
@@ -153,6 +159,7 @@ def train_phase(learner: Learner, training: Training, phase: Phase, name: str, *
         DataError: what was saved of this training is damaged beyond going on.
     """
     from sparring import critic
+    from sparring.policy_gradient import EXACT, ROUNDED, mismatch
     from sparring.trainer import fit
 
     if training.pairs:
@@ -171,13 +178,12 @@ def train_phase(learner: Learner, training: Training, phase: Phase, name: str, *
             raise DataError(f"{journal.path}: lacks steps that were taken. Delete {phase.path} to train anew.")
         journal.replace(steps)
 
+    bounds = ROUNDED if _is_rounded(model, learner.model, training.train) else EXACT
+
     def log(record: dict[str, Any]) -> None:
-        journal.append([record])
-        if record["step"] == 1 and abs(record.get("pg/ratio", 1.0) - 1) > RATIO_TOLERANCE:
-            learner.warn(
-                f"{name}: the first step's importance ratio is {record['pg/ratio']:.2f} on average, not 1: the model "
-                "gives the sampled tokens another probability in training than when it played."
-            )
+        journal.append([{**record, **training.counts}])
+        if record["step"] == 1 and (difference := mismatch(record, bounds)):
+            learner.warn(f"{name}: {difference}")
 
     result = fit(
         model,
@@ -200,6 +206,7 @@ def train_phase(learner: Learner, training: Training, phase: Phase, name: str, *
             "overflows": len(overflows),
             "pairs": counts,
             "metrics": result.metrics,
+            **training.counts,
         }
     )
     drop_state(phase)
@@ -208,6 +215,15 @@ def train_phase(learner: Learner, training: Training, phase: Phase, name: str, *
 def drop_state(phase: Phase) -> None:
     """Delete what only an unfinished training needs."""
     shutil.rmtree(phase.path / "state", ignore_errors=True)
+
+
+def _is_rounded(model: Any, config: ModelConfig, train: TrainConfig) -> bool:
+    """Say whether the agent plays or trains in half precision, on the device where it lies."""
+    from sparring.forward import autocast_dtype
+    from sparring.policies.local import is_bfloat16
+
+    device = next(model.parameters()).device
+    return is_bfloat16(config, device) or autocast_dtype(device, train.autocast) is not None
 
 
 def _save(model: Any, tokenizer: Any, training: Training, phase: Phase, state_dir: Path) -> None:

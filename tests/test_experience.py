@@ -12,6 +12,7 @@ from sparring.errors import DataError
 from sparring.experience import (
     Credit,
     Scores,
+    Spread,
     advantages_by_task,
     groups_with_advantages,
     groups_with_critic,
@@ -43,6 +44,24 @@ def test_advantages_compare_within_a_task() -> None:
     advantages = advantages_by_task([GRADED[0], GRADED[2], GRADED[1], GRADED[3]])
     assert advantages == pytest.approx({"a": -0.7071, "b": 0.7071, "c": 0.0, "d": 0.0}, abs=1e-3)
     assert advantages_by_task(GRADED, is_scaled=False) == {"a": -0.5, "b": 0.5, "c": 0.0, "d": 0.0}
+
+
+def test_rewards_that_are_alike_teach_exactly_nothing() -> None:
+    """Three times 0.1 have a mean that is not 0.1."""
+    alike = [episode(name, "t", 0.1) for name in "abc"]
+    assert set(advantages_by_task(alike).values()) == {0.0} == set(advantages_by_task(alike, is_scaled=False).values())
+    assert advantages_by_task([episode("a", "t", 1.0)]) == {"a": 0.0}
+
+
+def test_groups_without_spread_are_counted() -> None:
+    failed = [episode(name, "v", 0.0) for name in "ghi"]
+    spread = Spread.of([*GRADED, *failed, episode("j", "w", 1.0), BROKEN, EMPTY])
+    assert spread.record() == {"groups": 4, "groups_flat": 3, "groups_failed": 1}
+    assert str(spread) == "nothing to learn from in 3 of 4 groups (all rewards 0 in 1, all rewards alike in 2)"
+    assert str(Spread.of([*GRADED, *failed])).endswith("in 2 of 3 groups (all rewards 0 in 1, all rewards alike in 1)")
+    assert str(Spread.of(failed)) == "nothing to learn from in 1 of 1 groups (all rewards 0)"
+    assert str(Spread.of(GRADED)) == "nothing to learn from in 1 of 2 groups (all rewards alike)"
+    assert Spread.of([BROKEN]).num_groups == 0
 
 
 def test_what_infrastructure_broke_and_what_never_acted_is_no_part_of_a_group() -> None:

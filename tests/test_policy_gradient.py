@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from sparring.batches import Group, Sample, groups_from_samples, num_action_toke
 from sparring.chat import Encoded
 from sparring.forward import Forward
 from sparring.objectives import Metrics, add_metrics
-from sparring.policy_gradient import ActorCriticObjective, PolicyGradientObjective
+from sparring.policy_gradient import EXACT, ROUNDED, ActorCriticObjective, PolicyGradientObjective, mismatch
 from tests.training_toys import node, qwen, sampled_groups
 
 
@@ -164,6 +165,7 @@ class TestObjectives:
         assert means["pg/surrogate"] == pytest.approx(surrogate, rel=1e-5)
         assert means["pg/ratio"] == pytest.approx((4 * math.exp(0.5) + 2) / 6, rel=1e-5)
         assert means["pg/ratio_max"] == pytest.approx(math.exp(0.5), rel=1e-5)
+        assert means["pg/log_ratio"] == pytest.approx(4 * 0.5 / 6) and means["pg/log_ratio_max"] == 0.5
         assert means["pg/clipped"] == pytest.approx(4 / 6)
         assert means["pg/entropy"] == pytest.approx((4 * 0.5 + 2 * 2.0) / 6)
         assert means["pg/kl"] == pytest.approx((4 * kl_long + 2 * kl_short) / 6, rel=1e-5)
@@ -226,3 +228,46 @@ class TestTemperature:
         torch.testing.assert_close(forward([encoded])[0], expected, rtol=1e-9, atol=1e-9)
         forward.is_fast = False
         torch.testing.assert_close(forward([encoded])[0], expected.float(), rtol=1e-5, atol=1e-5)
+
+
+class TestMismatch:
+    """What a first step's record says where training gives tokens another probability than sampling did."""
+
+    @staticmethod
+    def record(groups: list[Group], model: torch.nn.Module, *, temperature: float = 1.0) -> dict[str, float]:
+        forward = Forward(model, max_tokens=200, temperature=temperature)
+        with torch.no_grad():
+            _, metrics = PolicyGradientObjective()(groups, forward([group.nodes[0] for group in groups]))
+        return {name: total / count for name, (total, count) in metrics.items()}
+
+    @pytest.mark.parametrize("temperature", [1.0, 0.7])
+    def test_a_healthy_step_is_silent(self, temperature):
+        model = qwen(initializer_range=0.3)
+        record = self.record(sampled_groups(12, model, temperature=temperature), model, temperature=temperature)
+        assert mismatch(record, EXACT) == "" and 0 < record["pg/log_ratio"] < EXACT.mean / 100
+
+    def test_bfloat16_is_within_its_own_bounds(self):
+        model = qwen(initializer_range=0.3)
+        record = self.record(sampled_groups(12, qwen(initializer_range=0.3).bfloat16()), model)
+        assert mismatch(record, ROUNDED) == "" and mismatch(record, EXACT) != ""
+
+    @pytest.mark.parametrize("bounds", [EXACT, ROUNDED], ids=["float32", "bfloat16"])
+    @pytest.mark.parametrize("fault", ["temperature", "weights", "tokens"])
+    def test_a_real_one_rings(self, fault, bounds):
+        model = qwen(initializer_range=0.3)
+        groups = sampled_groups(12, model)
+        if fault == "tokens":  # each token has its neighbour's log-probability
+            shifted = [[replace(s, logprobs=(*s.logprobs[1:], s.logprobs[0])) for s in g.samples] for g in groups]
+            groups = [replace(g, samples=tuple(s)) for g, s in zip(groups, shifted, strict=True)]
+        other = qwen(1, initializer_range=0.3) if fault == "weights" else model
+        record = self.record(groups, other, temperature=0.8 if fault == "temperature" else 1.0)
+        assert "another probability in training" in mismatch(record, bounds)
+
+    @pytest.mark.parametrize("name", ["log_ratio", "log_ratio_max", "clipped"])
+    def test_each_measure_rings_alone(self, name):
+        calm = {"pg/log_ratio": 0.04, "pg/log_ratio_max": 1.4, "pg/clipped": 0.01, "pg/ratio": 1.0}
+        assert mismatch(calm, ROUNDED) == ""
+        assert mismatch(calm | {f"pg/{name}": 3 * calm[f"pg/{name}"]}, ROUNDED) != ""
+
+    def test_what_is_no_policy_gradient_has_none(self):
+        assert mismatch({"step": 1, "loss": 0.7}, EXACT) == ""

@@ -27,7 +27,7 @@ def coevolve(session: Session) -> Agent:
         tasks = draw_tasks(course, config.num_tasks, session.seed, number, evolve.synthesis)
         episodes = session.sample(target, number, tasks=tasks, num_per_task=config.num_per_task)
         advantages = advantages_by_task(episodes, is_scaled=config.scale == "deviation")
-        target = session.improve(target, episodes, advantages, number, reference=start)
+        target = session.improve(target, episodes, advantages, number, reference=start, tasks_change=True)
 
         course, events = observe(course, number, episodes, session.action_pattern, evolve)
         if evolve.synthesis.is_due(number) and number < config.rounds:

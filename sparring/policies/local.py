@@ -106,8 +106,7 @@ def load_model(model: ModelConfig | str) -> tuple[PreTrainedModel, PreTrainedTok
 
     config = model if isinstance(model, ModelConfig) else ModelConfig(path=model)
     device = _device(config.device)
-    wants_bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and _computes_bf16(device))
-    loaded, tokenizer = _load(config, torch.bfloat16 if wants_bf16 else torch.float32)
+    loaded, tokenizer = _load(config, torch.bfloat16 if is_bfloat16(config, device) else torch.float32)
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             f"model.path: the tokenizer of {config.path!r} has no chat template. Use a chat model, or put a "
@@ -482,6 +481,11 @@ def _device(name: str) -> torch.device:
         return torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"model.device: torch knows no {name!r}: {str(error).partition(chr(10))[0]}") from None
+
+
+def is_bfloat16(config: ModelConfig, device: torch.device) -> bool:
+    """Say whether a model's weights lie in memory as bfloat16 on a device."""
+    return config.dtype == "bfloat16" or (config.dtype == "auto" and _computes_bf16(device))
 
 
 def _computes_bf16(device: torch.device) -> bool:

@@ -131,7 +131,9 @@ def test_a_world_without_synthesis_says_so(model_folder: Path, tmp_path: Path) -
 
 def test_a_method_without_synthesis_has_no_pool(model_folder: Path, tmp_path: Path) -> None:
     grpo = {"rounds": 1, "num_tasks": 2, "num_per_task": 2, "start": "base"}
-    run_recipe(make_recipe(model_folder, "grpo", grpo=grpo), tmp_path, SilentProgress())
+    env = {"id": "tests.toy_world:ToyWorld", "options": {"floor": 0.1}}  # where nothing is earned GRPO ends at once
+    recipe = make_recipe(model_folder, "grpo", grpo=grpo, env=env)
+    run_recipe(recipe, tmp_path, SilentProgress())
     assert (tmp_path / "seed-0/grpo/round-1/train-target").exists()
     assert not list(tmp_path.rglob("pool.jsonl"))
     assert not read_json(tmp_path / "results.json")["arms"]["grpo"]["seeds"]["0"].get("pool")
