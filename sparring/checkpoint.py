@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
+_WEIGHT = "weight in single precision"
+"""Beside a parameter's moments: the parameter itself."""
 _WEIGHTS, _OPTIMIZER, _NUMBERS = "weights.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -126,8 +128,14 @@ def _order(path: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 1)
 
 
+def add_weights(path: Path, model: torch.nn.Module) -> None:
+    """Add the weights that training changes to a file of moments, for a model whose checkpoint holds them rounded."""
+    weights = {f"{name}/{_WEIGHT}": parameter.data for name, parameter in trainable(model).items()}
+    write_tensors(path, read_tensors(path) | weights)
+
+
 def load_moments(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Give the optimizer the moments of a training before.
+    """Give the optimizer the moments of a training before, and the model the weights beside them, if there are any.
 
     Raises:
         DataError: the file is unreadable or belongs to another model.
@@ -144,6 +152,9 @@ def _set_moments(
     for full_name, value in moments.items():
         name, key = full_name.rsplit("/", 1)
         parameter = parameters[name]
+        if key == _WEIGHT:
+            parameter.data.copy_(value)
+            continue
         # AdamW keeps its step count on the CPU unless it is fused or capturable, and then beside the parameter.
         beside = key != "step" or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
         optimizer.state[parameter][key] = value.to(parameter.device) if beside else value

@@ -155,16 +155,19 @@ def train_phase(learner: Learner, training: Training, phase: Phase, name: str, *
         bar: gets steps done and steps in all.
 
     Raises:
+        ModelError: the trained model could not be saved.
         TrainingError: there is nothing to train on, or training ran into a loss that is not finite.
         DataError: what was saved of this training is damaged beyond going on.
     """
     from sparring import critic
+    from sparring.policies.saving import check_savable
     from sparring.policy_gradient import EXACT, ROUNDED, mismatch
     from sparring.trainer import fit
 
     if training.pairs:
         phase.journal("pairs.jsonl").replace(pair_to_json(pair) for pair in training.pairs)
     model, tokenizer, encode, overflows = learner.load()
+    check_savable(model, tokenizer, learner.model.path)
     if training.value_lr is not None:
         critic.attach(model, Path(learner.model.path), lr=training.value_lr)
     groups = training.make_groups(encode, model)
@@ -229,8 +232,9 @@ def _is_rounded(model: Any, config: ModelConfig, train: TrainConfig) -> bool:
 def _save(model: Any, tokenizer: Any, training: Training, phase: Phase, state_dir: Path) -> None:
     """Save what a phase trained: the checkpoint, with its value head and its optimizer's state where these go on."""
     from sparring import critic
-    from sparring.checkpoint import moments_path
+    from sparring.checkpoint import add_weights, moments_path
     from sparring.policies.local import save_model
+    from sparring.policies.saving import came_in_half
 
     checkpoint = phase.path / CHECKPOINT
     with disk_errors(checkpoint):
@@ -240,4 +244,6 @@ def _save(model: Any, tokenizer: Any, training: Training, phase: Phase, state_di
             critic.save(head, checkpoint)
         if training.is_continued:
             shutil.copyfile(moments_path(state_dir), phase.path / MOMENTS)
+            if came_in_half(model):  # the checkpoint is rounded, and small steps would be lost in it
+                add_weights(phase.path / MOMENTS, model)
         sync_tree(phase.path if training.is_continued else checkpoint)

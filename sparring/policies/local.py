@@ -23,6 +23,7 @@ from sparring.errors import ConfigError, ModelError
 from sparring.policies.agreement import check_agreement
 from sparring.policies.base import Episode, Reply
 from sparring.policies.folders import check_folder, check_size, fetch_folder, one_line
+from sparring.policies.saving import write_folder
 from sparring.ranges import ADJUSTABLE_WITH_NOTE, Name, Place
 from sparring.types import StopReason
 
@@ -166,6 +167,7 @@ def _load(config: ModelConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, Pre
             what = NEEDS_SENTENCEPIECE
         raise ModelError(f"model.path: can't load {config.path!r}: {what}") from error
     check_agreement(loaded, report, config.path)
+    cast(Any, loaded).stored_dtype = weights.dtype  # in which a trained model is saved
     return loaded, tokenizer
 
 
@@ -182,14 +184,16 @@ def _without_warnings(name: str) -> Iterator[None]:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike[str]) -> None:
-    """Save an ordinary Hugging Face folder (safetensors), whole or not at all; one that is there is replaced."""
+    """Save an ordinary Hugging Face folder (safetensors), whole or not at all; one that is there is replaced.
+
+    A model that was loaded from bfloat16 or float16 weights is saved in that dtype, whatever it is in by now.
+    """
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    model.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
+    write_folder(model, tokenizer, fresh)
     if target.exists():
         target.rename(old)
     fresh.rename(target)
