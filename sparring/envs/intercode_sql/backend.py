@@ -37,6 +37,6 @@ class Backend(Protocol):
         """Return the databases that there are."""
         ...
 
-    def open(self, database: str) -> Session:
-        """Open a fresh copy of a database."""
+    def open(self, database: str, *, for_gold: bool = False) -> Session:
+        """Open a fresh copy of a database; `for_gold`: for the right answer, which runs whatever MySQL says to it."""
         ...

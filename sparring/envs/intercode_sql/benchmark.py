@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sparring.envs.intercode_sql import dump as dumps
-from sparring.envs.intercode_sql import expert, official, questions
+from sparring.envs.intercode_sql import expert, official, questions, translator
 from sparring.envs.intercode_sql.backend import Backend
 from sparring.envs.intercode_sql.env import InterCodeSQLEnv
 from sparring.envs.intercode_sql.mysql import Server
@@ -35,15 +35,16 @@ HEAP_MB = 128
 class Images:
     """The backend in this process: SQLite images, and a lock that lets one statement run at a time."""
 
-    def __init__(self, images: Mapping[str, bytes]) -> None:
-        self.images = images
+    def __init__(self, images: Mapping[str, bytes], *, is_strict: bool = False) -> None:
+        self.images, self._is_strict = images, is_strict
         self._lock = threading.Lock()
 
     def names(self) -> frozenset[str]:
         return frozenset(self.images)
 
-    def open(self, database: str) -> Sandbox:
-        return Sandbox(database, self.images[database], lock=self._lock)
+    def open(self, database: str, *, for_gold: bool = False) -> Sandbox:
+        is_strict = self._is_strict and not for_gold
+        return Sandbox(database, self.images[database], lock=self._lock, is_strict=is_strict)
 
 
 class InterCodeSQL:
@@ -64,6 +65,7 @@ class InterCodeSQL:
         dump: str | None = None,
         databases: str | None = None,
         graded: bool = False,
+        strict: bool = False,
         backend: str = "sqlite",
         mysql: Mapping[str, Any] | None = None,
     ) -> None:
@@ -75,6 +77,8 @@ class InterCodeSQL:
             databases: or, a folder of SQLite files, as Spider comes: `NAME/NAME.sqlite`.
             graded: reward failures on all but dev and test tasks by how near they came (`reward.grade`); success stays
                 what it is.
+            strict: refuse agents' statements that MySQL refuses in its default mode and SQLite accepts (`strict.py`).
+                Gold queries run all the same.
             backend: `sqlite`, or `mysql` for a server of yours, MySQL or MariaDB.
             mysql: how to reach it: host, port, user, unix_socket; the password is in SPARRING_MYSQL_PASSWORD.
 
@@ -88,7 +92,7 @@ class InterCodeSQL:
             images = dumps.load_images(dumps.find_dump(dump))
         else:
             images = dumps.read_databases(Path(databases).expanduser())
-        self.graded = graded
+        self.graded, self.strict = graded, strict
         self.is_generated = path is None
         """Whether the questions are those made here."""
         self.images = images
@@ -149,8 +153,9 @@ class InterCodeSQL:
             if mysql is not None:
                 raise ConfigError('env.options.mysql: is for backend = "mysql".')
             limit_heap(HEAP_MB << 20)
-            return Images(self.images)
+            translator.require()
+            return Images(self.images, is_strict=self.strict)
         if backend == "mysql":
             used = {task.data["db"] for tasks in self._tasks.values() for task in tasks}
-            return Server(mysql or {}, used)
+            return Server(mysql or {}, used, is_strict=self.strict)
         raise ConfigError(f"env.options.backend: {backend!r} is not one. Give sqlite or mysql.")

@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sparring.envs.intercode_sql.functions import mod
 
 _NAME = r"[`\"']?(?P<{}>[^`\"';\s.]+)[`\"']?"
-_TABLE = rf"(?:{_NAME.format('database')}\s*\.\s*)?{_NAME.format('table')}"
+_TABLE = rf"(?:{_NAME.format('of')}\s*\.\s*)?{_NAME.format('table')}"
 _LIKE = r"(?:\s+LIKE\s+(?P<quote>['\"])(?P<like>.*)(?P=quote))?"
 _FROM = rf"(?:\s+(?:FROM|IN)\s+{_NAME.format('database')})?"
 
@@ -24,9 +27,13 @@ SELECT name AS Field, lower(type) AS Type, iif("notnull" OR pk, 'NO', 'YES') AS 
   trim(dflt_value, '''') AS "Default", '' AS Extra
 FROM pragma_table_info({table}){where}
 """
-_TABLES = (
-    "SELECT name FROM main.sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-)
+_INDEX = """
+SELECT (SELECT name FROM main.sqlite_schema WHERE name = {table} COLLATE NOCASE) AS "Table", 0 AS Non_unique,
+  'PRIMARY' AS Key_name, pk AS Seq_in_index, name AS Column_name, 'A' AS Collation
+FROM pragma_table_info({table}) WHERE pk ORDER BY pk
+"""
+"""The primary key: the dump's other keys are left out of the images."""
+_TABLES = "FROM main.sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
 
 MAKE_CATALOG = (
     f"ATTACH ':memory:' AS {CATALOG}",
@@ -49,14 +56,28 @@ def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+def columns_of(table: str) -> str:
+    """Return the query for a table's columns: no rows where there is no such table."""
+    return f"SELECT name FROM pragma_table_info({_text(table)})"
+
+
 def _show_tables(match: re.Match[str]) -> str:
     like = f" AND name LIKE {_text(match['like'])}" if match["like"] else ""
-    return f"{_TABLES}{like} ORDER BY name COLLATE NOCASE"
+    columns = "name, iif(type = 'view', 'VIEW', 'BASE TABLE')" if match["full"] else "name"
+    return f"SELECT {columns} {_TABLES}{like} ORDER BY name COLLATE NOCASE"
 
 
 def _show_columns(match: re.Match[str]) -> str:
     like = match.groupdict().get("like")
     return _COLUMNS.format(table=_text(match["table"]), where=f" WHERE name LIKE {_text(like)}" if like else "")
+
+
+def _show_index(match: re.Match[str]) -> str:
+    return _INDEX.format(table=_text(match["table"]))
+
+
+def _show_databases(match: re.Match[str]) -> str:
+    return "SELECT database()" + (f" WHERE database() LIKE {_text(match['like'])}" if match["like"] else "")
 
 
 def _show_create(match: re.Match[str]) -> str:
@@ -66,15 +87,15 @@ def _show_create(match: re.Match[str]) -> str:
 _FORMS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(rf"\s*{pattern}\s*;?\s*", re.IGNORECASE | re.DOTALL), build)
     for pattern, build in (
-        (rf"SHOW\s+(?:FULL\s+)?TABLES{_FROM}{_LIKE}", _show_tables),
+        (rf"SHOW\s+(?P<full>FULL\s+)?TABLES{_FROM}{_LIKE}", _show_tables),
         (rf"(?:DESC|DESCRIBE|EXPLAIN)\s+{_TABLE}", _show_columns),
         (
-            rf"SHOW\s+(?:FULL\s+)?(?:COLUMNS|FIELDS)\s+(?:FROM|IN)\s+{_TABLE}"
-            rf"{_FROM.replace('<database>', '<database_>')}{_LIKE}",
+            rf"SHOW\s+(?:FULL\s+)?(?:COLUMNS|FIELDS)\s+(?:FROM|IN)\s+{_TABLE}{_FROM}{_LIKE}",
             _show_columns,
         ),
+        (rf"SHOW\s+(?:INDEX|INDEXES|KEYS)\s+(?:FROM|IN)\s+{_TABLE}{_FROM}", _show_index),
         (rf"SHOW\s+CREATE\s+TABLE\s+{_TABLE}", _show_create),
-        (r"SHOW\s+(?:DATABASES|SCHEMAS)", lambda _: "SELECT database()"),
+        (rf"SHOW\s+(?:DATABASES|SCHEMAS){_LIKE}", _show_databases),
     )
 )
 _USE = re.compile(rf"\s*USE\s+{_NAME.format('database')}\s*;?\s*", re.IGNORECASE)
@@ -86,15 +107,25 @@ def used_database(statement: str) -> str | None:
     return match["database"] if match else None
 
 
-def translate(statement: str) -> tuple[str, str]:
-    """Return the statement in SQLite's words, and the table it describes: no rows then mean that there is none.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A way of looking around, in SQLite's words."""
 
-    Statements that SQLite itself understands come back as they are, with no table.
-    """
+    sql: str = ""
+    table: str = ""
+    """The table that it describes: it must exist."""
+    database: str = ""
+    """The database that it names, where it names one."""
+
+
+def look(statement: str) -> Look | None:
+    """Return what a `SHOW` or `DESC` asks for; None: it is another statement, which SQLite itself understands."""
     for pattern, build in _FORMS:
         if match := pattern.fullmatch(statement):
-            return build(match), match.groupdict().get("table") or ""
-    return statement, ""
+            parts = match.groupdict()
+            database = parts.get("database") or parts.get("of") or ""
+            return Look(sql=build(match), table=parts.get("table") or "", database=database)
+    return None
 
 
 def _concat(*parts: Value) -> str | None:
@@ -114,12 +145,13 @@ FUNCTIONS: Mapping[str, tuple[int, Callable[..., Value]]] = {
     "year": (1, _part_of_date(0, 4)),
     "month": (1, _part_of_date(5, 7)),
     "day": (1, _part_of_date(8, 10)),
+    "mod": (2, mod),
 }
-"""Functions of MySQL's that SQLite lacks: name → number of arguments (-1: any), function."""
+"""Functions of MySQL's that SQLite lacks and many statements use: name → number of arguments (-1: any), function."""
 
 
 def add_functions(connection: sqlite3.Connection, database: str) -> None:
     """Teach a connection MySQL's functions."""
     for name, (num, function) in FUNCTIONS.items():
-        connection.create_function(name, num, function, deterministic=True)
+        connection.create_function(name, num, function, deterministic=True)  # `mod` takes the place of SQLite's
     connection.create_function("database", 0, lambda: database, deterministic=True)

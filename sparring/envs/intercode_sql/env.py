@@ -76,7 +76,7 @@ class InterCodeSQLEnv:
         """Run the gold query on a copy of its own: what the agent has written changes nothing about it."""
         if self._gold is None:
             assert self._task is not None
-            session = self._backend.open(self._task.data["db"])
+            session = self._backend.open(self._task.data["db"], for_gold=True)
             try:
                 self._gold = session.run(self._task.data["gold"])
             finally:

@@ -28,20 +28,28 @@ ALLOWED_WORDS = frozenset({"SELECT", "SHOW", "DESC", "DESCRIBE", "EXPLAIN", "WIT
 
 CREATE_USER = "CREATE USER sparring IDENTIFIED BY '…'; GRANT SELECT ON `{database}`.* TO sparring;  (for each database)"
 
+ACCOUNTS = ("mysql.user", "mysql.global_priv", "mysql.db")
+"""Tables with the server's accounts, password hashes among them: `GRANT SELECT ON *.*` opens them."""
+
 _GRANT = re.compile(r"GRANT (?:USAGE|SELECT(?:, SHOW VIEW)?|SHOW VIEW) ON ", re.IGNORECASE)
 _FIRST_WORD = re.compile(r"[\s(]*([A-Za-z]+)")
 _LOST = frozenset({2006, 2013})
 """Error codes of a connection that is gone."""
 
 _SESSION = "SET SESSION sql_mode = REPLACE(@@sql_mode, 'ONLY_FULL_GROUP_BY', '')"
-"""How each session starts: many gold queries select columns that they do not group by."""
+"""How a session starts: many gold queries select columns that they do not group by."""
+
+_STRICT_SESSION = "SET SESSION sql_mode = CONCAT(@@sql_mode, ',ONLY_FULL_GROUP_BY')"
+"""How a strict one starts: MySQL's default, whatever the server's is."""
 
 
 class Server:
     """The backend: opens a connection for each episode."""
 
-    def __init__(self, options: Mapping[str, Any], databases: Collection[str]) -> None:
-        """Check that the server answers, has the databases, and lets the user do nothing but read.
+    def __init__(self, options: Mapping[str, Any], databases: Collection[str], *, is_strict: bool = False) -> None:
+        """Check that the server answers, has the databases, and lets the user read these and do nothing else.
+
+        `is_strict`: agents' sessions keep the server's mode, ONLY_FULL_GROUP_BY included.
 
         Raises:
             ConfigError: PyMySQL is missing, an option is unknown, or one of the above is not so.
@@ -56,7 +64,7 @@ class Server:
             import pymysql
         except ImportError:
             raise ConfigError('env.options.backend: "mysql" needs a package: pip install PyMySQL') from None
-        self._pymysql = pymysql
+        self._pymysql, self._is_strict = pymysql, is_strict
         self._options = {**DEFAULTS, **options, "password": os.environ.get(PASSWORD_VARIABLE, "")}
         try:
             connection = self.connect(None)
@@ -70,10 +78,10 @@ class Server:
     def names(self) -> frozenset[str]:
         return self._names
 
-    def open(self, database: str) -> ServerSession:
-        return ServerSession(self, database)
+    def open(self, database: str, *, for_gold: bool = False) -> ServerSession:
+        return ServerSession(self, database, is_strict=self._is_strict and not for_gold)
 
-    def connect(self, database: str | None) -> Any:
+    def connect(self, database: str | None, *, is_strict: bool = False) -> Any:
         """Open a connection. Raises EnvFault where the server doesn't answer."""
         try:
             connection = self._pymysql.connect(
@@ -88,7 +96,8 @@ class Server:
             is_mariadb = "MariaDB" in connection.get_server_info()
             scale, name = (1, "max_statement_time") if is_mariadb else (1000, "max_execution_time")
             with connection.cursor() as cursor:
-                cursor.execute(f"{_SESSION}, {name} = {scale * MAX_SECONDS:.0f}")
+                mode = _STRICT_SESSION if is_strict else _SESSION
+                cursor.execute(f"{mode}, {name} = {scale * MAX_SECONDS:.0f}")
         except self._pymysql.err.MySQLError as error:
             raise EnvFault(f"no connection to the MySQL server ({error.args[-1]}).") from None
         return connection
@@ -105,6 +114,13 @@ class Server:
                 f"env.options.mysql: the user may do more than read ({_shortened(unsafe[0])}), and agents' statements "
                 f"are not to be trusted. Make one that may not: {CREATE_USER.format(database='…')}"
             )
+        readable = next((table for table in ACCOUNTS if self._can_read(connection, table)), None)
+        if readable:
+            raise ConfigError(
+                f"env.options.mysql: the user may read {readable}, the server's accounts with their password "
+                "hashes, and so may agents. Make one that may read the databases alone: "
+                f"{CREATE_USER.format(database='…')}"
+            )
         here = {name.casefold() for name in self._names}
         missing = sorted(name for name in databases if name.casefold() not in here)
         if missing:
@@ -113,13 +129,22 @@ class Server:
                 f"{len(missing) - 1} others are missing. Load the dump, then: {CREATE_USER.format(database=missing[0])}"
             )
 
+    def _can_read(self, connection: Any, table: str) -> bool:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SELECT 1 FROM {table} LIMIT 1")
+                cursor.fetchall()
+        except self._pymysql.err.MySQLError:
+            return False
+        return True
+
 
 class ServerSession:
     """One episode's connection."""
 
-    def __init__(self, server: Server, database: str) -> None:
-        self._server, self._database = server, database
-        self._connection: Any = server.connect(database)
+    def __init__(self, server: Server, database: str, *, is_strict: bool = False) -> None:
+        self._server, self._database, self._is_strict = server, database, is_strict
+        self._connection: Any = server.connect(database, is_strict=is_strict)
 
     def run(self, statement: str) -> Result:
         """Run one statement. Raises EnvFault where the server is gone."""
@@ -154,7 +179,7 @@ class ServerSession:
 
     def _reconnect(self) -> None:
         self.close()
-        self._connection = self._server.connect(self._database)
+        self._connection = self._server.connect(self._database, is_strict=self._is_strict)
 
     def _execute(self, statement: str) -> Result:
         rows: list[Row] = []

@@ -22,8 +22,9 @@ import threading
 import time
 from collections.abc import Mapping
 
-from sparring.envs.intercode_sql import dialect
+from sparring.envs.intercode_sql import dialect, functions, translator
 from sparring.envs.intercode_sql.backend import Result, Row
+from sparring.envs.intercode_sql.schema import Schema, read_schema
 
 MAX_LENGTH = 4096
 """Most bytes of a value and of a row. The longest row of the 20 databases has a few hundred."""
@@ -67,11 +68,19 @@ coalesce ifnull nullif iif typeof database
 date time datetime julianday strftime unixepoch
 row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value nth_value
 """
-FUNCTIONS = frozenset(_FUNCTION_NAMES.split()) | frozenset(dialect.FUNCTIONS)
+FUNCTIONS = frozenset(_FUNCTION_NAMES.split()) | frozenset(dialect.FUNCTIONS) | functions.NAMES
 """Functions that a statement may call."""
 
 PRAGMAS = frozenset({"table_info", "foreign_key_list", "table_list"})
 """Pragmas that a statement may use, also as `pragma_table_info('city')`."""
+
+_MYSQLS = ("near ", "unrecognized token", "no such function", "wrong number of arguments", "ORDER BY clause should",
+           "LIMIT clause should", "row value misused", "no such collation", "not authorized to use function",
+           "DISTINCT aggregates")  # fmt: skip
+"""How SQLite's messages begin where a statement may be one of MySQL's."""
+
+_QUERY = re.compile(r"[\s(]*(?:SELECT|WITH|VALUES|TABLE|INSERT|UPDATE|DELETE)\b", re.IGNORECASE)
+"""How what can be translated begins: prose is not worth the time."""
 
 _READING = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE})
 _WRITING = frozenset(
@@ -105,11 +114,15 @@ def limit_heap(num_bytes: int) -> None:
 class Sandbox:
     """One episode's database."""
 
-    def __init__(self, database: str, image: bytes, *, lock: threading.Lock | None = None) -> None:
-        self.database = database
+    def __init__(
+        self, database: str, image: bytes, *, lock: threading.Lock | None = None, is_strict: bool = False
+    ) -> None:
+        """Open a copy of `image`; `is_strict`: refuse what MySQL refuses (`strict`)."""
+        self.database, self._is_strict = database, is_strict
         self._lock = lock or threading.Lock()
         self._num_checks, self._deadline = 0, 0.0
-        self._has_catalog = False
+        self._has_catalog, self._has_functions, self._refusal = False, False, ""
+        self._schema: Schema | None = None
         self._connection: sqlite3.Connection | None = None
         with self._lock:
             connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
@@ -121,19 +134,74 @@ class Sandbox:
         """Run one statement within the bounds."""
         if self._connection is None:
             return Result(error="The database is closed.")
-        used = dialect.used_database(statement)
+        text = statement.encode("utf-8", "replace").decode()
+        used = dialect.used_database(text)
         if used is not None:
-            known = used.casefold() == self.database.casefold()
-            return Result() if known else Result(error=f"Unknown database '{used}'")
-        translated, table = dialect.translate(statement.encode("utf-8", "replace").decode())
+            return Result() if self._is_here(used) else Result(error=f"Unknown database '{used}'")
         with self._lock:
-            self._num_checks, self._deadline = 0, time.monotonic() + MAX_SECONDS
-            if dialect.CATALOG in translated.lower() and not self._has_catalog:
-                self._add_catalog(self._connection)
-            result = self._execute(self._connection, translated)
-        if table and result.rows == ():
-            return Result(error=f"no such table: {table}")
+            self._num_checks, self._deadline, self._refusal = 0, time.monotonic() + MAX_SECONDS, ""
+            look = dialect.look(text)
+            return self._look(self._connection, look) if look else self._query(self._connection, text)
+
+    def _is_here(self, database: str) -> bool:
+        return database.casefold() == self.database.casefold()
+
+    def _look(self, connection: sqlite3.Connection, look: dialect.Look) -> Result:
+        """Answer `SHOW` or `DESC`."""
+        if look.database and not self._is_here(look.database):
+            return Result(error=f"Unknown database '{look.database}'")
+        result = self._execute(connection, look.sql)
+        if look.table and result.rows == () and not self._execute(connection, dialect.columns_of(look.table)).rows:
+            return Result(error=f"no such table: {look.table}")
         return result
+
+    def _query(self, connection: sqlite3.Connection, text: str) -> Result:
+        """Run a statement as it is where SQLite takes it with MySQL's meaning, else translated."""
+        if len(text.encode()) > MAX_STATEMENT:
+            return Result(error="the statement is too long")
+        if dialect.CATALOG in text.lower() and not self._has_catalog:
+            self._add_catalog(connection)
+        plain = translator.literals(text)
+        has_other_meaning = translator.has_other_meaning(plain)
+        if has_other_meaning or (self._is_strict and _QUERY.match(plain)):
+            translation = self._translate(connection, text)
+            if translation.error or translation.is_watched or (has_other_meaning and translation.sql):
+                return self._execute_translated(connection, translation)
+        result = self._execute(connection, plain)
+        if result.error and self._may_be_mysqls(plain, result.error):
+            translation = self._translate(connection, text)
+            if translation.error or translation.sql:
+                return self._execute_translated(connection, translation)
+        return result
+
+    def _translate(self, connection: sqlite3.Connection, text: str) -> translator.Translation:
+        return translator.translate(text, self.database, self._read_schema(connection) if self._is_strict else None)
+
+    def _execute_translated(self, connection: sqlite3.Connection, translation: translator.Translation) -> Result:
+        if translation.error:
+            return Result(error=translation.error)
+        if not self._has_functions:
+            self._has_functions = True
+            functions.install(connection, self._refuse, lambda: self._deadline)
+        self._num_checks = 0
+        return self._execute(connection, translation.sql)
+
+    def _may_be_mysqls(self, statement: str, error: str) -> bool:
+        """Say whether a statement that SQLite refuses may be MySQL's: not where it is known to be wrong in both."""
+        if error.startswith(("no such table", "no such column")):
+            bare = statement.casefold().translate({ord("`"): None, ord(" "): None})
+            marks = (f"{self.database.casefold()}.", "timestampdiff(", "timestampadd(")
+            return error.casefold() == "no such table: dual" or any(mark in bare for mark in marks)
+        return error.startswith(_MYSQLS) and _QUERY.match(statement) is not None
+
+    def _refuse(self, reason: str) -> None:
+        self._refusal = reason
+
+    def _read_schema(self, connection: sqlite3.Connection) -> Schema:
+        """Return table → columns and keys, as far as the statements so far have left them."""
+        if self._schema is None:
+            self._schema = read_schema(connection)
+        return self._schema
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -144,6 +212,7 @@ class Sandbox:
         try:
             cursor = connection.execute(statement)
             if cursor.description is None:
+                self._schema = None
                 return Result()
             rows: list[Row] = []
             num_chars = 0
@@ -157,7 +226,7 @@ class Sandbox:
         except MemoryError:
             return Result(error="out of memory")
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:  # Warning: two statements; ValueError: NUL in it
-            return Result(error=_plain(str(error)))
+            return Result(error=self._refusal or _plain(str(error)))
 
     def _restrict(self, connection: sqlite3.Connection) -> None:
         dialect.add_functions(connection, self.database)

@@ -28,10 +28,10 @@ PRAGMAS = tuple(_PRAGMAS.split(", "))
 _FORBIDDEN_CALLS = (
     "load_extension('/lib/x86_64-linux-gnu/libc.so.6'), readfile('/etc/passwd'), writefile('pwned','x'), edit('x'), "
     "randomblob(1000000000), zeroblob(1000000000), random(), printf('%.*c',1000000000,'a'), hex(zeroblob(99999)), "
-    "format('%01000000000d',1), quote(zeroblob(99999)), char(1,2,3), fts3_tokenizer('simple'), sqlite_version(), "
+    "quote(zeroblob(99999)), char(1,2,3), fts3_tokenizer('simple'), sqlite_version(), "
     "sqlite_source_id(), last_insert_rowid(), changes(), total_changes(), json_array(1), json_group_array(1), "
     "json('[1]'), sqlite_compileoption_get(0), soundex('a'), likelihood(1,0.5), unicode('a'), sqlite_log(1,'x'), "
-    "current_timestamp, current_date, current_time, rtreenode(1,x'00'), rtreecheck('x'), match('a','b'), "
+    "rtreenode(1,x'00'), rtreecheck('x'), match('a','b'), "
     "sqlite_rename_table('a','b','c','d','e','f',1), shell('ls'), system('ls'), exec('ls'), load_file('/etc/passwd'), "
     "sys_exec('ls'), sleep(100), benchmark(1000000000,1), pg_sleep(100)"
 )
@@ -65,6 +65,7 @@ def statements() -> Iterator[str]:
         yield f"CREATE VIRTUAL TABLE temp.w{i} USING {module}"
     yield from ways_out()
     yield from bombs()
+    yield from translated()
     yield from oddities()
 
 
@@ -165,6 +166,32 @@ def bombs() -> Iterator[str]:
     yield "SELECT round(1.0, 1000000000), substr('a', -9223372036854775808, 9223372036854775807)"
     yield "SELECT date('now', " + ", ".join(["'+1000000 years'"] * 15) + ")"
     yield "SELECT strftime('" + "%s" * 1500 + "', 'now')"
+
+
+def translated() -> Iterator[str]:
+    """Yield statements that are put into SQLite's words, and so pass through a parser and Python's functions."""
+    yield f"SELECT {LONG} REGEXP '(a+)+$x'"
+    for pattern in ("a{1000000}", "(" * 60 + "a" + "){2}" * 60, "(?R)", "(a", "\\\\L<x>", "a{e<9}", "[" * 200):
+        yield f"SELECT 'a' REGEXP '{pattern}'"
+    yield from ("SELECT REPEAT('a', 1000000000)", "SELECT LPAD('a', 1000000000, 'b')", "SELECT SPACE(1e300)")
+    yield "SELECT GROUP_CONCAT(a.Name ORDER BY b.Name) FROM city a, city b"
+    yield "SELECT DATE_FORMAT('2019-01-01', '" + "%r%W" * 900 + "'), STR_TO_DATE('1', '%d%d')"
+    yield "SELECT DATE_ADD('9999-12-31', INTERVAL 1e18 YEAR), FROM_UNIXTIME(1e18), CAST(1e300 AS SIGNED)"
+    yield "SELECT FORMAT('%01000000000d', 1), LEFT('a', 1e999), 1e999 DIV 1, CURRENT_DATE"
+    for call in ("load_extension('x')", "readfile('/etc/passwd')", "randomblob(9)", "zeroblob(99999)"):
+        yield f"SELECT LEFT({call}, 1)"
+    yield "SELECT LEFT(name, 1) FROM pragma_database_list"
+    yield "INSERT INTO information_schema.tables SELECT LEFT('a', 1), 'b', 'c'"
+    yield "SELECT 1 # \n; ATTACH 'pwned.db' AS y"
+    yield "SELECT '\\'; ATTACH 'pwned.db' AS y; --'"
+    yield "SELECT /*! 1; ATTACH 'pwned.db' AS y */"
+    yield "SELECT LEFT('a', 1) INTO OUTFILE '/tmp/pwned'"
+    for opening, closing in (("(", ")"), ("IF(", ", 1, 2)"), ("1 > ALL (SELECT ", ")"), ("CAST(", " AS SIGNED)")):
+        for depth in (5, 40, 200):
+            yield f"SELECT {opening * depth}1 DIV 1{closing * depth}"[:4000]
+    yield "(" * 500 + "SELECT 1" + ") UNION (SELECT 2)" * 200
+    yield "SELECT 1" + " + INTERVAL 1 DAY" * 200
+    yield "SELECT " + "'a' " * 900
 
 
 def oddities() -> Iterator[str]:

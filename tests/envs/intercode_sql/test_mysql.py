@@ -15,6 +15,7 @@ from sparring.envs.intercode_sql.mysql import Server
 from sparring.envs.intercode_sql.reward import reward
 from sparring.envs.intercode_sql.sandbox import MAX_ROWS
 from sparring.errors import ConfigError
+from tests.envs.intercode_sql.forms import FORMS, REFUSED
 from tests.strangers import NOBODY, is_private, try_as
 
 PASSWORD = "a test's password"
@@ -51,7 +52,15 @@ def socket(real_dump: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             while cursor.nextset():
                 pass
             cursor.execute("CREATE USER reader@localhost IDENTIFIED BY %s", (PASSWORD,))
-            cursor.execute("GRANT SELECT ON *.* TO reader@localhost")
+            cursor.execute("SHOW DATABASES")
+            for (name,) in cursor.fetchall():
+                if name not in ("information_schema", "mysql", "performance_schema", "sys"):
+                    cursor.execute(f"GRANT SELECT ON `{name}`.* TO reader@localhost")
+            cursor.execute("CREATE USER curious@localhost IDENTIFIED BY %s", (PASSWORD,))
+            cursor.execute("GRANT SELECT ON *.* TO curious@localhost")
+            cursor.execute("CREATE USER nosy@localhost IDENTIFIED BY %s", (PASSWORD,))
+            cursor.execute("GRANT SELECT ON world_1.* TO nosy@localhost")
+            cursor.execute("GRANT SELECT ON mysql.db TO nosy@localhost")
             cursor.execute("CREATE USER writer@localhost IDENTIFIED BY %s", (PASSWORD,))
             cursor.execute("GRANT ALL ON world_1.* TO writer@localhost")
             cursor.execute("CREATE USER stranger@localhost IDENTIFIED BY %s", (PASSWORD,))
@@ -143,6 +152,8 @@ def test_results_and_time_are_bounded(server: Server):
     ("user", "databases", "message"),
     [
         ("writer", {"world_1"}, "may do more than read"),
+        ("curious", {"world_1"}, "may read mysql.user"),
+        ("nosy", {"world_1"}, "may read mysql.db"),
         ("stranger", {"world_1"}, "no database 'world_1'"),
         ("nobody", {"world_1"}, "no connection.*SPARRING_MYSQL_PASSWORD"),
     ],
@@ -189,3 +200,26 @@ def _plain(value: object) -> str:
         return f"{float(str(value)):.4f}"
     except ValueError:
         return str(value).casefold().rstrip()
+
+
+@pytest.mark.parametrize("statement", FORMS)
+def test_a_server_answers_forms_as_the_sandbox_does(server: Server, statement: str):
+    session = server.open("world_1")
+    result = session.run(statement)
+    session.close()
+    if statement.startswith("SELECT octet_length(group_concat"):
+        return  # MariaDB cuts at a million bytes, MySQL at 1,024
+    plain = [[tuple(_plain(value) for value in row) for row in rows] for rows in (result.rows or (), FORMS[statement])]
+    assert plain[0] == plain[1], result.error
+
+
+@pytest.mark.parametrize("statement", [s for s in REFUSED if "SELECT list con" in REFUSED[s] or "1 row" in REFUSED[s]])
+def test_a_strict_server_refuses_what_the_strict_sandbox_does(socket: Path, statement: str):
+    server = Server({"unix_socket": str(socket), "user": "reader"}, {"world_1"}, is_strict=True)
+    session = server.open("world_1")
+    assert session.run(statement).error
+    session.close()
+    session = server.open("world_1", for_gold=True)
+    if "only_full_group_by" in REFUSED[statement]:
+        assert not session.run(statement).error
+    session.close()
