@@ -2,6 +2,9 @@
 
 dump        a MySQL dump → SQLite images, cached
 dialect     SHOW, DESC and USE in SQLite's words
+translator  other words of MySQL's in SQLite's, by way of sqlglot (rewriting)
+strict      what MySQL refuses (scopes, schema)
+functions   MySQL's functions in Python (dates, patterns, values)
 sandbox     hostile SQL in, rows or an error out
 reward      rows and gold rows → a number
 env         one live world
