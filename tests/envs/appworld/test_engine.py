@@ -101,6 +101,32 @@ def test_time_stands_still_and_tokens_repeat(world: AppWorld, env: AppWorldEnv):
     assert task.data["moment"][:10] in seen[0].observation
 
 
+CHANCE = """
+import random, time, uuid
+thing = object()
+print(uuid.uuid4(), uuid.uuid1(), random.SystemRandom().random(), random.Random().random(), random.random())
+random.seed()
+print(random.random(), id(thing) == id(thing) != id([]), id(apis), f"{id(thing):x}", hash(None), hash(int), hash("a"))
+print(time.process_time(), time.thread_time_ns(), [time.clock_gettime(i) for i in range(4)])
+print(time.ctime(), time.asctime())
+"""
+"""Asks for everything that would differ between two runs of a program."""
+
+
+def test_chance_clocks_and_ids_repeat_whatever_was_played_before(world: AppWorld, env: AppWorldEnv):
+    task = find(world, "phone/text-message/0")
+    seen = []
+    for before in ("pass", "left = [object() for _ in range(10_000)]"):
+        env.reset(find(world, "venmo/pay-relation/0"), 0)
+        env.step(before)
+        env.reset(task, 0)
+        seen.append([env.step(CHANCE).observation for _ in range(2)])
+    assert seen[0] == seen[1] and "Traceback" not in seen[0][0]
+    first, second = (text.split() for text in seen[0])
+    assert len({*first[:5], *second[:5]}) >= 9  # drawn anew each time (but for uuid1, which goes by the clock)
+    assert " True " in seen[0][0] and "2025" in seen[0][0]
+
+
 def test_output_is_cut_with_a_word_about_it(env: AppWorldEnv, world: AppWorld):
     env.reset(find(world, "phone/text-message/0"), 0)
     observation = env.step("print('x' * 10_000)").observation
@@ -165,7 +191,7 @@ def test_an_engine_that_is_killed_costs_a_retry(world: AppWorld):
     *steps, done = world.expert_actions([task])[task.id]
     with EnvPool("sparring.envs.appworld:AppWorld", {"limits": QUICK}, num_envs=1, reset_deadline_s=120) as pool:
         first = pool.reset(0, task, 0).result()
-        for step in steps:
+        for step in (*steps, CHANCE):
             pool.step(0, step).result()
         killer = threading.Thread(target=_kill_group_soon, args=(pool._slots[0].env.process.pid,))  # pyright: ignore
         killer.start()

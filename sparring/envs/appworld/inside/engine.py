@@ -36,6 +36,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import chance
 import confine
 
 MEGABYTE = 1 << 20
@@ -129,6 +130,7 @@ def play(pipe: Pipe, request: dict[str, Any], root: Path, data: Path) -> None:
             name: world.task.supervisor[name] for name in ("first_name", "last_name", "email", "phone_number")
         }
         pipe.send({"instruction": world.task.instruction, "supervisor": supervisor})
+    chance.take_out(world.shell.user_ns)
     while True:
         request = pipe.receive()
         match request["op"]:
@@ -218,6 +220,7 @@ def _take_pipes() -> Pipe:
 
 
 if __name__ == "__main__":
+    chance.fix_addresses()
     os.environ["APPWORLD_ROOT"] = str(Path(sys.argv[1]) / "root")
     os.environ["APPWORLD_CACHE"] = str(Path(sys.argv[1]) / "cache")
     _go = os.pipe()
