@@ -170,7 +170,7 @@ def test_the_example_of_the_docs_runs():
         ({"apis": ("Nope",)}, [SORT, COPY, []], "no such API: Nope"),
         ({"apis": ("MathAPI",)}, [SORT, COPY, []], "no function cp, sort"),
         ({"held_back": {1: ("fly",)}}, [SORT, COPY, []], "no function fly"),
-        ({}, [["sort(x)"], COPY, []], "can't be read"),
+        ({}, [["sort(x.y)"], COPY, []], "can't be read"),
         ({}, [["sort('a.txt'), ls()"], COPY, []], "can't be read"),
         ({"initial_config": {"GorillaFileSystem": {1, 2}}}, [SORT, COPY, []], "must be JSON"),
         ({"initial_config": {"GorillaFileSystem": {"root": {"a": 5}}}}, [SORT, COPY, []], "can't start"),
