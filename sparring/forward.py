@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from sparring.chat import Encoded
     from sparring.packing import Packing
+    from sparring.routing import Balance
 
 CPU_PASS_TOKENS = 1024
 """Most tokens per pass, padding included, on a CPU, which gains nothing from more: what fits its caches is fastest, and
@@ -85,6 +86,8 @@ class Forward:
         """What computes a small model's hidden states in the model's stead; none: the model itself does."""
         self.packing = Packing.of(model) if self.lean is None else None
         """What runs a pass without padding; none: passes are padded."""
+        self.balance: Balance | None = None
+        """Gathers what routers say, pass after pass; none: nobody asks."""
         self._scale = 1.0
         """What the head's inputs are multiplied by, while that is compared."""
         self.is_fast = True
@@ -215,6 +218,8 @@ class Forward:
         positions_N = torch.tensor(positions, dtype=torch.long, device=self.device)
         assert all(node.spans[0][0] > 0 for node in nodes if node.spans), "nothing predicts the first token"
         targets_N = ids_BT.view(-1)[positions_N]
+        if self.balance is not None:
+            self.balance.begin_pass(None if packing is not None and self.is_fast else _real(lengths, self.device))
         if not self.is_fast:
             return self._full(nodes, ids_BT, positions_N, targets_N)
         if packing is None:
@@ -256,6 +261,14 @@ class Forward:
         if not hidden:
             return logprobs_N, None
         return logprobs_N, self._values(hidden[0].flatten(0, 1).index_select(0, positions_N - 1))
+
+
+def _real(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """Say which of the flattened tokens of a padded pass are no padding."""
+    import torch
+
+    columns_1T = torch.arange(max(lengths), device=device)[None]
+    return (columns_1T < torch.tensor(lengths, device=device)[:, None]).view(-1)
 
 
 @contextmanager

@@ -76,6 +76,9 @@ class TrainConfig:
     """Multiply in bfloat16 where the hardware does so natively; weights and their updates stay float32."""
     recompute: Annotated[bool, ADJUSTABLE_WITH_NOTE] = False
     """Recompute activations in the backward pass: less memory, a third more time."""
+    router_balance: Weight = 0.0
+    """Weight of the auxiliary loss that makes a mixture of experts use its experts evenly (its own training had about
+    0.001 to 0.02, `router_aux_loss_coef`); 0: none, also for models without experts."""
     save_every_s: Annotated[float, Range(at_least=0, at_most=LARGEST), ADJUSTABLE] = 30.0
     """Least seconds between two saved states, more where saving is slow; 0: after every step."""
     displacement_warning: Annotated[Weight, ADJUSTABLE] = 3.0
@@ -220,6 +223,10 @@ class _Fit:
             temperature=objective.temperature,
         )
         self.forward.check(groups[0].nodes[0])
+        if config.router_balance:
+            from sparring.routing import Balance
+
+            self.forward.balance, self.forward.threads = Balance(model), None
         self.reference = self._reference() if objective.needs_reference else None
         self.optimizer = make_optimizer(model, config)
         if moments is not None:
@@ -257,7 +264,7 @@ class _Fit:
         metrics: Metrics = {}
         loss = 0.0
         for batch in cut_to_budget([group.num_tokens for group in groups], self.config.max_tokens_per_batch):
-            part, part_metrics = self._loss([step.groups[index] for index in batch])
+            part, part_metrics = self._balanced([step.groups[index] for index in batch])
             value = part.item() / denominator
             if not math.isfinite(value):
                 raise self._not_finite("loss", value, [groups[index] for index in batch])
@@ -275,6 +282,20 @@ class _Fit:
         self.optimizer.zero_grad(set_to_none=True)
         self._account(step, {"loss": (loss * denominator, denominator), "grad_norm": (norm, 1), **metrics})
         return self._record(step, lr, loss, norm, metrics)
+
+    def _balanced(self, indices: Sequence[int]) -> tuple[Tensor, Metrics]:
+        """Return the objective's loss, with that of uneven routing where it counts."""
+        balance = self.forward.balance
+        if balance is None:
+            return self._loss(indices)
+        balance.is_open = True
+        try:
+            loss, metrics = self._loss(indices)
+        finally:
+            balance.is_open = False
+        weight, uneven = sum(self.objective.weight(self.groups[index]) for index in indices), balance.take()
+        part = {"router_balance": (uneven.item() * weight, weight)}
+        return loss + self.config.router_balance * weight * uneven, metrics | part
 
     def _loss(self, indices: Sequence[int]) -> tuple[Tensor, Metrics]:
         groups = [self.groups[index] for index in indices]

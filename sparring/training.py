@@ -221,12 +221,13 @@ def drop_state(phase: Phase) -> None:
 
 
 def _is_rounded(model: Any, config: ModelConfig, train: TrainConfig) -> bool:
-    """Say whether the agent plays or trains in half precision, on the device where it lies."""
+    """Say whether the agent plays or trains in half precision, on the device where it lies, or is saved in it."""
     from sparring.forward import autocast_dtype
     from sparring.policies.local import is_bfloat16
+    from sparring.policies.saving import came_in_half
 
     device = next(model.parameters()).device
-    return is_bfloat16(config, device) or autocast_dtype(device, train.autocast) is not None
+    return came_in_half(model) or is_bfloat16(config, device) or autocast_dtype(device, train.autocast) is not None
 
 
 def _save(model: Any, tokenizer: Any, training: Training, phase: Phase, state_dir: Path) -> None:

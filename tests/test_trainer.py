@@ -21,6 +21,7 @@ from sparring.chat import Encoded
 from sparring.errors import ConfigError, DataError, SparringError, TrainingError
 from sparring.forward import Forward
 from sparring.objectives import LossConfig, Objective, PreferenceObjective, SFTObjective
+from sparring.routing import Balance
 from sparring.trainer import FitResult, TrainConfig, fit, learning_rate, prepare
 from sparring.types import PairKind
 from tests.crashes import crash_at
@@ -393,6 +394,60 @@ class TestFit:
         objective = PreferenceObjective(config=LossConfig(expert_dpo=1, expert_sft=0))
         *_, (record,) = trained(tmp_path, task_groups(2), objective, config, model=model)
         assert record["loss"] == pytest.approx(math.log(2), abs=1e-5)
+
+
+class TestRouterBalance:
+    """The auxiliary loss of mixtures of experts: transformers' own, without padding, and off unless asked for."""
+
+    def mixtral(self) -> Any:
+        torch.manual_seed(0)
+        shape = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = transformers.MixtralConfig(**shape, **NOISY["Mixtral"], initializer_range=0.3)
+        return transformers.MixtralForCausalLM(config).eval()
+
+    @pytest.mark.parametrize("is_packed", [True, False])
+    @pytest.mark.parametrize("recompute", [True, False])
+    def test_gradients_are_those_of_the_models_own_loss(self, is_packed, recompute):
+        model, groups = self.mixtral(), lone_groups(3)
+        nodes = [group.nodes[0] for group in groups]
+        width = max(len(node.ids) for node in nodes)
+        ids = torch.tensor([[*node.ids, *[0] * (width - len(node.ids))] for node in nodes])
+        mask = torch.tensor([[1] * len(node.ids) + [0] * (width - len(node.ids)) for node in nodes])
+        expected = model(input_ids=ids, attention_mask=mask, output_router_logits=True).aux_loss
+        prepare(model, recompute=recompute)
+        forward = Forward(model, max_tokens=5000)
+        if not is_packed:
+            forward.packing = None
+        forward.balance, forward.threads = Balance(model), None
+        forward.balance.is_open = True
+        logprobs = torch.cat(forward(nodes))
+        forward.balance.is_open = False
+        ours = forward.balance.take()
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+        router = model.model.layers[0].mlp.gate.weight
+        (a,) = torch.autograd.grad(ours + 0 * logprobs.sum(), router)
+        (b,) = torch.autograd.grad(expected, router)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        assert a.abs().max() > 0
+
+    def test_it_is_logged_and_counts_in_the_loss(self, tmp_path):
+        plain, balanced = (
+            trained(
+                tmp_path / str(weight),
+                lone_groups(4),
+                SFTObjective(),
+                TrainConfig(lr=1e-3, epochs=1, batch_size=4, router_balance=weight),
+                model=self.mixtral(),
+            )[2][0]
+            for weight in (0.0, 0.5)
+        )
+        assert "router_balance" not in plain
+        assert balanced["loss"] == pytest.approx(plain["loss"] + 0.5 * balanced["router_balance"], rel=1e-5)
+
+    def test_a_model_without_experts_is_refused_by_key(self, tmp_path):
+        config = TrainConfig(lr=1e-3, epochs=1, router_balance=0.1)
+        with pytest.raises(ConfigError, match="router_balance: Qwen3ForCausalLM has no routers"):
+            trained(tmp_path, lone_groups(2), SFTObjective(), config)
 
 
 class Killed(BaseException):
