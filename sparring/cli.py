@@ -7,14 +7,13 @@ the options, a data file or a model folder is wrong; 1 anything else went wrong;
 from __future__ import annotations
 
 import difflib
-import errno
 import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
-from sparring.errors import ConfigError, DataError, ModelError, SparringError
+from sparring.errors import ConfigError, DataError, ModelError, SparringError, quote
 
 COMMANDS: Mapping[str, str] = {
     "run": "run a recipe: train every arm with every seed, evaluate, and write a report",
@@ -37,10 +36,8 @@ sparring COMMAND --help   a command's options, with defaults and units
 sparring --version        the version
 """
 
-FULL_DISK = (
-    "no space left on the disk. Everything finished so far is kept: free some space and run the same command again, "
-    "it goes on where it stopped."
-)
+MAX_MESSAGE = 4000
+"""Most characters of a message: values in it are bounded already, so this is for what other programs say."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -62,9 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.close()  # whoever read our output has gone; Python would complain once more at exit
         sys.exit(1)
     except Exception as error:
-        if not _is_full_disk(error):
+        problem = _disk_problem(error)
+        if problem is None:
             _crash()
-        _fail(FULL_DISK, 1)
+        _fail(problem, 1)
     sys.exit(0)
 
 
@@ -85,12 +83,14 @@ def _dispatch(words: Sequence[str]) -> None:
     else:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Commands: {', '.join(COMMANDS)}."
-        raise ConfigError(f"unknown command {name!r}. {hint}")
+        raise ConfigError(f"unknown command {quote(name)}. {hint}")
 
 
 def _fail(message: str, code: int) -> NoReturn:
     from sparring.terminal import write
 
+    if len(message) > MAX_MESSAGE:
+        message = f"{message[:MAX_MESSAGE]} … ({len(message)} characters in all)"
     write(f"sparring: {message}", on_stderr=True)
     sys.exit(code)
 
@@ -105,13 +105,15 @@ def _crash() -> NoReturn:
     sys.exit(1)
 
 
-def _is_full_disk(error: BaseException) -> bool:
-    """Say whether a full disk is at the bottom of this: libraries wrap it in errors of their own."""
-    return any(
-        (isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT))
-        or "No space left on device" in str(one)
-        for one in _causes(error)
-    )
+def _disk_problem(error: BaseException) -> str | None:
+    """Say what the file system refused, if that is at the bottom of this: libraries wrap it in errors of their own."""
+    from sparring.journal import disk_problem
+
+    for one in _causes(error):
+        if problem := disk_problem(one):
+            where = getattr(one, "filename", None)
+            return f"{where}: {problem}" if where else problem
+    return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

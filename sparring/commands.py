@@ -18,12 +18,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from sparring.analysis import counted
 from sparring.config import Config, PlayConfig, find_config, load_recipe, play_config
-from sparring.errors import ConfigError, DataError
+from sparring.endings import describe_endings, is_nothing_played
+from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.policies.local import BUNDLED, BUNDLED_NAMES
 from sparring.progress import Progress, terminal_progress
 from sparring.ranges import Count, Name, Place, Seed
+from sparring.run import check_place
 from sparring.terminal import open_console, write
+from sparring.types import Trajectory
 from sparring.words import parse
 
 Quiet = Annotated[bool, tyro.conf.arg(aliases=["-q"])]
@@ -168,6 +172,10 @@ def evaluate(options: EvalOptions, overrides: Mapping[str, Any]) -> None:
     with _heard(options.quiet) as progress:
         played = evaluate_models(config, models, _new_file(options.out), progress, player=options.policy)
     console.print(evaluation_table(config, played))
+    for model, trajectories in played.items():
+        if trajectories and not counted(trajectories):
+            raise EnvFault(f"{model}: {describe_endings(trajectories)}.")
+    _note_endings([one for trajectories in played.values() for one in trajectories])
 
 
 def rollout(options: RolloutOptions, overrides: Mapping[str, Any]) -> None:
@@ -187,11 +195,14 @@ def rollout(options: RolloutOptions, overrides: Mapping[str, Any]) -> None:
             out=out,
             progress=progress,
         )
-    rewards = [trajectory.reward for trajectory in trajectories if trajectory.stop.value != "env_fault"]
-    faults = len(trajectories) - len(rewards)
+    rewards = [trajectory.reward for trajectory in counted(trajectories)]
+    if trajectories and not rewards:
+        raise EnvFault(f"{describe_endings(trajectories)}. They are in {out}.")
+    faults = [trajectory.error for trajectory in trajectories if trajectory.stop.value == "env_fault"]
     mean = f"mean reward {sum(rewards) / len(rewards):.3f}" if rewards else "no reward"
-    broken = f", {faults} broken by infrastructure" if faults else ""
+    broken = f", {len(faults)} broken by infrastructure (the first: {faults[0]})" if faults else ""
     write(f"{len(rewards)} trajectories{broken}, {mean}: {out}")
+    _note_endings(trajectories)
 
 
 def report(options: ReportOptions, _: Mapping[str, Any]) -> None:
@@ -253,7 +264,14 @@ def _hush_loading(models: Sequence[str]) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
+def _note_endings(trajectories: Sequence[Trajectory]) -> None:
+    if is_nothing_played(trajectories):
+        write(f"sparring: {describe_endings(trajectories)}.", on_stderr=True)
+
+
 def _new_file(path: Path | None) -> Path | None:
-    if path is not None and path.exists():
-        raise ConfigError(f"--out {path}: exists already. Choose another file, or delete it.")
+    if path is not None:
+        check_place(path.parent)
+        if path.exists():
+            raise ConfigError(f"--out {path}: exists already. Choose another file, or delete it.")
     return path

@@ -153,6 +153,7 @@ def ranges_of(kind: Any) -> list[Range]:
     ]
 
 
+@functools.cache
 def adjustable_keys(cls: type) -> dict[str, Adjustable]:
     """Return the keys of a config that may differ when a run goes on: `dpo.save_every_s` → how.
 
@@ -244,7 +245,7 @@ def _convert_union(value: Any, args: tuple[Any, ...], kind: Any, where: str) -> 
     if type(None) in args and (value is None or (str not in map(_type, args) and value in ("none", "None"))):
         return None
     others = [arg for arg in args if arg is not type(None)]
-    if len(others) == 1 and isinstance(value, str) and _type(others[0]) is str:
+    if len(others) == 1 and _type(others[0]) in _PLAIN and isinstance(value, _type(others[0])):
         return convert(value, others[0], where=where)  # its message says what is wrong with the text
     for arg in others:
         try:

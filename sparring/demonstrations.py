@@ -22,6 +22,7 @@ from typing import Any
 from sparring.chat import ActionFormat, FormatName
 from sparring.convert import check_values, suggest
 from sparring.envs.base import Benchmark
+from sparring.envs.faults import told
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.journal import read_jsonl
 from sparring.policies.scripted import ReplayPolicy
@@ -73,7 +74,7 @@ def expert_trajectories(
     """
     if config.path is not None:
         return read_demonstrations(Path(config.path), tasks, format, known=benchmark.tasks("train"))
-    actions = benchmark.expert_actions(tasks)
+    actions = told("expert_actions", lambda: benchmark.expert_actions(tasks))
     if format == "react" and actions:
         raise ConfigError(
             "chat.format: the world's own experts have no thoughts, and none are invented. Use "
@@ -97,7 +98,8 @@ def expert_actions(config: ExpertConfig, benchmark: Benchmark, tasks: Sequence[T
         DataError: the file of demonstrations is missing or malformed.
     """
     if config.path is None:
-        return {task_id: list(actions) for task_id, actions in benchmark.expert_actions(tasks).items()}
+        known = told("expert_actions", lambda: benchmark.expert_actions(tasks))
+        return {task_id: list(actions) for task_id, actions in known.items()}
     found = read_demonstrations(Path(config.path), tasks, "code", known=benchmark.tasks("train"))  # takes them all
     return {trajectory.task.id: [turn.action for turn in trajectory.turns] for trajectory in found}
 

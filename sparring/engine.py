@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from sparring.analysis import counted, rewards_by_task, summarise_rollouts, to_json
 from sparring.base_models import check_base_models
-from sparring.convert import to_dict
-from sparring.envs.base import Benchmark, select_tasks
+from sparring.convert import adjustable_keys, to_dict
+from sparring.envs.base import Benchmark, select_tasks, tasks_of
 from sparring.envs.pool import EnvPool
+from sparring.envs.synthesis import synthesis_of
 from sparring.errors import ConfigError, DataError
 from sparring.journal import Journal, write_json_atomic
 from sparring.methods.coevolve import coevolve
@@ -24,7 +25,7 @@ from sparring.methods.sft import sft
 from sparring.methods.zero_shot import zero_shot
 from sparring.report.folder import list_phases
 from sparring.report.growth import round_numbers, summarise_growth
-from sparring.run import Phase, Run, check_checkpoint, read_trajectories, trajectory_to_json, versions
+from sparring.run import Phase, Run, check_checkpoint, check_place, read_trajectories, trajectory_to_json, versions
 from sparring.session import Agent, Session, World
 from sparring.types import Task, Trajectory
 
@@ -52,8 +53,9 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
     Raises:
         SparringError: whatever the user can mend; nothing that was finished is lost.
     """
-    from sparring.policies.local import resolve_model
+    from sparring.policies.local import resolve_device, resolve_model
 
+    check_place(out)
     config = _shared_config(recipe)
     models: dict[str, str] = {}
     for arm in recipe.arms.values():
@@ -61,12 +63,16 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
         # Before anything is written that another config would then refuse.
         trusts_code = arm.config.model.trust_remote_code
         models[arm.config.model.path] = resolve_model(arm.config.model.path, trusts_code=trusts_code)
+        resolve_device(arm.config.model.device)
     benchmark = config.env.load()
-    with Run.open(out, recipe.to_dict(), versions()) as run, EnvPool.of(config.env) as pool:
+    tasks = choose_tasks(config, benchmark)
+    _check_arms(recipe, benchmark, tasks[0])
+    adjustable = adjustable_keys(type(config))
+    with Run.open(out, recipe.to_dict(), versions(), adjustable) as run, EnvPool.of(config.env) as pool:
         check_base_models(out, models, is_new=run.is_new)
         jobs = [(seed, name, arm) for seed in recipe.seeds for name, arm in recipe.arms.items()]
         with progress.phase(f"{recipe.name} → {out}", total=len(jobs)) as bar:
-            world = build_world(run, config, benchmark, pool, progress)
+            world = build_world(run, config, benchmark, tasks, pool, progress)
             for seed, name, arm in jobs:
                 METHODS[arm.method](Session(run, world, arm.config, arm=name, seed=seed, progress=progress))
                 bar.advance()
@@ -79,24 +85,43 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
     return results
 
 
-def build_world(run: Run, config: Config, benchmark: Benchmark, pool: EnvPool, progress: Progress) -> World:
-    """Choose the tasks and gather the experts' trajectories, once per run folder.
+def choose_tasks(config: Config, benchmark: Benchmark) -> tuple[list[Task], list[Task]]:
+    """Return the training tasks and the held-out ones.
 
     Raises:
         ConfigError: no task is left, or a task is in training and held-out sets both.
-        DataError: there is no expert trajectory for any training task.
     """
-    env = config.env
-    train_tasks = select_tasks(benchmark.tasks("train"), kinds=env.kinds, num=env.num_train)
-    eval_tasks = select_tasks(benchmark.tasks(config.eval.split), kinds=env.kinds, num=config.eval.num_tasks)
+    env, split = config.env, config.eval.split
+    train_tasks = select_tasks(tasks_of(benchmark, "train"), kinds=env.kinds, num=env.num_train)
+    eval_tasks = select_tasks(tasks_of(benchmark, split), kinds=env.kinds, num=config.eval.num_tasks)
+    for name, tasks in (("train", train_tasks), (split, eval_tasks)):
+        if not tasks:
+            raise ConfigError(f"env.id: {env.id} has no tasks in the split {name!r}.")
     shared = {task.id for task in train_tasks} & {task.id for task in eval_tasks}
     if shared:
         raise ConfigError(f"eval.split: {len(shared)} held-out tasks are training tasks too, {min(shared)!r} for one.")
+    return train_tasks, eval_tasks
+
+
+def build_world(
+    run: Run,
+    config: Config,
+    benchmark: Benchmark,
+    tasks: tuple[Sequence[Task], Sequence[Task]],
+    pool: EnvPool,
+    progress: Progress,
+) -> World:
+    """Gather the experts' trajectories, once per run folder.
+
+    Raises:
+        DataError: there is no expert trajectory for any training task.
+    """
+    train_tasks, eval_tasks = tasks
     shown_how = select_tasks(train_tasks, num=config.expert.num_tasks)
     experts = _experts(run, config, benchmark, pool, shown_how, progress)
     if not experts:
         raise DataError(
-            f"{env.id}: no expert trajectories for the {len(train_tasks)} training tasks. Name a file of "
+            f"{config.env.id}: no expert trajectories for the {len(train_tasks)} training tasks. Name a file of "
             "demonstrations with expert.path (schema: docs/your-environment.md)."
         )
     return World(benchmark=benchmark, pool=pool, train_tasks=train_tasks, eval_tasks=eval_tasks, experts=experts)
@@ -142,6 +167,20 @@ def _shared_config(recipe: Recipe) -> Config:
                     "and its tasks; use two recipes."
                 )
     return first.config
+
+
+def _check_arms(recipe: Recipe, benchmark: Benchmark, train_tasks: Sequence[Task]) -> None:
+    """Refuse now what an arm would refuse only after it has trained.
+
+    Raises:
+        ConfigError: more worked examples than tasks, or a method that makes tasks in a world that has no part in it.
+    """
+    for name, arm in recipe.arms.items():
+        num = arm.config.chat.num_examples
+        if num > len(train_tasks):
+            raise ConfigError(f"arms.{name}: chat.num_examples is {num}, but there are {len(train_tasks)} tasks.")
+        if arm.makes_tasks:
+            synthesis_of(benchmark)
 
 
 # ── Results ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -22,29 +22,47 @@ from sparring.errors import DataError, SparringError
 
 log = logging.getLogger(__name__)
 
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _CHECKSUM = re.compile(rb',"crc":"([0-9a-f]{8})"}$')
 _ANEW = "Delete the line and run the same command again: what is missing is done anew."
+_GO_ON = "Everything finished so far is kept: {}, and run the same command again, it goes on where it stopped."
+_FULL = ("no space left on the disk", "free some space")
+DISK_PROBLEMS: Mapping[int, tuple[str, str]] = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EROFS: ("the file system is read-only", "make it writable"),
+    errno.EFBIG: ("the file would be larger than this system or `ulimit -f` allows", "raise the limit"),
+    errno.EIO: ("the disk can't be read or written", "look after the disk"),
+    errno.EMFILE: ("too many files are open for `ulimit -n`", "raise the limit"),
+    errno.ENFILE: ("too many files are open on this machine", "close some"),
+    errno.ENAMETOOLONG: ("a name or path is too long for the file system", "choose a shorter one"),
+}
+"""What a file system may refuse in the middle of a run → what that means, and the remedy."""
+
+
+def disk_problem(error: BaseException) -> str | None:
+    """Say what the file system refused, with the remedy; None: the error is another."""
+    for number, (what, remedy) in DISK_PROBLEMS.items():
+        # Libraries written in Rust raise errors of their own, which hide the operating system's but for its text.
+        is_it = isinstance(error, OSError) and error.errno == number
+        if is_it or f"(os error {number})" in str(error) or (what is _FULL[0] and os.strerror(number) in str(error)):
+            return f"{what}. {_GO_ON.format(remedy)}"
+    return None
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, met while writing `path`, into an error that says what to do.
+    """Turn what the file system refuses, while `path` is written, into an error that says what to do.
 
     Raises:
-        SparringError: no space is left on the device, or the quota is used up.
+        SparringError: the disk is full or read-only, a file too large, or another of `DISK_PROBLEMS`.
     """
     try:
         yield
     except Exception as error:
-        # Libraries written in Rust raise errors of their own, which hide the operating system's but for its text.
-        is_full = isinstance(error, OSError) and error.errno in _FULL_DISK
-        if not is_full and os.strerror(errno.ENOSPC) not in str(error):
+        problem = disk_problem(error)
+        if problem is None:
             raise
-        raise SparringError(
-            f"{path}: no space left on the disk. Everything finished so far is kept: free some space and run the same "
-            "command again, it goes on where it stopped."
-        ) from error
+        raise SparringError(f"{path}: {problem}") from error
 
 
 def write_json_atomic(path: Path, value: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sparring.demonstrations import expert_actions, expert_trajectories
-from sparring.envs.base import Benchmark, select_tasks
+from sparring.envs.base import Benchmark, select_tasks, tasks_of
 from sparring.envs.pool import EnvPool
 from sparring.errors import ConfigError, DataError
 from sparring.evaluate import paired_difference, summarise
@@ -45,7 +45,7 @@ class World:
 
     def tasks(self, split: str, num: int | None) -> list[Task]:
         """Choose tasks of a split."""
-        return select_tasks(self.benchmark.tasks(split), kinds=self.config.env.kinds, num=num)
+        return select_tasks(tasks_of(self.benchmark, split), kinds=self.config.env.kinds, num=num)
 
     def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
         """Return what the experts do, from `expert.path` or the world: task id → actions.

@@ -24,6 +24,7 @@ from typing import IO, Any, Self, TypeVar
 from sparring.errors import ConfigError, DataError
 from sparring.fingerprints import find_change, fingerprints, read_sealed, write_sealed
 from sparring.journal import Journal, disk_errors, read_journal, read_json, write_json_atomic
+from sparring.ranges import MAX_PATH, Adjustable, Text
 from sparring.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,10 @@ T = TypeVar("T")
 
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scienceworld")
 """Packages whose version is saved with a run, because results may depend on it."""
+ADJUSTED = "adjusted"
+"""Where a run's versions say with which other settings it went on, one list of differences each time."""
+ROOM = 512
+"""Bytes of a path that are kept for what is written in a run's folder."""
 TRAJECTORIES = "trajectories.jsonl"
 """What a phase played, in its folder."""
 DONE = "done.json"
@@ -347,7 +352,13 @@ class Run:
         self._checked: set[str] = set()
 
     @classmethod
-    def open(cls, folder: Path, config: Mapping[str, Any], versions: Mapping[str, Any]) -> Run:
+    def open(
+        cls,
+        folder: Path,
+        config: Mapping[str, Any],
+        versions: Mapping[str, Any],
+        adjustable: Mapping[str, Adjustable] | None = None,
+    ) -> Run:
         """Create the run folder, or go on with one of the same config. One in which nothing was made yet is taken over.
 
         Args:
@@ -355,6 +366,9 @@ class Run:
             config: the resolved config, as JSON values; saved as `config.json`.
             versions: what `versions()` returned; saved as `versions.json`. Other versions than those that the run was
                 started with are noted there and in the log, and do not stop it.
+            adjustable: the keys of an arm's config that may differ from those that the run was started with, for
+                instance `env.max_retries`. They are saved in the place of the old ones; where numbers may depend on
+                them, that is noted as for versions.
 
         Raises:
             ConfigError: the folder was made by another config (the message lists what differs), holds something that
@@ -363,6 +377,7 @@ class Run:
             SparringError: the disk is full.
         """
         with disk_errors(folder):
+            check_place(folder)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
@@ -371,7 +386,7 @@ class Run:
                 raise ConfigError(f"--out {folder}: no permission to create it. Choose another --out.") from None
             run = cls(folder, _lock(folder))
         try:
-            run._check_or_write(config, versions)
+            run._check_or_write(config, versions, adjustable or {})
         except BaseException:
             run.close()
             raise
@@ -397,7 +412,9 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_or_write(self, config: Mapping[str, Any], versions: Mapping[str, Any]) -> None:
+    def _check_or_write(
+        self, config: Mapping[str, Any], versions: Mapping[str, Any], adjustable: Mapping[str, Adjustable]
+    ) -> None:
         config_path, versions_path = self.folder / "config.json", self.folder / "versions.json"
         contents = [path.name for path in sorted(self.folder.iterdir()) if not _is_there_from_the_start(path)]
         is_run = config_path.exists() and versions_path.exists()
@@ -414,41 +431,56 @@ class Run:
                 f"--out {self.folder}: is not a run's folder (it has no {lacks}), but holds {found!r}. Choose another "
                 "--out."
             )
-        differences = list_differences(_read_object(config_path), json.loads(json.dumps(config)))
-        if differences:
+        differences = _differences(_read_object(config_path), json.loads(json.dumps(config)))
+        how = {keys: adjustable.get(".".join(keys[2:])) for keys in differences}  # arms, an arm's name, section, key
+        if fixed := [line for keys, line in differences.items() if how[keys] is None]:
             raise ConfigError(
                 f"{self.folder}: was made by another config. Choose another --out, delete the folder, or undo what "
-                "differs:\n  " + "\n  ".join(differences)
+                "differs:\n  " + "\n  ".join(fixed)
             )
         self._note_versions(versions_path, versions)
+        if noted := [line for keys, line in differences.items() if (rule := how[keys]) and not rule.is_exact]:
+            log.warning("%s: goes on with other settings, so numbers may differ: %s", self.folder, "; ".join(noted))
+            saved = _read_object(versions_path)
+            write_json_atomic(versions_path, {**saved, ADJUSTED: [*saved.get(ADJUSTED, []), noted]})
+        if differences:
+            write_json_atomic(config_path, config)
 
     def _note_versions(self, path: Path, versions: Mapping[str, Any]) -> None:
         saved = _read_object(path)
         history = saved.pop("resumed_with", [])
         if not isinstance(history, list):
             raise DataError(f"{path}: resumed_with: expected a list. Put the file back as it was, or delete that key.")
+        adjusted = {key: saved.pop(key) for key in (ADJUSTED,) if key in saved}
         differences = list_differences(history[-1] if history else saved, json.loads(json.dumps(versions)))
         if differences:
             log.warning(
                 "%s: resumed with other versions, so numbers may differ: %s", self.folder, "; ".join(differences)
             )
-            write_json_atomic(path, {**saved, "resumed_with": [*history, dict(versions)]})
+            write_json_atomic(path, {**saved, **adjusted, "resumed_with": [*history, dict(versions)]})
 
 
-def list_differences(old: Any, new: Any, *, prefix: str = "") -> list[str]:
+def check_place(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written.
+
+    Raises:
+        ConfigError: its path is no text that a file system takes, leaves no room for what is written in the folder,
+            lies under a file, or may not be written to, as on a read-only disk.
+    """
+    text = str(folder.absolute())
+    problem = Text(at_most=MAX_PATH - ROOM, is_path=True).problem(text)
+    if problem:
+        raise ConfigError(f"--out: expected a path, found one {problem}.")
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigError(f"--out {folder}: is a file, or lies under one. Choose another --out.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {folder}: no permission to write there. Choose another --out.")
+
+
+def list_differences(old: Any, new: Any) -> list[str]:
     """List where two JSON values differ, one line per key: `dpo.lr: 1e-06 → 2e-06`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        return [
-            line
-            for key in keys
-            for line in list_differences(
-                old.get(key, _ABSENT), new.get(key, _ABSENT), prefix=f"{prefix}.{key}" if prefix else key
-            )
-        ]
-    if type(old) is type(new) and old == new:
-        return []
-    return [f"{prefix}: {_show(old)} → {_show(new)}"]
+    return list(_differences(old, new).values())
 
 
 def versions() -> dict[str, Any]:
@@ -461,6 +493,18 @@ def versions() -> dict[str, Any]:
 # ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _ABSENT = object()
+
+
+def _differences(old: Any, new: Any, keys: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {
+            path: line
+            for key in dict.fromkeys((*old, *new))
+            for path, line in _differences(old.get(key, _ABSENT), new.get(key, _ABSENT), (*keys, key)).items()
+        }
+    if type(old) is type(new) and old == new:
+        return {}
+    return {keys: f"{'.'.join(keys)}: {_show(old)} → {_show(new)}"}
 
 
 def _show(value: Any) -> str:

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from sparring.batches import groups_from_pairs, groups_from_trajectories
 from sparring.chat import Chat
+from sparring.convert import without_adjustable
+from sparring.endings import describe_endings, is_nothing_played, why_no_pairs
 from sparring.envs.base import Benchmark, select_tasks
 from sparring.envs.pool import EnvPool
 from sparring.errors import TrainingError
@@ -228,10 +230,8 @@ class Session:
         if agent.name == "target" and config.pairs.num_pairs is not None:
             pairs = subsample(pairs, config.pairs.num_pairs, derive_seed(self.seed, phase, "subsample"))
         if not pairs:
-            raise TrainingError(
-                f"{self.arm}, {phase}: no preference pairs. Every rollout tied with its expert or broke: "
-                "raise env.num_train, rollout.num_per_task or rollout.temperature, or lower pairs.min_gap."
-            )
+            rolled_out = [one for rollouts in self._buffers.values() for one in rollouts[-1]]
+            raise TrainingError(f"{self.arm}, {phase}: no preference pairs: {why_no_pairs(rolled_out)}.")
         loss, lr = loss or config.loss, config.dpo.lr
         if round_number > 1:
             loss = dataclasses.replace(loss, beta=loop.later_beta or loss.beta)
@@ -428,7 +428,7 @@ class Session:
         keep_logprobs: bool = False,
     ) -> list[Trajectory]:
         chat, play = self.config.chat, self.config.rollout
-        settings = (agent.lineage, chat, play.max_new_tokens, play.wave_size, self.config.env.num_envs, temperature)
+        settings = (agent.lineage, chat, play.max_new_tokens, play.wave_size, temperature)
         if keep_logprobs:  # another file than without them
             settings = (*settings, "log-probabilities")
         phase = self._phase(name, shared_key=digest(settings, specs) if agent.is_start else None)
@@ -436,7 +436,10 @@ class Session:
             with self._timed(name), self.progress.phase(self._title(name), total=len(specs)) as bar:
                 make_policy = partial(self._policy, agent, temperature, keep_logprobs)
                 self._stage.play_phase(make_policy, specs, phase, bar.advance)
-        return played(phase, specs)
+        trajectories = played(phase, specs)
+        if is_nothing_played(trajectories):
+            self.warn(f"{name}: {describe_endings(trajectories)}.")
+        return trajectories
 
     def _play_attempts(
         self,
@@ -569,4 +572,4 @@ class Session:
 
 def _plain(value: Any) -> Any:
     assert dataclasses.is_dataclass(value) and not isinstance(value, type), f"can't hash {value!r}"
-    return dataclasses.asdict(value)
+    return without_adjustable(value)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sparring import checkpoint
 from sparring.batches import Group, Step, cut_to_budget, num_action_tokens, plan_steps
-from sparring.convert import check_values
+from sparring.convert import check_values, without_adjustable
 from sparring.errors import ConfigError, TrainingError
 from sparring.fingerprints import read_sealed, write_sealed
 from sparring.forward import Forward, autocast_dtype
@@ -403,7 +403,7 @@ def _fingerprint(groups: Sequence[Group], objective: Objective, config: TrainCon
             data.update(repr(group.samples).encode())
         for node in group.nodes:
             data.update(array("q", node.ids).tobytes())
-    course = {k: v for k, v in asdict(config).items() if k not in ("save_every_s", "displacement_warning")}
+    course = without_adjustable(config)
     return {"data": data.hexdigest(), "objective": repr(objective), "config": repr(course), "seed": str(seed)}
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 from sparring.convert import check_values
-from sparring.errors import ConfigError, DataError
+from sparring.envs.faults import describe_exception, told
+from sparring.errors import ConfigError, DataError, quote
 from sparring.ranges import ADJUSTABLE, ADJUSTABLE_WITH_NOTE, Count, Deadline, Name, Place, Range, Retries, Share
 from sparring.text import encodable
 from sparring.types import Task
@@ -25,6 +26,8 @@ BENCHMARKS: Mapping[str, str] = {
     "appworld": "sparring.envs.appworld:AppWorld",
 }
 """Known worlds: id → `module:Class`. A user's own world is named by `package.module:Class` directly."""
+BENCHMARK_PARTS = ("instruction", "env_per_process", "tasks", "turn_limit", "make_env", "expert_actions")
+"""What a benchmark must have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,26 +150,54 @@ def load_benchmark(env_id: str, options: Mapping[str, Any] | None = None) -> Ben
     module_name, _, class_name = target.partition(":")
     if not class_name:
         known = ", ".join(sorted(BENCHMARKS))
-        raise ConfigError(f"env.id: unknown world {env_id!r}. Known: {known}; or your own as package.module:Class.")
+        raise ConfigError(
+            f"env.id: unknown world {quote(env_id)}. Known: {known}; or your own as package.module:Class."
+        )
     try:
-        benchmark_class = getattr(importlib.import_module(module_name), class_name)
+        module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(f"env.id: can't import {module_name!r} ({error}). Is it on PYTHONPATH?") from None
-    except AttributeError:
-        raise ConfigError(f"env.id: module {module_name!r} has no class {class_name!r}.") from None
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"env.id: importing {module_name!r} raised {describe_exception(error)}.") from error
+    benchmark_class = getattr(module, class_name, None)
+    if benchmark_class is None:
+        raise ConfigError(f"env.id: module {module_name!r} has no class {class_name!r}.")
     try:
-        return benchmark_class(**(options or {}))
-    except TypeError as error:
-        raise ConfigError(f"env.path or env.options: {class_name} refuses them: {error}") from None
+        benchmark = told(f"class {class_name}", lambda: benchmark_class(**(options or {})))
+    except ConfigError as error:
+        if isinstance(error.__cause__, TypeError):
+            what = describe_exception(error.__cause__)
+            raise ConfigError(f"env.path or env.options: {class_name} refuses them: {what}") from None
+        raise
+    if lacking := [name for name in BENCHMARK_PARTS if not hasattr(benchmark, name)]:
+        raise ConfigError(f"env.id: {class_name} is no Benchmark: it lacks {', '.join(lacking)}.")
+    return benchmark
+
+
+def tasks_of(benchmark: Benchmark, split: str) -> list[Task]:
+    """List the tasks of a split.
+
+    Raises:
+        ConfigError: the world has no such split, raised, or answered with anything but distinct tasks.
+    """
+    tasks = told(f"tasks({split!r})", lambda: list(benchmark.tasks(split)))
+    if any(not isinstance(task, Task) for task in tasks):
+        raise ConfigError(f"env.id: the world's tasks({split!r}) are not all of type sparring.Task.")
+    if len({task.id for task in tasks}) < len(tasks):
+        twice = next(task.id for i, task in enumerate(tasks) if any(task.id == other.id for other in tasks[:i]))
+        raise ConfigError(f"env.id: the world's tasks({split!r}) hold the id {quote(twice)} twice.")
+    return tasks
 
 
 def select_tasks(tasks: Sequence[Task], *, kinds: Sequence[str] = (), num: int | None = None) -> list[Task]:
     """Keep the tasks of the given types, at most `num`, spread evenly over the types and over each type's list.
 
     Raises:
-        ConfigError: a type that no task has.
+        ConfigError: a type that no task has, or a negative number.
         DataError: a task's id or type has lone surrogates.
     """
+    if num is not None and num < 0:
+        raise ConfigError(f"A number of tasks can't be negative, but is {num}.")
     for task in tasks:
         if encodable(name := f"{task.id}{task.kind}") != name:
             raise DataError(f"The world's task {task.id!r} of type {task.kind!r} has a name that no file can hold.")

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sparring.envs.base import Benchmark, Env, EnvConfig, EnvStep, load_benchmark, num_cores
+from sparring.envs.faults import checked_observation, checked_step, describe_exception
 from sparring.envs.variables import clean_environment, withheld_hint
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.types import Task
@@ -232,10 +233,10 @@ class _LocalConnection:
         self.env: Env = self._guard(benchmark.make_env)
 
     def reset(self, task: Task, seed: int, deadline_s: float) -> str:
-        return self._guard(lambda: self.env.reset(task, seed))
+        return checked_observation(self.env, self._guard(lambda: self.env.reset(task, seed)))
 
     def step(self, action: str, deadline_s: float) -> EnvStep:
-        return self._guard(lambda: self.env.step(action))
+        return checked_step(self.env, self._guard(lambda: self.env.step(action)), EnvStep)
 
     def close(self) -> None:
         self.env.close()
@@ -250,8 +251,8 @@ class _LocalConnection:
             return call()
         except (ConfigError, DataError, EnvFault):
             raise
-        except Exception as error:
-            raise EnvFault(f"{type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise EnvFault(describe_exception(error)) from error
 
 
 class _WorkerConnection:

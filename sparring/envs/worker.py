@@ -25,7 +25,8 @@ import threading
 from queue import SimpleQueue
 from typing import Any
 
-from sparring.envs.base import Env, load_benchmark
+from sparring.envs.base import Env, EnvStep, load_benchmark
+from sparring.envs.faults import checked_observation, checked_step, describe_exception
 from sparring.errors import ConfigError, DataError
 from sparring.types import Task
 
@@ -43,8 +44,8 @@ def serve(request_fd: int, answer_fd: int) -> None:
             env, answer = _answer(env, request)
         except (ConfigError, DataError) as error:
             answer = {"error": type(error).__name__, "message": str(error)}
-        except Exception as error:  # the process boundary: the pool decides what becomes of it
-            answer = {"fault": f"{type(error).__name__}: {error}"}
+        except (Exception, SystemExit) as error:  # the process boundary: the pool decides what becomes of it
+            answer = {"fault": describe_exception(error)}
         line = memoryview(json.dumps(answer).encode() + b"\n")
         while line:
             line = line[os.write(answer_fd, line) :]
@@ -57,10 +58,10 @@ def _answer(env: Env | None, request: dict[str, Any]) -> tuple[Env | None, dict[
             return load_benchmark(request["env_id"], request["options"]).make_env(), {"ok": True}
         case "reset":
             assert env is not None
-            return env, {"observation": env.reset(Task(**request["task"]), request["seed"])}
+            return env, {"observation": checked_observation(env, env.reset(Task(**request["task"]), request["seed"]))}
         case "step":
             assert env is not None
-            step = env.step(request["action"])
+            step = checked_step(env, env.step(request["action"]), EnvStep)
             answer = {"observation": step.observation, "reward": float(step.reward), "is_done": bool(step.is_done)}
             return env, answer
         case _:

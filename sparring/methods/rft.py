@@ -5,6 +5,7 @@ Source: arXiv 2308.01825 (Yuan et al.), as used in arXiv 2511.22254, section 5.
 
 from __future__ import annotations
 
+from sparring.endings import describe_endings
 from sparring.pairs import dedupe, successes
 from sparring.session import Agent, Session
 
@@ -18,7 +19,7 @@ def rft(session: Session) -> Agent:
     rollouts = session.rollout(sampler, 1, num_per_task=config.rft.num_samples)
     kept = dedupe(successes(rollouts, config.pairs.success_eps))
     if not kept:
-        session.warn("no rollout succeeded, so RFT is SFT on the experts once more.")
+        session.warn(f"no rollout succeeded ({describe_endings(rollouts)}), so RFT is SFT on the experts once more.")
 
     target = session.imitate("target", extra=kept, phase="round-1/train-target")
     session.evaluate(target, 1)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from sparring.chat import Chat, known_ids
 from sparring.convert import check_values
-from sparring.errors import ConfigError, ModelError
+from sparring.errors import ConfigError, ModelError, quote
 from sparring.policies.agreement import check_agreement
 from sparring.policies.base import Episode, Reply
 from sparring.policies.folders import check_folder, check_size, fetch_folder, one_line
@@ -106,7 +106,7 @@ def load_model(model: ModelConfig | str) -> tuple[PreTrainedModel, PreTrainedTok
     import torch
 
     config = model if isinstance(model, ModelConfig) else ModelConfig(path=model)
-    device = _device(config.device)
+    device = resolve_device(config.device)
     loaded, tokenizer = _load(config, torch.bfloat16 if is_bfloat16(config, device) else torch.float32)
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
@@ -476,15 +476,23 @@ def check_context(model: PreTrainedModel, max_context: int) -> None:
         raise ConfigError(f"chat.max_context is {max_context}, but the model has {limit} positions. Lower it to that.")
 
 
-def _device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
+    """Return the torch device that `model.device` names.
+
+    Raises:
+        ConfigError: torch knows none of this name, or it is not there.
+    """
     import torch
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"model.device: torch knows no {name!r}: {str(error).partition(chr(10))[0]}") from None
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise ConfigError(f"model.device: torch has no {quote(name)} here: {quote(first_line, bare=True)}") from None
+    return device
 
 
 def is_bfloat16(config: ModelConfig, device: torch.device) -> bool:
