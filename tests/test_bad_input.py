@@ -171,7 +171,7 @@ def test_torn_weights_are_named(recipe: Path, tmp_path: Path) -> None:
         ("epochs = 2", "epohcs = 2", "unknown key 'sft.epohcs'. Did you mean 'sft.epochs'?"),
         ("epochs = 2", 'epochs = "2"', "sft.epochs: expected a whole number from 1 to 10,000, found the text '2'."),
         ("[loop]", '[expert]\npath = "none.jsonl"\n[loop]', "none.jsonl: No such file"),
-        ("max_new_tokens = 6", "max_new_tokens = 380", "no preference pairs"),
+        ("max_new_tokens = 6", "max_new_tokens = 380", "episodes ended by context_limit"),
     ],
 )
 def test_what_is_wrong_in_a_recipe_is_one_message(
@@ -179,5 +179,5 @@ def test_what_is_wrong_in_a_recipe_is_one_message(
 ) -> None:
     path = tmp_path / "wrong.toml"
     path.write_text(recipe.read_text().replace(old, new))
-    code = 1 if message == "no preference pairs" else 2
+    code = 1 if message == "episodes ended by context_limit" else 2
     assert message in one_message(run(path, tmp_path / "run"), code)
