@@ -25,6 +25,7 @@ from sparring.errors import ModelError
 from sparring.policies.cache import SlotCache, round_up
 from sparring.policies.graphs import CudaRecorder, Recorder, Step, StepGraphs
 from sparring.policies.lean import LeanModel
+from sparring.policies.masks import Masks
 from sparring.threads import is_small, one_thread
 
 CPU_FORWARD_COST = 32
@@ -196,31 +197,27 @@ class Decoder(ABC):
 class _Forward:
     """The model over the slot cache, which is aimed beforehand."""
 
-    def __init__(self, model: PreTrainedModel, lean: LeanModel | None, cache: SlotCache, possible: Possible) -> None:
+    def __init__(
+        self, model: PreTrainedModel, lean: LeanModel | None, cache: SlotCache, possible: Possible, masks: Masks
+    ) -> None:
         self._model = model
         self._lean = lean
         self._cache = cache
         self._possible = possible
-        self._floor = torch.finfo(model.dtype).min
+        self.masks = masks
         accepts_slice = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if accepts_slice else {}
-
-    def mask(self, position_BT: Tensor, window: int) -> Tensor:
-        """Return the additive mask under which each token sees its row up to its own position."""
-        seen_BTW = torch.arange(window, device=position_BT.device) <= position_BT[:, :, None]
-        mask_BTW = torch.full(seen_BTW.shape, self._floor, dtype=self._model.dtype, device=position_BT.device)
-        return mask_BTW.masked_fill_(seen_BTW, 0.0)[:, None]
 
     def __call__(self, ids_BT: Tensor, position_BT: Tensor, mask_B1TW: Tensor | None = None) -> Tensor:
         """Feed new tokens and return the logits after each row's last one, logits_BV."""
         if mask_B1TW is None:
-            mask_B1TW = self.mask(position_BT, self._cache.window)
+            mask_B1TW = self.masks.causal(position_BT, self._cache.window)
         if self._lean is not None:
             return self._possible(self._lean(ids_BT, position_BT, mask_B1TW, self._cache))
         out = self._model(
             input_ids=ids_BT,
             position_ids=position_BT,
-            attention_mask=mask_B1TW,
+            attention_mask=self.masks.as_taken(position_BT, mask_B1TW),
             past_key_values=self._cache,
             use_cache=True,
             **self._last_only,
@@ -243,7 +240,7 @@ class SlotDecoder(Decoder):
         may_be_lean: bool = True,
     ) -> None:
         """Args:
-        model: any transformers causal language model whose attention layers all see the whole past.
+        model: a transformers causal language model whose layers are attention, to the whole past or in windows.
         num_tokens: the tokenizer's largest id + 1; ids beyond it (padding of the embedding) are never sampled.
         max_positions: most tokens in an episode.
         end_ids: the tokens that end an action.
@@ -255,7 +252,7 @@ class SlotDecoder(Decoder):
         super().__init__(model, num_tokens=num_tokens, end_ids=end_ids, unused_ids=unused_ids)
         self._cache = SlotCache()
         self._lean = LeanModel.of(model, max_positions) if self._is_small and may_be_lean else None
-        self._forward = _Forward(model, self._lean, self.cache, self._possible)
+        self._forward = _Forward(model, self._lean, self.cache, self._possible, Masks(model, max_positions))
         if recorder == "auto":
             recorder = CudaRecorder(self._device) if self._device.type == "cuda" else None
         self._graphs = None
@@ -325,7 +322,7 @@ class SlotDecoder(Decoder):
             return self._graphs
         self.cache.reserve(num, window)
         base_B = torch.arange(num, device=self._device) * self.cache.length
-        mask_B1TW = self._forward.mask(torch.tensor(lengths, device=self._device)[:, None] - 1, window)
+        mask_B1TW = self._forward.masks.causal(torch.tensor(lengths, device=self._device)[:, None] - 1, window)
 
         def feed(token_B: Tensor, position_B: Tensor, ends: Sequence[int]) -> Tensor:
             mask_B1TW.view(num, window).scatter_(1, position_B[:, None], 0.0)

@@ -33,6 +33,7 @@ from sparring.policies.local import (
 )
 from sparring.rollout import cut_waves, episode_specs, rollout
 from sparring.types import StopReason, Task, Turn
+from tests.policies.architectures import tiny
 from tests.tiny_models import TEMPLATES, tiny_model, tiny_tokenizer, with_gap
 from tests.toy_world import ToyWorld
 
@@ -45,7 +46,8 @@ def policy_for(
 ):
     tokenizer = tiny_tokenizer(name)
     chat = Chat(tokenizer, ChatConfig(**{"max_context": 1024, **options}), instruction=WORLD.instruction)
-    model = tiny_model(kind, num_tokens=len(tokenizer) + 3)
+    num_tokens = len(tokenizer) + 3
+    model = tiny_model(kind, num_tokens=num_tokens) if kind in ("qwen3", "llama") else tiny(kind, num_tokens)
     return LocalPolicy(
         model,
         chat,
@@ -85,8 +87,10 @@ class Watched(LocalPolicy):
 
 @pytest.mark.parametrize(
     ("name", "kind", "temperature"),
-    [(name, "qwen3", 0.0) for name in TEMPLATES] + [("chatml", "llama", 0.0), ("llama2", "llama", 1.0)],
+    [(name, "qwen3", 0.0) for name in TEMPLATES]
+    + [("chatml", "llama", 0.0), ("llama2", "llama", 1.0), ("chatml", "bloom", 0.0)],
 )
+@pytest.mark.filterwarnings("ignore:Bloom.* is decoded with its own cache")
 def test_the_cache_holds_what_training_encodes(name, kind, temperature):
     policy = policy_for(name, kind, temperature=temperature)
     policy.__class__, policy.held = Watched, {}

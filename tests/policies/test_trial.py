@@ -17,6 +17,7 @@ from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausa
 from sparring.errors import ModelError
 from sparring.policies import trial
 from sparring.policies.decoding import Decoder, SlotDecoder
+from sparring.policies.graphs import PlainRecorder
 from sparring.policies.own_cache import Feeding, OwnDecoder
 from sparring.policies.trial import Verdict, verdict_on
 from tests.policies.architectures import WINDOW, tiny
@@ -98,7 +99,8 @@ def decoder_of(model: Any, verdict: Verdict) -> Decoder:
     ("kind", "changes", "verdict"),
     [
         ("gpt2", {}, SLOTS),
-        ("mistral", {}, Verdict(feeding=Feeding.PIECES)),
+        ("mistral", {}, SLOTS),
+        ("gemma2", {}, SLOTS),
         ("bloom", {}, Verdict(feeding=Feeding.PIECES)),
         ("falcon", {"alibi": True}, Verdict(feeding=Feeding.PIECES)),
         ("rwkv", {}, Verdict(feeding=Feeding.PIECES)),
@@ -174,6 +176,14 @@ def test_code_that_does_otherwise_shows_in_the_trial(make, feeding):
     verdict = found(model)
     play(decoder_of(model, verdict), model)
     assert verdict == Verdict(feeding=feeding)
+
+
+def test_windows_hold_in_recorded_steps_too():
+    model = tiny("gemma2", NUM_TOKENS)
+    decoder = SlotDecoder(
+        model, num_tokens=NUM_TOKENS, end_ids=(), max_positions=MAX_POSITIONS, recorder=PlainRecorder()
+    )
+    play(decoder, model)
 
 
 def test_one_notice_says_how_and_why():
