@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 
-from sparring.envs.intercode_sql import dialect
+from sparring.envs.intercode_sql import dialect, functions, translator
 from sparring.envs.intercode_sql.sandbox import Sandbox
 from sparring.types import Task
 
@@ -45,7 +45,11 @@ def tables_read(image: bytes, query: str) -> list[str]:
         connection.deserialize(image)
         dialect.add_functions(connection, "")
         connection.set_authorizer(note)
-        connection.execute(f"EXPLAIN {query}")
+        try:
+            connection.execute(f"EXPLAIN {translator.literals(query)}")
+        except sqlite3.Error:
+            functions.install(connection, lambda reason: None, lambda: 0.0)
+            connection.execute(f"EXPLAIN {translator.translate(query, '').sql or query}")
     except sqlite3.Error:
         return []
     finally:

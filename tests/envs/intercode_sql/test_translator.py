@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sparring.envs.intercode_sql import translator
+from sparring.envs.intercode_sql import expert, translator
 from sparring.envs.intercode_sql.benchmark import Images
 from sparring.envs.intercode_sql.env import InterCodeSQLEnv
 from sparring.envs.intercode_sql.sandbox import Sandbox
@@ -130,6 +130,11 @@ def test_gold_queries_run_whatever_mysql_says_to_them(images: dict[str, bytes]):
     env.step("SELECT any_value(Name), count(*) FROM city GROUP BY CountryCode")
     assert env.step("submit").reward > 0.4  # gold's rows were compared, not gold's refusal
     env.close()
+
+
+def test_experts_look_at_the_tables_of_gold_queries_in_mysqls_words(images: dict[str, bytes]):
+    gold = "(SELECT LEFT(Name, 1) FROM city) UNION (SELECT \"x\" FROM country WHERE Name REGEXP '^a')"
+    assert sorted(expert.tables_read(images["world_1"], gold)) == ["city", "country"]
 
 
 def test_without_sqlglot_the_world_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
