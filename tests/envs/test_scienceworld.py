@@ -388,10 +388,10 @@ def test_a_jvm_that_talks_first_is_understood(env: ScienceWorldEnv):
 @pytest.mark.parametrize(
     ("before", "message"),
     [
-        ("echo no licence; sleep 60", "does not start the simulator within 0.5 s. It says: no licence"),
+        ("echo no licence; exec sleep 60", "does not start the simulator within 0.5 s. It says: no licence"),
         ("while :; do printf 1234567; done", "within 0.5 s. It says: "),
         ("echo no licence >&2; exit 3", r"does not run the simulator \(exit code 3\). It says: no licence"),
-        ("exec >&- 2>&-; sleep 60", r"\(exit code None\)"),
+        ("exec >&- 2>&-; exec sleep 60", r"\(exit code None\)"),
         ("echo 4711; exit 0", r"\(exit code 0\). It says: 4711"),
     ],
 )
