@@ -139,6 +139,17 @@ def test_a_torn_last_line_is_dropped_with_a_notice(recipe: Path, finished: Path,
     assert outcome(broken) == outcome(finished)
 
 
+def test_a_run_goes_on_with_fewer_envs_as_its_own_message_advises(recipe: Path, finished: Path, broken: Path) -> None:
+    (broken / "seed-0/coevolving_agents/round-1/evaluate-target/done.json").unlink()
+    ended = called("run", str(recipe), "--out", str(broken), "--env.num_envs", "4", "--sft.save_every_s", "9")
+    assert ended.code == 0, ended.errors
+    assert "numbers may differ: arms.coevolving_agents.env.num_envs: 8 → 4" in ended.errors
+    found, expected = outcome(broken), outcome(finished)
+    assert found.keys() == expected.keys(), "no phase was done under another name"
+    assert [name for name in found if "sft" in name and found[name] != expected[name]] == []
+    assert json.loads((broken / "config.json").read_text())["arms"]["coevolving_agents"]["env"]["num_envs"] == 4
+
+
 def test_a_corrupt_line_of_a_run_is_named(recipe: Path, broken: Path) -> None:
     journal = broken / "seed-0/coevolving_agents/round-1/evaluate-target/trajectories.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
