@@ -97,6 +97,18 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: can't be read (nested too deep).") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        DataError: as for `read_json`, or it holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected an object, found {type(value).__name__}.")
+    return value
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a user's JSONL file: record i stands on line i + 1. The last line may lack its line break.
 

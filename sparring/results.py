@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sparring.errors import DataError, SparringError
-from sparring.journal import read_json
+from sparring.journal import read_json, read_object
 from sparring.report.folder import Costs, list_phases, read_costs
 from sparring.report.markdown import render_study
 from sparring.report.view import ArmResults, read_results
@@ -69,9 +69,9 @@ def export(run_dirs: Sequence[Path]) -> dict[str, Any]:
 
 
 def _export_run(run_dir: Path) -> dict[str, Any]:
-    results, config = read_results(run_dir), read_json(run_dir / "config.json")
+    results, config = read_results(run_dir), read_object(run_dir / "config.json")
     config.pop("seeds", None)  # the hash says what was done, not how often
-    versions = read_json(run_dir / "versions.json") if (run_dir / "versions.json").exists() else {}
+    versions = read_object(run_dir / "versions.json") if (run_dir / "versions.json").exists() else {}
     seeds = list(dict.fromkeys(seed for arm in results.arms.values() for seed in arm.seeds))
     costs = read_costs(run_dir, list_phases(run_dir, seeds, list(results.arms)))
     rewards = [e.rewards for arm in results.arms.values() for s in arm.seeds.values() for e in s.evaluations]

@@ -23,7 +23,7 @@ from typing import IO, Any, Self, TypeVar
 
 from sparring.errors import ConfigError, DataError
 from sparring.fingerprints import find_change, fingerprints, read_sealed, write_sealed
-from sparring.journal import Journal, disk_errors, read_journal, read_json, write_json_atomic
+from sparring.journal import Journal, disk_errors, read_journal, read_object, write_json_atomic
 from sparring.ranges import MAX_PATH, Adjustable, Text
 from sparring.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
 
@@ -519,14 +519,10 @@ def _is_there_from_the_start(path: Path) -> bool:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    remedy = "Put it back as it was, or choose another --out."
     try:
-        value = read_json(path)
+        return read_object(path)
     except DataError as error:
-        raise DataError(f"{error} {remedy}") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected an object, found {type(value).__name__}. {remedy}")
-    return value
+        raise DataError(f"{error} Put it back as it was, or choose another --out.") from None
 
 
 def _lock(folder: Path) -> IO[bytes]:

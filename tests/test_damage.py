@@ -20,6 +20,7 @@ from sparring.engine import run_recipe
 from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.policies.local import save_model
 from sparring.progress import SilentProgress
+from sparring.report import write_report
 from sparring.report.folder import list_phases, read_costs
 from sparring.report.text import broken_lines
 from sparring.run import Phase, check_checkpoint
@@ -421,3 +422,24 @@ def test_too_many_broken_episodes_end_the_phase_which_goes_on_and_few_are_counte
     (line,) = broken_lines(few)
     assert "1 of 2 episodes (50.0 %), which count nowhere: seed-0/plain/round-0/evaluate-target (1)." in line
     assert len(few["arms"]["plain"]["seeds"]["0"]["evaluations"][0]["rewards"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("config.json", "a list"),
+        ("versions.json", "a number"),
+        ("results.json", "a number"),
+        ("results.json", "{}"),
+        ("timings.jsonl", "{}"),
+        (f"{TRAINED}/log.jsonl", "another number"),
+        (f"{PLAYED}/trajectories.jsonl", "a line lost"),
+        (f"{PLAYED}/done.json", "a list"),
+    ],
+)
+def test_a_report_of_a_damaged_run_is_one_message(small: Small, tmp_path: Path, name: str, how: str) -> None:
+    shutil.copytree(small.out, tmp_path / "run", symlinks=True)
+    (path,) = (tmp_path / "run").glob(name)
+    assert damage(path, how)
+    with pytest.raises(DataError, match=path.name):
+        write_report(tmp_path / "run")

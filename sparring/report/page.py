@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sparring.analysis import AnalysisConfig
-from sparring.journal import disk_errors, read_json
+from sparring.journal import disk_errors, read_object
 from sparring.report import about, browser, evolving, examples, failures, learning, reinforcement, sections, synthetic
 from sparring.report.charts import staircase
 from sparring.report.collect import collect
@@ -43,7 +43,7 @@ def write_page(run_dir: Path) -> Path:
 def render(run_dir: Path) -> str:
     """Return the page's HTML."""
     results = read_results(run_dir)
-    config = read_json(run_dir / "config.json")
+    config = read_object(run_dir / "config.json")
     versions = run_dir / "versions.json"
     own = config.get("arms", {}).get(results.featured.name, {})
     thresholds = own.get("analysis", {}).get("hard_thresholds") or AnalysisConfig.hard_thresholds
@@ -85,7 +85,7 @@ def render(run_dir: Path) -> str:
         "costs": about.costs(results, read_costs(run_dir, phases)),
         "notes": about.notes(results, config),
         "settings": about.settings(config, results),
-        "versions": about.versions(read_json(versions)) if versions.exists() else [],
+        "versions": about.versions(read_object(versions)) if versions.exists() else [],
     }
     return _environment().get_template("page.html.j2").render(context)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sparring.errors import DataError
 from sparring.evaluate import Rewards, SeedRewards
-from sparring.journal import read_json
+from sparring.journal import read_json, read_object
 
 PARTNER_NAMES: Mapping[str, str] = {
     "failure": "failure agent",
@@ -240,7 +240,7 @@ def read_results(run_dir: Path) -> Results:
             raise DataError(f"{run_dir}: not a run folder: it holds no config.json.")
         raise DataError(f"{run_dir}: the run is not finished: it holds no results.json. Run the same recipe to go on.")
     try:
-        return results_from_json(read_json(path), read_json(run_dir / "config.json"))
+        return results_from_json(read_json(path), read_object(run_dir / "config.json"))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
