@@ -48,7 +48,7 @@ MAX_GROWTH_PAGES = 512
 
 LIMITS: Mapping[int, int] = {
     sqlite3.SQLITE_LIMIT_LENGTH: MAX_LENGTH,
-    sqlite3.SQLITE_LIMIT_SQL_LENGTH: MAX_STATEMENT,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 4 * MAX_STATEMENT,  # a translation may be longer than what it was made of
     sqlite3.SQLITE_LIMIT_COLUMN: 100,
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 100,
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 50,

@@ -132,6 +132,13 @@ def test_gold_queries_run_whatever_mysql_says_to_them(images: dict[str, bytes]):
     env.close()
 
 
+def test_the_bound_on_length_is_on_what_the_agent_wrote(world: Sandbox):
+    longest = "SELECT " + "Name, " * 50 + "1 / 2 FROM city WHERE ID = 1 AND '" + "x" * 3600 + "' <> ''"
+    assert 3900 < len(longest) < 4000
+    assert world.run(longest).rows == ((*["Kabul"] * 50, 0.5),)
+    assert world.run(longest + " " * 100).error == "the statement is too long"
+
+
 def test_experts_look_at_the_tables_of_gold_queries_in_mysqls_words(images: dict[str, bytes]):
     gold = "(SELECT LEFT(Name, 1) FROM city) UNION (SELECT \"x\" FROM country WHERE Name REGEXP '^a')"
     assert sorted(expert.tables_read(images["world_1"], gold)) == ["city", "country"]
