@@ -162,7 +162,7 @@ class TestValueHead:
             assert (a[first + 1 :] - b[first + 1 :]).abs().min() > 1e-6
 
     def test_learns_what_is_to_be_expected(self, tmp_path):
-        config = replace(RL, lr=1e-5, epochs=20)
+        config = replace(RL, lr=1e-5, epochs=10)
         objective = replace(PPO, value_weight=1.0, value_clip=10.0)
         _, _, log = trained(tmp_path, objective, model=actor_critic(lr=0.5), config=config)
         errors = [r["value/error"] for r in log]
