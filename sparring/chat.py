@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from sparring.control_tokens import ControlTokens, break_known_controls
 from sparring.convert import check_values
-from sparring.errors import ConfigError, DataError
+from sparring.errors import ConfigError, DataError, ModelError
 from sparring.ranges import Name, Range
 from sparring.reasoning import answer_in
 from sparring.template import OWN_KWARGS, Template
@@ -323,7 +323,12 @@ class Chat:
     # ------------------------------------------------------------------------------------------------ tokens
 
     def _tokenize(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # the tokenizers library's own, and no `Exception`
+                raise
+            raise ModelError(f"The tokenizer can't split a text of {len(text)} characters: {error}") from None
 
     def _encode_after(self, prefix: str, prefix_ids: list[int], text: str) -> list[int]:
         """Tokenize `text` as it would be after `prefix`, or by itself where tokens would straddle the border."""

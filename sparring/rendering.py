@@ -23,6 +23,8 @@ from sparring.errors import ModelError
 PROGRAM = Path(__file__).with_name("rendering_process.py")
 WAIT_S = 120.0
 """Longest wait for a text, however busy the machine."""
+MAX_TEMPLATE = 1_000_000
+"""Most characters of a template, which goes to the process with every request."""
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "LANG", "LC_ALL")
 """Environment variables that the process gets; no keys."""
 
@@ -43,7 +45,13 @@ class Rendering:
     """One template with its variables, ready to render."""
 
     def __init__(self, template: str, variables: Mapping[str, Any], limits: Limits | None = None) -> None:
-        """`variables` are for the template, the tokenizer's special tokens among them."""
+        """`variables` are for the template, the tokenizer's special tokens among them.
+
+        Raises:
+            ModelError: the template itself is too long.
+        """
+        if len(template) > MAX_TEMPLATE:
+            raise ModelError(f"The chat template has {len(template)} characters, more than {MAX_TEMPLATE}.")
         self._limits = limits or Limits()
         request = (template, dict(variables), asdict(self._limits))
         self._header = json.dumps(request, default=lambda value: f"<{type(value).__name__}>").encode() + b"\n"

@@ -77,6 +77,11 @@ def test_a_hostile_template_is_one_line(name):
     assert Rendering(CHATML, {})(MESSAGES[2:], is_asked=False) == "<|im_start|>user\n on <|im_end|>\n"
 
 
+def test_a_template_that_is_too_long_is_refused():
+    with pytest.raises(ModelError, match="has 2000000 characters"):
+        Rendering("x" * 2_000_000, {})
+
+
 def test_a_template_that_turns_hostile_later_is_refused_then():
     tokenizer = tiny_tokenizer("chatml")
     own = tokenizer.chat_template

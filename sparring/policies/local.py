@@ -148,6 +148,7 @@ def _load(config: ModelConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, Pre
         check_size(folder, weights, trusts_code=trusts_code)
         with _without_warnings("transformers"):  # what it says of a load that failed or was interrupted misleads
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusts_code)
+            tokenizer.encode("x")  # some settings of another type show then only
             loaded, report = cast(
                 "tuple[PreTrainedModel, dict[str, Any]]",
                 AutoModelForCausalLM.from_pretrained(

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+from sparring.chat import Chat, ChatConfig
 from sparring.errors import ModelError
 from sparring.policies.folders import INDEX, check_folder
-from sparring.policies.local import load_model, save_model
+from sparring.policies.local import end_ids_of, load_model, save_model
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 
@@ -220,6 +221,34 @@ def test_a_config_that_asks_for_code_from_the_hub_is_refused(folder, key, value)
     """transformers fetches and runs such kernels, whatever `trust_remote_code` says."""
     change(folder, **{key: value})
     assert f"{key} asks for code from elsewhere" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("tokenizer_config.json", "model_max_length", "x"),
+        ("tokenizer_config.json", "eos_token", 5),
+        ("tokenizer_config.json", "added_tokens_decoder", {"x": 5}),
+        ("tokenizer.json", "added_tokens", 5),
+        ("generation_config.json", "eos_token_id", {"a": 1}),
+    ],
+)
+def test_values_of_another_type_are_one_line(folder, file, key, value):
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(ModelError):
+        model, _ = load_model(str(folder))
+        end_ids_of(model)
+
+
+def test_a_pattern_that_takes_for_ever_is_one_line(folder):
+    """The tokenizers library gives up after a while, with a panic that is no `Exception`."""
+    path = folder / "tokenizer.json"
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pre_tokenizer": split}))
+    chat = Chat(load_model(str(folder))[1], ChatConfig(), instruction="Act.")
+    with pytest.raises(ModelError, match="can't split a text of"):
+        chat.first("a" * 40 + "!")
 
 
 # ── The Hub's cache ───────────────────────────────────────────────────────────────────────────────────────────────────
