@@ -8,7 +8,7 @@ ROW = ("oak", "well", "barn", "gate", "pond", "hill", "mill", "cave")
 class TreasureEnv:
     def reset(self, task, seed):
         self.here, self.goal = ROW.index(task.data["start"]), ROW.index(task.data["goal"])
-        return f"The treasure lies at the {ROW[self.goal]}. {self.look()}"
+        return f"The row: {', '.join(ROW)}. The treasure lies at the {ROW[self.goal]}. {self.look()}"
 
     def step(self, action):
         if action == "dig":
@@ -21,7 +21,7 @@ class TreasureEnv:
         return EnvStep(observation="You can go left, go right and dig.", reward=0, is_done=False)
 
     def look(self):
-        return f"You are at the {ROW[self.here]}. The row: {', '.join(ROW)}."
+        return f"You are at the {ROW[self.here]}."
 
     def close(self):
         pass

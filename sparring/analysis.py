@@ -33,6 +33,10 @@ class AnalysisConfig:
 
     hard_thresholds: tuple[Share, ...] = (0.6, 0.7, 0.8)
     """Rewards from which a failure is a hard negative; the first is the paper's."""
+    collapse_drop: Share = 0.15
+    """Fall of the mean reward against the agent's start from which a notice says that its behaviour may have broken."""
+    collapse_rise: Share = 0.3
+    """The same for a rise of the share of episodes that end at a limit, that repeat themselves, or that are alike."""
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -64,6 +68,10 @@ class RolloutSummary:
     """Turns that repeat the last action although it had left the observation as it was."""
     looping: int
     """Episodes with at least one such turn."""
+    alike: float | None
+    """Share of the episodes with the commonest sequence of actions, over all tasks; None with fewer than two tasks."""
+    commonest: float | None
+    """Share of the commonest action among all turns."""
     retries: int
     """How often an episode had to be restored after infrastructure failed, broken episodes included."""
     faults: int
@@ -109,6 +117,9 @@ def summarise_rollouts(
     missed = [reward for reward in rewards if not is_success(reward, success_eps)]
     hard = {f"{at:g}": sum(is_hard(reward, at, success_eps) for reward in missed) for at in thresholds}
     loops = [count_loops(t) for t in episodes]
+    sequences = Counter(tuple(turn.action for turn in t.turns) for t in episodes)
+    taken = Counter(turn.action for t in episodes for turn in t.turns)
+    has_tasks = len({t.task.id for t in episodes}) > 1
     return RolloutSummary(
         num=len(episodes),
         mean=_mean(rewards),
@@ -121,6 +132,8 @@ def summarise_rollouts(
         turns=_mean([len(t.turns) for t in episodes]),
         loops=sum(loops),
         looping=sum(num > 0 for num in loops),
+        alike=_share(max(sequences.values()), len(episodes)) if has_tasks else None,
+        commonest=_share(max(taken.values(), default=0), taken.total()),
         retries=sum(t.num_retries for t in trajectories),
         faults=len(trajectories) - len(episodes),
         stops=dict(sorted(Counter(t.stop.value for t in trajectories).items())),

@@ -144,11 +144,12 @@ def run(options: RunOptions, overrides: Mapping[str, Any]) -> None:
         from sparring.engine import run_recipe
 
         results = run_recipe(recipe, out, progress)
-    from sparring.report.text import broken_lines, contribution_lines, pool_lines, summary_table
+    from sparring.report.text import broken_lines, contribution_lines, notice_lines, pool_lines, summary_table
 
     console = open_console()
     console.print(summary_table(results))
-    for line in [*contribution_lines(results), *pool_lines(results), *broken_lines(results)]:
+    told = (contribution_lines, pool_lines, notice_lines, broken_lines)
+    for line in [line for lines in told for line in lines(results)]:
         console.print(line, markup=False, highlight=False)
     console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparring.analysis import counted, rewards_by_task, summarise_rollouts, to_json
 from sparring.base_models import check_base_models
+from sparring.collapse import notices
 from sparring.convert import adjustable_keys, to_dict
 from sparring.envs.base import Benchmark, select_tasks, tasks_of
 from sparring.envs.pool import EnvPool
@@ -226,7 +227,7 @@ def count_broken(recipe: Recipe, out: Path) -> dict[str, Any]:
 
 
 def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
-    names = ("evaluations", "rollouts", "refreshed", "pairs", "training")
+    names = ("evaluations", "rollouts", "refreshed", "pairs", "training", "checks")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     thresholds, eps = arm.config.analysis.hard_thresholds, arm.config.pairs.success_eps
     sampled: dict[int, dict[str, list[float]]] = {}
@@ -253,4 +254,13 @@ def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
                 found["training"].append({**key, "steps": result["steps"], "metrics": result["metrics"]})
                 if result["pairs"]:
                     found["pairs"].append({**key, "counts": result["pairs"]})
+            checked = Phase(folder / f"round-{number}" / f"accept-{agent}")
+            if checked.is_done:
+                found["checks"].append({**key, **checked.result()})
+    bounds = arm.config.analysis
+    found["notices"] = [
+        notice
+        for section, tasks in (("evaluations", "held-out tasks"), ("rollouts", "training tasks"))
+        for notice in notices(found[section], tasks, drop=bounds.collapse_drop, rise=bounds.collapse_rise)
+    ]
     return {**found, **summarise_growth(folder, sampled, eps)}

@@ -111,7 +111,7 @@ def nll(logprob_P: Tensor, num_tokens_P: Tensor, *, reduction: str = "mean") -> 
     A side of 4 action tokens with log π = -6: 6.0 summed, 1.5 as a mean.
 
     Source: arXiv 2511.22254, Eq. 5, and the second term of Eq. 9, which is the sum.
-    Deviates: `mean`, because a sum over hundreds of tokens swamps the DPO term beside it.
+    Deviates: `mean` is an option. It weighs the DPO term more: a sum over hundreds of tokens outweighs it.
     """
     return -logprob_P / num_tokens_P if reduction == "mean" else -logprob_P
 

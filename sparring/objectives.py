@@ -53,7 +53,7 @@ class LossConfig:
     """λ_DPO of failure–failure pairs."""
     failure_sft: Weight = 0.0
     """λ_SFT of failure–failure pairs."""
-    sft_reduction: Literal["mean", "sum"] = "mean"
+    sft_reduction: Literal["mean", "sum"] = "sum"
     """The NLL term's reduction over a side's action tokens; `sum` is the letter of Eq. 9."""
     from_first_difference: bool = False
     """Leave out the leading turns that both sides share token for token. They cancel in DPO's difference of sums, so

@@ -23,8 +23,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparring.acceptance import MAX_ATTEMPTS, Verdict, describe, judge
+from sparring.acceptance import to_json as verdicts_to_json
+from sparring.analysis import counted, summarise_rollouts, to_json
 from sparring.batches import groups_from_pairs, groups_from_trajectories
 from sparring.chat import Chat
+from sparring.collapse import signs
 from sparring.convert import without_adjustable
 from sparring.endings import describe_endings, is_nothing_played, why_no_pairs
 from sparring.envs.base import Benchmark, select_tasks
@@ -43,6 +47,7 @@ from sparring.training import (
     Training,
     drop_state,
     grpo_training,
+    keep_weights,
     ppo_training,
     train_phase,
 )
@@ -120,6 +125,10 @@ class Session:
             max_broken=config.env.max_broken,
         )
         self._buffers: dict[str, list[list[Trajectory]]] = {}
+        self._checks: dict[str, Mapping[str, float]] = {}
+        """Lineage → rewards on `loop.accept_tasks`, of the target's start and of what was accepted since, in order."""
+        self._firsts: dict[tuple[str, str], Mapping[str, Any]] = {}
+        """Agent and kind of tasks → what its first episodes on them looked like."""
 
     # ── What methods call ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -179,7 +188,8 @@ class Session:
         tasks = self.draw_tasks(round_number, config.num_tasks) if tasks is None else tasks
         specs = self._training_specs(agent, phase, tasks, num_per_task or config.num_per_task)
         buffer = self._buffers.setdefault(f"{agent.name} {is_refreshed}", [])
-        buffer.append(self._play(agent, phase, specs, temperature=config.temperature))
+        watched = None if is_refreshed else "training tasks"
+        buffer.append(self._play(agent, phase, specs, temperature=config.temperature, watched=watched))
         return [trajectory for rollouts in buffer[-self.config.loop.buffer_rounds :] for trajectory in rollouts]
 
     def draw_tasks(self, round_number: int, num: int | None) -> Sequence[Task]:
@@ -200,7 +210,8 @@ class Session:
         """
         phase = f"round-{round_number}/rollout-{agent.name}"
         specs = self._training_specs(agent, phase, tasks, num_per_task)
-        return self._play(agent, phase, specs, temperature=self.config.rollout.temperature, keep_logprobs=True)
+        temperature = self.config.rollout.temperature
+        return self._play(agent, phase, specs, temperature=temperature, keep_logprobs=True, watched="training tasks")
 
     def evaluate(self, agent: Agent, round_number: int) -> list[Trajectory]:
         """Let the agent play the held-out tasks, greedily, one episode each."""
@@ -209,7 +220,7 @@ class Session:
             EpisodeSpec(id=f"{phase}/{task.id}", task=task, agent=agent.name, seed=derive_seed(self.seed, task.id))
             for task in self.world.eval_tasks
         ]
-        return self._play(agent, phase, specs, temperature=0.0)
+        return self._play(agent, phase, specs, temperature=0.0, watched="held-out tasks")
 
     def prefer(
         self, agent: Agent, pairs: Sequence[PreferencePair], round_number: int, *, loss: LossConfig | None = None
@@ -244,6 +255,8 @@ class Session:
             make_groups=lambda encode, _: groups_from_pairs(pairs, encode),
             pairs=pairs,
         )
+        if agent.name == "target" and loop.accept_tasks:
+            return self._fit_accepted(agent, round_number, training)
         return self._fit(agent, phase, training)
 
     def improve(
@@ -426,20 +439,33 @@ class Session:
         *,
         temperature: float,
         keep_logprobs: bool = False,
+        watched: str | None = None,
     ) -> list[Trajectory]:
         chat, play = self.config.chat, self.config.rollout
         settings = (agent.lineage, chat, play.max_new_tokens, play.wave_size, temperature)
         if keep_logprobs:  # another file than without them
             settings = (*settings, "log-probabilities")
         phase = self._phase(name, shared_key=digest(settings, specs) if agent.is_start else None)
-        if not phase.is_done:
+        if is_new := not phase.is_done:
             with self._timed(name), self.progress.phase(self._title(name), total=len(specs)) as bar:
                 make_policy = partial(self._policy, agent, temperature, keep_logprobs)
                 self._stage.play_phase(make_policy, specs, phase, bar.advance)
         trajectories = played(phase, specs)
         if is_nothing_played(trajectories):
             self.warn(f"{name}: {describe_endings(trajectories)}.")
+        if watched:
+            self._watch(agent, name, trajectories, tasks=watched, is_new=is_new)
         return trajectories
+
+    def _watch(self, agent: Agent, name: str, trajectories: Sequence[Trajectory], *, tasks: str, is_new: bool) -> None:
+        """Warn of signs that the agent's behaviour has broken, where the episodes were not played before."""
+        bounds, eps = self.config.analysis, self.config.pairs.success_eps
+        summary = to_json(summarise_rollouts(trajectories, bounds.hard_thresholds, eps))
+        first = self._firsts.get((agent.name, tasks))
+        self._firsts.setdefault((agent.name, tasks), summary)
+        found = signs(first, summary, drop=bounds.collapse_drop, rise=bounds.collapse_rise)
+        if found and is_new:
+            self.warn(f"{name}: on the {tasks}, {'; '.join(found)}.")
 
     def _play_attempts(
         self,
@@ -496,6 +522,54 @@ class Session:
         if agent.checkpoint == self.config.model.path:
             return None
         return self.run.phase(str(Path(agent.checkpoint).parent.relative_to(self.run.folder)))
+
+    def _fit_accepted(self, agent: Agent, round_number: int, training: Training) -> Agent:
+        """Train; where the agent plays training tasks worse for it, train again at half the rate (`acceptance`).
+
+        A rejected training is moved aside, so that the phase of the training always holds what the round ends with.
+        """
+        place, max_drop = f"round-{round_number}", self.config.loop.accept_drop
+        phase = self._phase(f"{place}/train-{agent.name}")
+        if agent.lineage not in self._checks:
+            self._checks[agent.lineage] = self._check(agent, f"{place}/check-{agent.name}-0")
+        earlier = [next(iter(self._checks.values())), self._checks[agent.lineage]]
+        verdicts: list[Verdict] = []
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            rejected = self._phase(f"{place}/rejected-{agent.name}-{attempt}")
+            trained = agent
+            if not rejected.is_done:
+                trained = self._fit(agent, f"{place}/train-{agent.name}", training.at_rate(0.5 ** (attempt - 1)))
+            after = self._check(trained, f"{place}/check-{agent.name}-{attempt}")
+            verdicts.append(verdict := judge(earlier, after, max_drop))
+            if verdict.is_accepted:
+                self._checks[trained.lineage] = after
+                break
+            if not rejected.is_done:
+                self.warn(f"round {round_number}: {describe(verdict, attempt)}")
+                phase.path.rename(rejected.path)
+        else:
+            trained = agent
+            if not phase.is_done:
+                keep_weights(agent.checkpoint, phase)
+        told = self._phase(f"{place}/accept-{agent.name}")
+        if not told.is_done:
+            told.finish(verdicts_to_json(verdicts))
+        return trained
+
+    def _check(self, agent: Agent, name: str) -> dict[str, float]:
+        """Return task id → reward of the guard's training tasks, played greedily."""
+        tasks, num = self.world.train_tasks, self.config.loop.accept_tasks
+        drawn = random.Random(derive_seed(self.seed, "accept")).sample(range(len(tasks)), min(num, len(tasks)))
+        specs = [
+            EpisodeSpec(
+                id=f"{name}/{tasks[index].id}",
+                task=tasks[index],
+                agent=agent.name,
+                seed=derive_seed(self.seed, tasks[index].id),
+            )
+            for index in sorted(drawn)
+        ]
+        return {one.task.id: one.reward for one in counted(self._play(agent, name, specs, temperature=0.0))}
 
     def _reinforce(self, agent: Agent, name: str, round_number: int, training: Training) -> Agent:
         """Train by policy gradient, then delete what only this round needed of the round before.

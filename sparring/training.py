@@ -54,6 +54,10 @@ class Training:
     counts: Mapping[str, int] = field(default_factory=dict)
     """What every line of the log and the phase's result say besides."""
 
+    def at_rate(self, factor: float) -> Training:
+        """Return the same training at `factor` times the learning rate."""
+        return replace(self, train=replace(self.train, lr=self.train.lr * factor))
+
 
 def grpo_training(
     objective: PolicyGradientObjective,
@@ -228,6 +232,15 @@ def _is_rounded(model: Any, config: ModelConfig, train: TrainConfig) -> bool:
 
     device = next(model.parameters()).device
     return came_in_half(model) or is_bfloat16(config, device) or autocast_dtype(device, train.autocast) is not None
+
+
+def keep_weights(checkpoint: str, phase: Phase) -> None:
+    """Finish a training phase with the weights that the agent came with: what was trained is not used."""
+    target = phase.path / CHECKPOINT
+    with disk_errors(target):
+        shutil.copytree(checkpoint, target, dirs_exist_ok=True)
+        sync_tree(target)
+    phase.finish({"steps": 0, "stopped": "", "overflows": 0, "pairs": {}, "metrics": {}})
 
 
 def _save(model: Any, tokenizer: Any, training: Training, phase: Phase, state_dir: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from sparring.convert import check_values
-from sparring.ranges import Count, LearningRate, Range, Repeats, Share, Weight
+from sparring.ranges import Count, CountOrZero, LearningRate, Range, Repeats, Share, Weight
 
 METHODS: Mapping[str, str] = {
     "zero_shot": "Zero-shot",
@@ -45,6 +45,12 @@ class LoopConfig:
     """Preference learning rate from round 2 on (ETO: 1e-6, later 5e-7); none: as in round 1."""
     evaluate_every: Repeats = 1
     """Rounds between two evaluations on held-out tasks; the start and the last round are always evaluated."""
+    accept_tasks: CountOrZero = 32
+    """Training tasks that the target agent plays greedily before and after each preference training, as a guard; 0:
+    no guard, as in the papers."""
+    accept_drop: Share = 0.05
+    """Mean reward that it may lose on them against its start and the round before. Where it loses more, the training is
+    done again from its start at half the rate, at most twice; after that the weights stay as they were."""
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -13,6 +13,7 @@ ACTS: Mapping[str, str] = {
     "sft": "Supervised start",
     "rollout": "Rollouts on training tasks",
     "train": "Training on rollouts",
+    "check": "Guard: training tasks before and after a training",
     "synthesis": "Synthesis of tasks",
     "evaluate": "Evaluation on held-out tasks",
 }

@@ -21,7 +21,7 @@ from sparring.report import about, browser, evolving, examples, failures, learni
 from sparring.report.charts import staircase
 from sparring.report.collect import collect
 from sparring.report.folder import list_phases, read_costs
-from sparring.report.text import between, contribution_lines, count, percent, pool_lines, reward
+from sparring.report.text import between, contribution_lines, count, notice_lines, percent, pool_lines, reward
 from sparring.report.view import read_results
 
 HERE = Path(__file__).parent
@@ -61,6 +61,7 @@ def render(run_dir: Path) -> str:
         "facts": about.facts(results, config),
         "lede": sections.lede(source),
         "contribution": contribution_lines(results),
+        "notices": notice_lines(results),
         "headline": sections.headline(source),
         "rounds": sections.rounds(source),
         "threshold": thresholds[0],

@@ -174,6 +174,36 @@ def pool_lines(results: Mapping[str, Any] | Results) -> list[str]:
     return lines
 
 
+def notice_lines(results: Mapping[str, Any] | Results) -> list[str]:
+    """Name each sign that an agent's behaviour has broken, and each training that the guard took back."""
+    view = results if isinstance(results, Results) else results_from_json(results)
+    lines: dict[str, None] = {}  # arms that share their start have its signs in common, and tell them once
+    for arm in view.arms.values():
+        for seed, content in arm.seeds.items():
+            which = f", seed {seed}" if view.num_seeds > 1 else ""
+            for one in content.notices:
+                who = "Start" if one["is_start"] else f"{arm.label}{which}, {arm.agent_name(one['agent'])}"
+                when = "" if one["is_start"] else f" in round {one['round']}"
+                where = which if one["is_start"] else ""
+                lines[f"{who}{where}{when}, {one['tasks']}: {'; '.join(one['signs'])}."] = None
+            for one in content.checks:
+                if (text := _check_line(one)) is not None:
+                    lines[f"{arm.label}{which}, round {one['round']}: {text}"] = None
+    return list(lines)
+
+
+def _check_line(check: Mapping[str, Any]) -> str | None:
+    """Say what the guard did about a training; None where it kept the first attempt."""
+    attempts, kept = check["attempts"], check["kept"]
+    if kept == 1:
+        return None
+    first = attempts[0]
+    lost = f"{reward(first['before'])} → {reward(first['after'])} on {first['num']} training tasks"
+    if kept is None:
+        return f"the training was taken back ({lost}); the weights stayed as they were (loop.accept_drop)."
+    return f"the training was done again at {'half' if kept == 2 else 'a quarter of'} the rate ({lost})."
+
+
 def total(arm: ArmResults, section: str, number: int, *path: str) -> float:
     """Average a count over the seeds; where a record does not name it, it is 0."""
     counts = []

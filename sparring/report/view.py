@@ -46,6 +46,10 @@ class SeedResults:
     """CoEvolve: the pool of tasks after each round."""
     synthesis: Sequence[Mapping[str, Any]] = ()
     """CoEvolve: what each synthesis of tasks brought."""
+    checks: Sequence[Mapping[str, Any]] = ()
+    """What the guard of `loop.accept_tasks` measured, and which attempt it kept."""
+    notices: Sequence[Mapping[str, Any]] = ()
+    """Signs that an agent's behaviour has broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +260,8 @@ def _seed(content: Mapping[str, Any]) -> SeedResults:
         training=content.get("training", []),
         pool=content.get("pool", []),
         synthesis=content.get("synthesis", []),
+        checks=content.get("checks", []),
+        notices=content.get("notices", []),
     )
 
 

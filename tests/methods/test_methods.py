@@ -294,3 +294,36 @@ def test_some_experts_may_serve_in_pairs_alone(
     run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)
     done = json.loads((tmp_path / "seed-0/sft/sft-target/done.json").read_text())
     assert done["steps"] == num_steps
+
+
+def test_a_training_that_breaks_the_agent_is_taken_back(model_folder: Path, tmp_path: Path) -> None:
+    sections = {"dpo": {"lr": 1.0, "epochs": 1, "batch_size": 4}, "loop": {"rounds": 2, "accept_drop": 0.0}}
+    recipe = make_recipe(model_folder, "eto", **sections, sft={"lr": 1e-2, "epochs": 25, "batch_size": 4})
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    results = run_recipe(recipe, whole, SilentProgress(), with_report=False)["arms"]["eto"]["seeds"]["0"]
+    assert [(one["round"], len(one["attempts"]), one["kept"]) for one in results["checks"]] == [
+        (1, 3, None),
+        (2, 3, None),
+    ]
+    assert all(tried["before"] > tried["after"] for one in results["checks"] for tried in one["attempts"])
+    first, *later = [one["rewards"] for one in results["evaluations"]]
+    assert later == [first, first]
+    arm = whole / "seed-0/eto"
+    weights = [
+        (arm / f"{name}/checkpoint/model.safetensors").read_bytes() for name in ("sft-target", "round-2/train-target")
+    ]
+    assert weights[0] == weights[1]
+    rates = [read_jsonl(arm / f"round-1/rejected-target-{n}/log.jsonl")[-1]["lr"] for n in (1, 2, 3)]
+    assert rates == pytest.approx([1.0, 0.5, 0.25])
+
+    for num_signs in (60, 20):
+        with pytest.raises(Killed):
+            run_recipe(recipe, stopped, DeadlyProgress(num_signs), with_report=False)
+    run_recipe(recipe, stopped, SilentProgress(), with_report=False)
+    assert outcome(stopped) == outcome(whole)
+
+
+def test_the_guard_can_be_turned_off(model_folder: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(model_folder, "eto", loop={"rounds": 1, "accept_tasks": 0})
+    run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)
+    assert not [*tmp_path.rglob("check-*"), *tmp_path.rglob("accept-*"), *tmp_path.rglob("rejected-*")]

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from sparring.errors import DataError
-from sparring.report.text import between, contribution_lines, percent, reward, summary_table
+from sparring.report.text import between, contribution_lines, notice_lines, percent, reward, summary_table
 from sparring.report.view import results_from_json
 from tests.report.run_folder import RunFolder
 
@@ -122,3 +122,27 @@ def test_malformed_results_name_the_field():
 )
 def test_numbers_are_written_alike_everywhere(shown, text):
     assert shown == text
+
+
+class TestNotices:
+    def told(self, record, name, **content):
+        record = json.loads(json.dumps(record))
+        record["arms"][name]["seeds"]["0"] |= content
+        return notice_lines(record)
+
+    def test_nothing_is_said_of_a_run_that_went_well(self, record):
+        good = {"round": 1, "agent": "target", "attempts": [{"before": 0.5, "after": 0.6, "num": 8}], "kept": 1}
+        assert self.told(record, "eto", checks=[good]) == []
+
+    def test_a_training_that_was_taken_back_is_named(self, record):
+        attempts = [{"before": 0.5, "after": after, "num": 8} for after in (0.1, 0.2, 0.3)]
+        check = {"round": 2, "agent": "target", "attempts": attempts, "kept": None}
+        (line,) = self.told(record, "eto", checks=[check])
+        assert line.startswith("ETO, round 2: the training was taken back (0.500 → 0.100 on 8 training tasks)")
+        (line,) = self.told(record, "eto", checks=[check | {"kept": 3}])
+        assert "done again at a quarter of the rate" in line
+
+    def test_a_collapse_is_named_with_its_agent_and_round(self, record):
+        notice = {"round": 1, "agent": "partner", "tasks": "training tasks", "signs": ["a", "b"], "is_start": False}
+        (line,) = self.told(record, "coevolving_agents", notices=[notice])
+        assert line == "Co-Evolving Agents, failure agent in round 1, training tasks: a; b."

@@ -1,0 +1,65 @@
+"""Whether a training made an agent worse: its rewards on the same tasks before and after, and what follows from them.
+
+Preference training can break an agent while its loss looks excellent (docs/methods/coevolving_agents.md, "Small models
+are brittle"). So the target agent plays some training tasks greedily before and after each training, and one that lost
+too much is done again from its start at half the rate.
+
+Source: ours; the papers have no such guard, and their recipes turn it off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+MAX_ATTEMPTS = 3
+"""Trainings, each at half the rate of the one before, after which the weights stay as they were."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What came of one attempt."""
+
+    before: float
+    """Mean reward before the training."""
+    after: float
+    """Mean reward on the same tasks after it."""
+    num: int
+    """Tasks that both means are of."""
+    is_accepted: bool
+
+
+def judge(before: Iterable[Mapping[str, float]], after: Mapping[str, float], max_drop: float) -> Verdict:
+    """Compare rewards by task; of several earlier agents the best one counts, so that small losses do not add up.
+
+    Start .6 and .8, round before .5 and .5, after .7 and .6: against the start's mean of .7 the agent lost .05.
+
+    Args:
+        before: task id → reward, of each earlier agent.
+        after: the same of the trained agent. Tasks that any of them lacks (their episode broke) are left out.
+        max_drop: the largest loss that is accepted. Without a task in common nothing is known, and it is accepted.
+    """
+    earlier = list(before)
+    tasks = set(after).intersection(*earlier)
+    if not tasks:
+        return Verdict(before=0.0, after=0.0, num=0, is_accepted=True)
+    best = max(fmean(rewards[task] for task in sorted(tasks)) for rewards in earlier)
+    now = fmean(after[task] for task in sorted(tasks))
+    return Verdict(before=best, after=now, num=len(tasks), is_accepted=now >= best - max_drop - 1e-9)
+
+
+def describe(verdict: Verdict, attempt: int) -> str:
+    """Say what a rejected attempt lost and what follows, for the user; attempts count from 1."""
+    lost = f"mean reward on {verdict.num} training tasks fell from {verdict.before:.3f} to {verdict.after:.3f}"
+    if attempt < MAX_ATTEMPTS:
+        return f"{lost}, more than loop.accept_drop: trained again from the round's start at half the rate."
+    return f"{lost} at a quarter of the rate, too: the weights stay as they were. Lower dpo.lr."
+
+
+def to_json(verdicts: Iterable[Verdict]) -> dict[str, Any]:
+    """Return what was tried as JSON values; `kept` is the attempt whose weights stay, from 1, none: those before."""
+    tried = list(verdicts)
+    attempts = [{"before": one.before, "after": one.after, "num": one.num} for one in tried]
+    return {"attempts": attempts, "kept": len(tried) if tried[-1].is_accepted else None}
