@@ -25,10 +25,12 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import urlsplit
 
 from sparring.convert import check_values
@@ -50,7 +52,11 @@ MAX_RETRY_AFTER_S = 300.0
 SHOWN_WAIT_S = 10.0
 """From this wait on the user is told of it."""
 MAX_BODY = 16 * 2**20
-"""Most bytes of an answer that are read."""
+"""Most bytes of an answer that are read, as they are sent and as they are unpacked."""
+MAX_ERROR = 2**16
+"""Most bytes of a refusal that are read; what follows is left."""
+SHUT_S = 2.0
+"""Longest wait for the connections to close when the client ends."""
 MAX_TEXT = 32_768
 """Most characters of an answer that are kept; a server may ignore `max_tokens`."""
 MIN_SECRET = 8
@@ -185,13 +191,14 @@ class CompletionClient:
         # callers that have a loop already (notebooks) are not in the way.
         self._loop = asyncio.new_event_loop()
         self._http = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            headers={"Accept-Encoding": "gzip"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
             timeout=httpx.Timeout(config.timeout_s, connect=min(config.timeout_s, 10.0)),
             limits=httpx.Limits(max_connections=config.num_concurrent),
             follow_redirects=False,
         )
-        threading.Thread(target=_run, args=(self._loop,), name="completions", daemon=True).start()
-        weakref.finalize(self, _shut, self._loop, self._http)
+        thread = threading.Thread(target=_run, args=(self._loop,), name="completions", daemon=True)
+        thread.start()
+        weakref.finalize(self, _shut, self._loop, self._http, thread)
 
     def complete(self, requests: Sequence[Request]) -> list[Outcome]:
         """Send the requests, and return what came of each, in order.
@@ -211,8 +218,7 @@ class CompletionClient:
         try:
             return list(await asyncio.gather(*tasks))
         finally:  # the first error that is raised ends the others
-            for task in tasks:
-                task.cancel()
+            await _end(tasks)
 
     async def _ask(self, request: Request) -> Outcome:
         fields = {**request.body(), **self.config.extra, "model": self.config.model}
@@ -244,7 +250,7 @@ class CompletionClient:
                 content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
                 headers = {"Content-Type": "application/json"}
                 async with self._http.stream("POST", self._url, content=content, headers=headers) as response:
-                    answer = await _read(response)
+                    answer = await self._read(response)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             what = self._shown(str(error)) or "no connection"
             raise _Again(f"{self._where} can't be reached: {what}", is_refused=True) from None
@@ -258,6 +264,38 @@ class CompletionClient:
             self._has_answered = True
             return completion
         return self._refusal(response, answer)
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        """Read an answer's body, or the beginning of a refusal's.
+
+        The packed bytes are unpacked here, piece by piece: httpx unpacks as many layers as the server names, each
+        without a bound.
+
+        Raises:
+            _Again: an answer is longer than `MAX_BODY`, or packed otherwise than asked for.
+        """
+        at_most = MAX_BODY if response.is_success else MAX_ERROR
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        unpack = None if encoding in ("", "identity") else zlib.decompressobj(zlib.MAX_WBITS | 16)
+        body, num_sent = bytearray(), 0
+        try:
+            if encoding not in ("", "identity", "gzip", "x-gzip"):
+                raise zlib.error(f"it is packed as {self._shown(encoding)!r}, and one layer of gzip was asked for")
+            async with aclosing(cast("AsyncGenerator[bytes]", response.aiter_raw())) as pieces:
+                async for piece in pieces:
+                    num_sent += len(piece)
+                    body += unpack.decompress(piece, at_most + 1 - len(body)) if unpack else piece
+                    if max(num_sent, len(body)) > at_most:
+                        break
+                else:
+                    if unpack and num_sent and not unpack.eof:
+                        raise zlib.error("its gzip stream is cut short")
+        except zlib.error as error:
+            if response.is_success:
+                raise _Again(f"{self._where} sent an answer that can't be unpacked: {error}") from None
+        if response.is_success and max(num_sent, len(body)) > at_most:
+            raise _Again(f"{self._where} sent an answer of more than {at_most // 2**20} MB")
+        return bytes(body[:at_most])
 
     def _refusal(self, response: httpx.Response, answer: bytes) -> ContextFull | ConfigError:
         """Return what a status other than 2xx means for this request, or raise what it means for all."""
@@ -338,34 +376,31 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-def _shut(loop: asyncio.AbstractEventLoop, http: httpx.AsyncClient) -> None:
-    """Close the connections and end the loop's thread."""
+def _shut(loop: asyncio.AbstractEventLoop, http: httpx.AsyncClient, thread: threading.Thread) -> None:
+    """End what is under way, close the connections, and end the loop's thread."""
 
     async def close() -> None:
+        await _end(asyncio.all_tasks() - {asyncio.current_task()})
         await http.aclose()
+        await loop.shutdown_asyncgens()
         loop.stop()
 
     if loop.is_running():
         asyncio.run_coroutine_threadsafe(close(), loop)
+        if thread is not threading.current_thread():
+            thread.join(SHUT_S)
 
 
-async def _read(response: httpx.Response) -> bytes:
-    """Read an answer's body, up to `MAX_BODY`.
-
-    Raises:
-        _Again: it is longer.
-    """
-    body = bytearray()
-    async for piece in response.aiter_bytes():
-        body += piece
-        if len(body) > MAX_BODY:
-            raise _Again(f"{response.url.host} sent an answer of more than {MAX_BODY // 2**20} MB")
-    return bytes(body)
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, and wait until they have ended: asyncio complains of those that a closed loop leaves pending."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _error_of(answer: bytes) -> tuple[str, str]:
     """Return code and message of a server's error: `{"error": {…}}`, the object itself, or plain text."""
-    text = answer[: 2**16].decode("utf-8", "replace")
+    text = answer[:MAX_ERROR].decode("utf-8", "replace")
     try:
         record = json.loads(text)
     except (ValueError, RecursionError):

@@ -19,6 +19,8 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
+from contextlib import nullcontext
 from email.utils import formatdate
 from pathlib import Path
 
@@ -197,12 +199,59 @@ def test_a_silent_server_and_a_dripping_one_run_into_the_same_deadline():
         assert time.monotonic() - began < 20
 
 
+@pytest.fixture(scope="module")
+def bomb() -> bytes:
+    """A gzip stream of 64 MB in 64 kB."""
+    return gzip.compress(json.dumps(completion("x" * 2**26)).encode())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "layers", "words"),
+    [
+        ("gzip", 1, "more than 16 MB"),
+        ("GZIP", 1, "more than 16 MB"),
+        ("gzip", 2, "sent no chat completion"),
+        ("gzip, gzip", 2, "can't be unpacked: it is packed as 'gzip, gzip'"),
+        ("gzip,deflate,gzip", 1, "can't be unpacked"),
+        ("br", 1, "can't be unpacked: it is packed as 'br'"),
+        ("deflate", 1, "can't be unpacked: it is packed as 'deflate'"),
+    ],
+)
+def test_an_answer_is_unpacked_by_one_layer_and_up_to_a_bound(bomb, encoding, layers, words):
+    body = bomb if layers == 1 else gzip.compress(bomb)
+    tracemalloc.start()
+    try:
+        outcome, seen = outcome_of(Answer(body=body, headers={"Content-Encoding": encoding}), max_retries=0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(outcome, EnvFault)
+    assert words in str(outcome)
+    assert peak < 3 * MAX_BODY
+    assert seen[0].headers["Accept-Encoding"] == "gzip"
+
+
+def test_a_packed_answer_is_read_and_one_cut_short_is_a_fault():
+    packed = gzip.compress(json.dumps(completion("press red")).encode())
+    wrapped = {"Content-Encoding": "gzip"}
+    assert outcome_of(Answer(body=packed, headers=wrapped))[0] == Completion(text="press red")
+    assert outcome_of(Answer(body=packed, headers=wrapped, drip_s=0.001))[0] == Completion(text="press red")
+    outcome, _ = outcome_of(Answer(body=packed[:-9], headers=wrapped), max_retries=0)
+    assert isinstance(outcome, EnvFault)
+    assert "cut short" in str(outcome)
+
+
 def test_an_answer_without_end_is_not_read_to_its_end():
-    bomb = gzip.compress(json.dumps(completion("x" * (MAX_BODY + 1))).encode())
-    assert len(bomb) < 100_000
-    outcome, _ = outcome_of(Answer(body=bomb, headers={"Content-Encoding": "gzip"}), max_retries=0)
+    outcome, _ = outcome_of(Answer(body=b"[" * (MAX_BODY + 1)), max_retries=0)
     assert isinstance(outcome, EnvFault)
     assert "more than 16 MB" in str(outcome)
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip", "gzip, gzip", "br"])
+def test_a_refusal_is_a_refusal_whatever_its_body(bomb, encoding):
+    body = bomb if "gzip" in encoding else b"x" * (MAX_BODY + 1)
+    with pytest.raises(ConfigError, match="answered 401"):
+        outcome_of(Answer(status=401, body=body, headers={"Content-Encoding": encoding} if encoding else {}))
 
 
 def test_waits_double_and_are_drawn(monkeypatch):
@@ -473,6 +522,28 @@ def test_connections_are_reused_and_closed():
         assert not thread.is_alive()
 
 
+@pytest.mark.parametrize("last", [Answer(status=401), Answer(body=b"x" * 2**20)], ids=["refused", "too long"])
+def test_nothing_is_left_pending_when_the_client_ends_after_an_error(last, caplog, monkeypatch):
+    monkeypatch.setattr("sparring.completions.MAX_BODY", 2**17)
+
+    def answer(seen: Seen) -> Answer:
+        return last if "last" in str(seen.body) else Answer(body=completion("late"), delay_s=0.2)
+
+    requests = [*([request()] * 3 if last.status == 401 else []), request("last")]
+    with ScriptedServer(answer) as server:
+        for _ in range(10):  # the loop's thread and this one race
+            before = set(threading.enumerate())
+            client = client_of(server, max_retries=0)
+            (thread,) = [one for one in set(threading.enumerate()) - before if one.name == "completions"]
+            with pytest.raises(ConfigError) if last.status == 401 else nullcontext():
+                client.complete(requests)
+            del client
+            gc.collect()
+            thread.join(5)
+            assert not thread.is_alive()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
 def test_an_interrupt_ends_at_once_what_is_under_way(tmp_path: Path):
     code = """
 import sys
@@ -493,3 +564,4 @@ client.complete([Request(messages=[], temperature=0, max_tokens=1, seed=0)] * 3)
     assert time.monotonic() - began < 20
     assert errors.decode().strip().endswith("KeyboardInterrupt")
     assert "never retrieved" not in errors.decode()
+    assert "pending" not in errors.decode()
