@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sparring.analysis import AnalysisConfig
+from sparring.errors import DataError
 from sparring.journal import disk_errors, read_object
 from sparring.report import about, browser, evolving, examples, failures, learning, reinforcement, sections, synthetic
 from sparring.report.charts import staircase
 from sparring.report.collect import collect
+from sparring.report.damage import content_of
 from sparring.report.folder import list_phases, read_costs
 from sparring.report.text import between, contribution_lines, count, notice_lines, percent, pool_lines, reward
-from sparring.report.view import read_results
+from sparring.report.view import Results, read_results
 
 HERE = Path(__file__).parent
 SAMPLE_BYTES = 24_000_000
@@ -34,19 +37,37 @@ def write_page(run_dir: Path) -> Path:
     content = render(run_dir).encode("utf-8", "replace")  # A lone surrogate has no UTF-8.
     path = run_dir / "report.html"
     temporary = path.with_name("report.html.tmp")
-    with disk_errors(path):
-        temporary.write_bytes(content)
-        temporary.replace(path)
+    try:
+        with disk_errors(path):
+            temporary.write_bytes(content)
+            temporary.replace(path)
+    except OSError as error:
+        place = error.filename2 or error.filename
+        raise DataError(f"{place}: can't be written ({error.strerror}). Move away what is in its place.") from None
     return path
 
 
 def render(run_dir: Path) -> str:
     """Return the page's HTML."""
     results = read_results(run_dir)
-    config = read_object(run_dir / "config.json")
+    with content_of(run_dir / "config.json"):
+        config = read_object(run_dir / "config.json")
+        own = config.get("arms", {}).get(results.featured.name, {})
+        found = own.get("analysis", {}).get("hard_thresholds") or AnalysisConfig.hard_thresholds
+        thresholds = tuple(float(one) for one in found)
+        context = {
+            "facts": about.facts(results, config),
+            "notes": about.notes(results, config),
+            "settings": about.settings(config, results),
+        }
+    with content_of(run_dir / "results.json"):
+        context |= _sections(run_dir, results, thresholds)
+        return _environment().get_template("page.html.j2").render(context)
+
+
+def _sections(run_dir: Path, results: Results, thresholds: Sequence[float]) -> dict[str, Any]:
+    """Return what the page shows of the results and of the phases' files."""
     versions = run_dir / "versions.json"
-    own = config.get("arms", {}).get(results.featured.name, {})
-    thresholds = own.get("analysis", {}).get("hard_thresholds") or AnalysisConfig.hard_thresholds
     seeds = list(dict.fromkeys(seed for arm in results.arms.values() for seed in arm.seeds))
     phases = list_phases(run_dir, seeds, list(results.arms))
     episodes = collect(phases, max_bytes=SAMPLE_BYTES, watch=[results.featured.name])
@@ -56,9 +77,8 @@ def render(run_dir: Path) -> str:
         thresholds=thresholds,
     )
     listed, num_listed = browser.payload(episodes, results)
-    context: dict[str, Any] = {
+    return {
         "results": results,
-        "facts": about.facts(results, config),
         "lede": sections.lede(source),
         "contribution": contribution_lines(results),
         "notices": notice_lines(results),
@@ -84,11 +104,8 @@ def render(run_dir: Path) -> str:
         "num_listed": num_listed,
         "num_episodes": episodes.num_total,
         "costs": about.costs(results, read_costs(run_dir, phases)),
-        "notes": about.notes(results, config),
-        "settings": about.settings(config, results),
         "versions": about.versions(read_object(versions)) if versions.exists() else [],
     }
-    return _environment().get_template("page.html.j2").render(context)
 
 
 def _environment() -> Environment:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sparring.journal import read_journal
+from sparring.report.damage import content_of
 from sparring.report.growth import ACCEPTED, GROWTH, INITIAL, POOL, outcome_of, read_verdicts, round_numbers
 from sparring.report.view import Results
 from sparring.run import TRAJECTORIES, read_trajectories
@@ -107,7 +108,11 @@ def _proposals(folder: Path) -> Iterator[_Found]:
     for number in round_numbers(folder):
         path = folder / f"round-{number}" / GROWTH
         if path.exists():
-            yield from (_Found(number, verdict) for verdict in read_verdicts(path))
+            with content_of(path):
+                found = [_Found(number, verdict) for verdict in read_verdicts(path)]
+                for one in found:  # all that is read of a proposal later is there
+                    _made(one, {}, {}, {})
+            yield from found
 
 
 def _read(folder: Path, chosen: Sequence[_Found]) -> list[MadeTask]:
@@ -176,8 +181,9 @@ def _fates(folder: Path) -> dict[str, list[str]]:
     fates: dict[str, list[str]] = {}
     for number in round_numbers(folder):
         path = folder / f"round-{number}" / POOL
-        for event in read_journal(path) if path.exists() else []:
-            if event["origin"]["synthesiser"] != INITIAL:
-                detail = f" ({event['detail']})" if event["detail"] else ""
-                fates.setdefault(event["task_id"], []).append(f"{event['change']} in round {number}{detail}")
+        with content_of(path):
+            for event in read_journal(path) if path.exists() else []:
+                if event["origin"]["synthesiser"] != INITIAL:
+                    detail = f" ({event['detail']})" if event["detail"] else ""
+                    fates.setdefault(event["task_id"], []).append(f"{event['change']} in round {number}{detail}")
     return fates

@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sparring.errors import DataError
+from sparring.errors import DataError, quote
 from sparring.evaluate import Rewards, SeedRewards
-from sparring.journal import read_json, read_object
+from sparring.journal import read_object
 
 PARTNER_NAMES: Mapping[str, str] = {
     "failure": "failure agent",
@@ -72,7 +72,7 @@ class ArmResults:
     @property
     def is_guided(self) -> bool:
         """Were tasks made where it is weak, and not by chance?"""
-        kinds = (kind for seed in self.seeds.values() for one in seed.synthesis for kind in one["kinds"])
+        kinds = (kind for seed in self.seeds.values() for one in seed.synthesis for kind in one.get("kinds", ()))
         return any(not kind.endswith("/unguided") for kind in kinds)
 
     @property
@@ -243,8 +243,9 @@ def read_results(run_dir: Path) -> Results:
         if not (run_dir / "config.json").exists():
             raise DataError(f"{run_dir}: not a run folder: it holds no config.json.")
         raise DataError(f"{run_dir}: the run is not finished: it holds no results.json. Run the same recipe to go on.")
+    record, config = read_object(path), read_object(run_dir / "config.json")
     try:
-        return results_from_json(read_json(path), read_object(run_dir / "config.json"))
+        return results_from_json(record, config)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -253,23 +254,33 @@ def _seed(content: Mapping[str, Any]) -> SeedResults:
     return SeedResults(
         evaluations=[
             Evaluation(round=e["round"], agent=e["agent"], rewards=_rewards(e["rewards"]), faults=e.get("faults", 0))
-            for e in content["evaluations"]
+            for e in _records(content, "evaluations")
         ],
-        rollouts=content.get("rollouts", []),
-        pairs=content.get("pairs", []),
-        training=content.get("training", []),
-        pool=content.get("pool", []),
-        synthesis=content.get("synthesis", []),
+        rollouts=_records(content, "rollouts"),
+        pairs=_records(content, "pairs"),
+        training=_records(content, "training"),
+        pool=_records(content, "pool"),
+        synthesis=_records(content, "synthesis"),
         checks=content.get("checks", []),
         notices=content.get("notices", []),
     )
 
 
+def _records(content: Mapping[str, Any], section: str) -> list[Mapping[str, Any]]:
+    """Return a section's records: objects, each of an agent and a round."""
+    records = content.get(section, [])
+    for record in records:
+        if not isinstance(record["agent"], str) or not isinstance(record["round"], int):
+            raise ValueError(f"a record of {section!r} is not of an agent and a round")
+    return records
+
+
 def _rewards(by_task: Mapping[str, Any]) -> Rewards:
-    for task, reward in by_task.items():
-        if reward is not None and not 0 <= reward <= 1:
-            raise ValueError(f"the reward of {task!r} is {reward!r}, not a number from 0 to 1")
-    return by_task
+    known = {task: reward for task, reward in by_task.items() if reward is not None}
+    for task, reward in known.items():
+        if not 0 <= reward <= 1:
+            raise ValueError(f"the reward of {task!r} is {quote(reward)}, not a number from 0 to 1")
+    return known
 
 
 def _num_resamples(record: Mapping[str, Any]) -> int:
