@@ -23,6 +23,8 @@ PANEL_WIDTH, PANEL_HEIGHT = 350.0, 230.0
 SMALL_WIDTH, SMALL_HEIGHT = 350.0, 138.0
 MAX_ROUND_TICKS = 12
 """Rounds up to which each is a tick."""
+MIN_LABELLED = 46.0
+"""Width from which a part of a bar has its number written in it; on narrow screens the number is larger."""
 MAX_POINTS = 30
 """Points of a training curve that are drawn in each round, about."""
 
@@ -202,7 +204,7 @@ def outcome_bar(shares: Outcomes, agent: str) -> Markup:
         extent = share * width
         tip = svg.title(f"{name}: {percent(share)} of {shares.num}")
         parts.append(svg.rect(x, 0, extent - (1 if extent > 2 else 0), height, f"bar {agent} {class_}", tip))
-        if extent > 34:
+        if extent > MIN_LABELLED:
             parts.append(svg.text(x + 6, 15, percent(share), f"inside {class_}"))
         x += extent
     label = (
@@ -224,7 +226,7 @@ def pairs_bar(counts: Mapping[str, float], top: float) -> Markup:
         parts.append(
             svg.rect(x, 0, extent - 1, height, f"bar {kind_class(kind)}", svg.title(f"{count:.0f} {kind_name(kind)}"))
         )
-        if extent > 30:
+        if extent > MIN_LABELLED:
             parts.append(svg.text(x + 6, 15, f"{count:.0f}", "inside full"))
         x += extent
     label = ", ".join(f"{count:.0f} {kind_name(kind)}" for kind, count in counts.items())

@@ -14,6 +14,19 @@
   label();
 })();
 
+// What scrolls can be reached by keyboard; what fits is no stop on the way.
+(function scrolling() {
+  function mark(root) {
+    for (const box of root.querySelectorAll(".scroll, .observation, .says, .turns code, pre")) {
+      if (box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    }
+  }
+  document.addEventListener("toggle", (event) => { if (event.target.open) setTimeout(() => mark(event.target)); }, true);
+  addEventListener("resize", () => mark(document));
+  mark(document);
+})();
+
 (function trajectories() {
   const source = document.getElementById("data");
   if (!source) return;
@@ -30,10 +43,13 @@
   let found = [];
   let shown = 0;
 
+  // Characters that turn the direction of the text around them are shown by their numbers.
+  const visible = (text) => text.replace(/[\u202a-\u202e\u2066-\u2069]/g, (one) => "\\u" + one.charCodeAt(0).toString(16));
+
   function element(name, className, ...children) {
     const made = document.createElement(name);
     if (className) made.className = className;
-    for (const child of children) made.append(child);
+    for (const child of children) made.append(typeof child === "string" ? visible(child) : child);
     return made;
   }
 

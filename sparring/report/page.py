@@ -26,6 +26,7 @@ from sparring.report.damage import content_of
 from sparring.report.folder import list_phases, read_costs
 from sparring.report.text import between, contribution_lines, count, notice_lines, percent, pool_lines, reward
 from sparring.report.view import Results, read_results
+from sparring.text import printable
 
 HERE = Path(__file__).parent
 SAMPLE_BYTES = 24_000_000
@@ -111,7 +112,12 @@ def _sections(run_dir: Path, results: Results, thresholds: Sequence[float]) -> d
 def _environment() -> Environment:
     script, style = (HERE / "page.js").read_text("utf-8"), (HERE / "style.css").read_text("utf-8")
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        finalize=_visible,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "reward": reward,
@@ -130,6 +136,11 @@ def _environment() -> Environment:
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
     return environment
+
+
+def _visible(value: Any) -> Any:
+    """Show the characters that turn the direction of the text around them, as `\\u202e`; markup is left alone."""
+    return printable(value) if type(value) is str else value
 
 
 def duration(seconds: float) -> str:

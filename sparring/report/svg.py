@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from sparring.text import printable
+
 Point = tuple[float, float]
 
 
@@ -20,11 +22,11 @@ def tag(name: str, /, *children: str | Markup, **attributes: object) -> Markup:
     `class_` stands for `class`, and `_` in other names for `-`; attributes that are None are left out.
     """
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{_escape(_number(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
-    inner = "".join(escape(child) for child in children)
+    inner = "".join(map(_escape, children))
     return Markup(f"<{name}{written}>{inner}</{name}>")
 
 
@@ -180,6 +182,10 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 def _round_step(rough: float) -> float:
     power = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 1.0
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+
+
+def _escape(value: object) -> Markup:
+    return escape(printable(value) if type(value) is str else value)
 
 
 def _number(value: object) -> object:

@@ -15,6 +15,7 @@ from typing import Any
 from sparring.errors import DataError, quote
 from sparring.evaluate import Rewards, SeedRewards
 from sparring.journal import read_object
+from sparring.text import printable
 
 PARTNER_NAMES: Mapping[str, str] = {
     "failure": "failure agent",
@@ -193,7 +194,7 @@ class Results:
 
 
 def results_from_json(record: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Results:
-    """Build the view from the content of `results.json`.
+    """Build the view from the content of `results.json`; names and labels are made fit to be shown.
 
     Args:
         record: the content.
@@ -208,15 +209,15 @@ def results_from_json(record: Mapping[str, Any], config: Mapping[str, Any] | Non
             name: ArmResults(
                 name=name,
                 method=arm["method"],
-                label=arm["label"] if taken[arm["label"]] == 1 else f"{arm['label']} ({name})",
+                label=printable(arm["label"] if taken[arm["label"]] == 1 else f"{arm['label']} ({name})"),
                 partner=_partner(name, arm, config or {}),
                 seeds={str(seed): _seed(content) for seed, content in arm["seeds"].items()},
             )
             for name, arm in record["arms"].items()
         }
         results = Results(
-            name=record["name"],
-            split=record["split"],
+            name=printable(record["name"]),
+            split=printable(record["split"]),
             success_eps=record["success_eps"],
             num_demonstrations=record.get("num_demonstrations"),
             num_resamples=_num_resamples(record),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -141,6 +142,36 @@ def test_hostile_names_in_results_and_config_are_escaped(tmp_path):
     assert len(page.scripts) == 2
     assert "<script>ETO" in page.text
     assert not [tag for tag, _ in page.elements if tag == "img"]
+
+
+OVERRIDES = re.compile("[\u202a-\u202e\u2066-\u2069]")
+
+
+def test_direction_overrides_are_shown_and_turn_nothing_around(tmp_path):
+    folder = RunFolder(tmp_path, is_hostile=True).write()
+    for name in ("results.json", "config.json", "versions.json"):
+        path = folder / name
+        text = path.read_text()
+        for word in ("ETO", "quickstart", "find-plant", "0123abc", "sparring-worlds"):
+            text = text.replace(f'"{word}', f'"\\u202e\\u2067{word}')
+        path.write_text(text)
+    page = Page(write_report(folder))
+    assert not OVERRIDES.search(page.source)  # The list's JSON has them as escapes; the script shows them.
+    for words in ("\\u202e\\u2067ETO", "\\u202e\\u2067quickstart", "\\u202e\\u2067sparring-worlds"):
+        assert words in page.text, words
+    labels = [attributes.get("aria-label") or "" for tag, attributes in page.elements if tag == "svg"]
+    assert any("\\u202e\\u2067ETO" in label for label in labels)
+
+
+def test_headings_skip_no_level_and_what_scrolls_has_a_name_and_is_reached_by_keyboard(page):
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    boxes = [attributes for _, attributes in page.elements if attributes.get("class") == "scroll"]
+    assert len(boxes) >= 8
+    assert {(box.get("tabindex"), box.get("role")) for box in boxes} == {("0", "region")}
+    names = [box.get("aria-label") for box in boxes]
+    assert all(names) and len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(

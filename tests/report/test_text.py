@@ -42,6 +42,8 @@ def test_table_shows_what_a_label_says_and_no_markup(record):
     record = json.loads(json.dumps(record))
     record["arms"]["eto"]["label"] = "[red]ETO[/red]"
     assert "[red]ETO[/red]" in printed(summary_table(record))
+    record["arms"]["eto"]["label"] = "\u202eETO\x1b[2J"
+    assert "\\u202eETO␛[2J" in printed(summary_table(record))
 
 
 def test_three_lines_on_the_failure_agent(record):
