@@ -2,15 +2,14 @@
 
 Source: Porter (1980), "An algorithm for suffix stripping", with the two rules that his later releases and Lucene have
 changed ("-bli" to "-ble", "-logi" to "-log"), and words of one or two letters left as they are.
-
-Deviates: the words of Unicode's annex 29 are found by a regular expression; scripts that it breaks between any two
-characters (Chinese, Japanese) come out as runs instead.
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+
+from sparring.envs.webshop.words import words
 
 _STOP_WORDS_TEXT = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
@@ -19,13 +18,7 @@ _STOP_WORDS_TEXT = (
 STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
 """Lucene's English stop words."""
 
-LONGEST_WORD = 255
-"""Lucene breaks longer words; no product is found by one, so here they are dropped."""
-
-_WORD = re.compile(
-    r"\w+(?:(?:(?<=[^\W\d_])[.:'’·](?=[^\W\d_])|(?<=\d)[.,;'’](?=\d))\w+)*"  # u.s.a, l'eau, 6.76, 1,000
-)
-_POSSESSIVE = re.compile(r"(?<=\w)['’]s(?!\w|[.:'’·]\w)")  # at a word's end
+_POSSESSIVES = ("'s", "\u2019s", "\uff07s")
 _VOWELS_CONSONANTS = re.compile("v+c+")
 
 _STEP_2 = (
@@ -45,8 +38,8 @@ _STEP_4 = (
 
 def terms(text: str) -> list[str]:
     """Return the index terms of a text, in order, repeats included."""
-    text = _POSSESSIVE.sub("", text.lower())
-    return [_stem(word) for word in _WORD.findall(text) if word not in STOP_WORDS and len(word) <= LONGEST_WORD]
+    found = (word[:-2] if word.endswith(_POSSESSIVES) else word for word in words(text.lower()))
+    return [_stem(word) for word in found if word not in STOP_WORDS]
 
 
 def stem(word: str) -> str:

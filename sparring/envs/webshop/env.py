@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from sparring.envs.base import EnvStep
@@ -18,7 +19,7 @@ from sparring.envs.webshop.pages import (
     search_page,
     sub_page,
 )
-from sparring.envs.webshop.products import Catalogue, Product
+from sparring.envs.webshop.products import Catalogue, Product, is_random
 from sparring.envs.webshop.reward import Goal, Reward, purchase_reward
 from sparring.errors import ConfigError
 from sparring.types import Task
@@ -40,16 +41,18 @@ class WebShopEnv:
         """What was bought, graded; None before."""
 
     def reset(self, task: Task, seed: int) -> str:
-        """Enter the shop, and do what lies before the task's start. There is no chance in it: `seed` changes nothing.
+        """Enter the shop, and do what lies before the task's start. `seed` decides what `search[<r>]` lists, no more.
 
         Raises:
             ConfigError: the catalogue does not have the task's product.
         """
         self._goal = to_goal(task)
+        self._chance = random.Random(seed)
         self.wanted = self._find(self._goal.product_id)
         """The goal's own product."""
         self.hits: Sequence[Product] = ()
         """What the last search found, all pages of it."""
+        self._words = ""
         self._number = 1
         self.product: Product | None = None
         """The product whose page, or sub-page, is open."""
@@ -81,7 +84,8 @@ class WebShopEnv:
         """Nothing to free: the catalogue is shared."""
 
     def _search(self, words: str) -> None:
-        self.hits = self._catalogue.search(words)
+        self._words = words
+        self.hits = () if is_random(words) else self._catalogue.search(words)
         self._show_results(1)
 
     def _click(self, text: str) -> None:
@@ -110,7 +114,12 @@ class WebShopEnv:
             self._show_item()
 
     def _show_results(self, number: int) -> None:
-        """Show a page of results; options chosen before are forgotten."""
+        """Show a page of results; options chosen before are forgotten.
+
+        As in the benchmark, a search for products by chance draws anew for each page that is shown.
+        """
+        if is_random(self._words):
+            self.hits = self._catalogue.search(self._words, self._chance)
         self._number, self.product, self.chosen = number, None, {}
         self._show(results_page(self._text, self.hits, number))
 

@@ -5,6 +5,7 @@ A catalogue keeps its products in the order of their ids, so that search breaks 
 
 from __future__ import annotations
 
+import random
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sparring.envs.webshop.search import SearchIndex, build_index
+from sparring.envs.webshop.shelves import RANDOM, Listed, Shelves, build_shelves
 
 NUM_HITS = 50
 """How many products a search finds at most, as in the benchmark."""
@@ -64,12 +66,20 @@ class Product:
 class Catalogue:
     """Products by number, by id, and by search. Read only: any number of envs share one."""
 
-    def __init__(self, products: Sequence[Product], ids: np.ndarray, index: SearchIndex, asked_for: Sequence[int]):
+    def __init__(
+        self,
+        products: Sequence[Product],
+        ids: np.ndarray,
+        index: SearchIndex,
+        shelves: Shelves,
+        asked_for: Sequence[int],
+    ):
         """Take products in the order of their ids, and the numbers of those with wishes in the source's order."""
         self.products = products
         self.asked_for = asked_for
         self._ids = ids
         self._index = index
+        self._shelves = shelves
 
     def __len__(self) -> int:
         return len(self.products)
@@ -80,9 +90,25 @@ class Catalogue:
         at = bisect_left(self._ids, wanted)
         return self.products[at] if at < len(self._ids) and self._ids[at] == wanted else None
 
-    def search(self, words: str) -> list[Product]:
-        """Return the products that fit the words best."""
+    def search(self, words: str, chance: random.Random | None = None) -> Sequence[Product]:
+        """Return the products that fit the words best, or those that one of the benchmark's special searches lists.
+
+        Args:
+            words: what is searched for, in lower case; `<r>` first: any products; `<a>`, `<c>` or `<q>` first: those
+                with this attribute, of this department, found by this query.
+            chance: where `<r>` draws from; without it, it is an ordinary word.
+        """
+        if chance is not None and is_random(words):
+            return Listed(self.products, chance.sample(range(len(self)), min(NUM_HITS, len(self))))
+        listed = self._shelves.find(words)
+        if listed is not None:
+            return Listed(self.products, listed)
         return [self.products[number] for number in self._index.search(words, NUM_HITS)]
+
+
+def is_random(words: str) -> bool:
+    """Tell whether a search lists products by chance."""
+    return words.split(" ", 1)[0] == RANDOM
 
 
 def build_catalogue(products: Iterable[Product]) -> Catalogue:
@@ -94,5 +120,6 @@ def build_catalogue(products: Iterable[Product]) -> Catalogue:
         in_order,
         np.array([product.id.encode() for product in in_order]),
         build_index(product.search_text() for product in in_order),
+        build_shelves((number[product.id], product) for product in given),
         [number[product.id] for product in given if product.wishes],
     )

@@ -64,7 +64,7 @@ class SearchIndex:
         """Return every document's score (float32); a word written twice counts twice."""
         total = np.zeros(self.num_docs)
         for term, num in Counter(terms(query)).items():
-            key = _key(term)
+            key = term_key(term)
             at = int(np.searchsorted(self.keys, key))
             if at < len(self.keys) and self.keys[at] == key:
                 start, end = int(self.starts[at]), int(self.starts[at + 1])
@@ -99,7 +99,7 @@ def build_index(texts: Iterable[str], *, folder: Path | None = None, k1: float =
     rounded = np.array([round_length(int(length)) for length in lengths])
     norms = (k1 * (1 - b + b * rounded / max(average, 1e-9))).astype(np.float32)
 
-    hashes = np.fromiter((_key(term) for term in keys), np.uint64, len(keys))
+    hashes = np.fromiter((term_key(term) for term in keys), np.uint64, len(keys))
     rank = np.empty(len(keys), np.int64)
     rank[np.argsort(hashes)] = np.arange(len(keys))
     counts = np.zeros(len(keys) + 1, np.int64)
@@ -171,7 +171,7 @@ def _parts(texts: Iterable[str], keys: dict[str, int]) -> Iterator[_Part]:
         yield part()
 
 
-def _key(term: str) -> np.uint64:
+def term_key(term: str) -> np.uint64:
     """Hash a term to 64 bits: two of two million terms share a key with a chance of one in ten million."""
     return np.uint64(int.from_bytes(hashlib.blake2b(term.encode("utf-8", "replace"), digest_size=8).digest(), "little"))
 

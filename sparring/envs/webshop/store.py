@@ -1,7 +1,8 @@
 """A catalogue too large for memory: written to a folder once, mapped from there at every start.
 
 The folder holds the products as JSON Lines in the source's order, where each starts and ends in the order of ids, the
-ids, the numbers of the products that have wishes, the search index's arrays, and, written last, `complete.json`.
+ids, the numbers of the products that have wishes, the arrays of the search index and the shelves, and, written last,
+`complete.json`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import numpy as np
 
 from sparring.envs.webshop.products import Catalogue, Product, Review, Wish
 from sparring.envs.webshop.search import build_index, open_index
+from sparring.envs.webshop.shelves import build_shelves, open_shelves, save_shelves
 
-FORMAT = 1
+FORMAT = 2
 """Changes with what is in the folder; part of its name, so that an older folder is never misread."""
 
 COMPLETE = "complete.json"
@@ -84,7 +86,9 @@ def write_catalogue(products: Iterable[Product], folder: Path) -> None:
     np.save(folder / "spans.npy", np.stack([bounds[:-1], bounds[1:]], axis=1)[order])
     np.save(folder / "ids.npy", names[order])
     np.save(folder / "asked_for.npy", number[np.array(has_wishes, np.int64)])
-    build_index((product.search_text() for product in StoredProducts(folder)), folder=folder)
+    stored = StoredProducts(folder)
+    build_index((product.search_text() for product in stored), folder=folder)
+    save_shelves(build_shelves((int(at), stored[int(at)]) for at in number), folder)
     (folder / COMPLETE).write_text(json.dumps({"format": FORMAT, "products": len(ids)}) + "\n", encoding="utf-8")
 
 
@@ -92,7 +96,9 @@ def open_catalogue(folder: Path) -> Catalogue:
     """Map a catalogue that `write_catalogue` has written."""
     ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
     asked_for = np.load(folder / "asked_for.npy", allow_pickle=False)
-    return Catalogue(StoredProducts(folder), ids, open_index(folder, len(ids)), asked_for.tolist())
+    return Catalogue(
+        StoredProducts(folder), ids, open_index(folder, len(ids)), open_shelves(folder), asked_for.tolist()
+    )
 
 
 def to_record(product: Product) -> dict[str, Any]:

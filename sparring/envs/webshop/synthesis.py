@@ -24,7 +24,7 @@ from sparring.envs.webshop.generated import NEAREST_BOUNDS as NEAREST_GENERATED
 from sparring.envs.webshop.generated import word_request
 from sparring.envs.webshop.goals import NEAREST_BOUNDS, make_goal, to_task
 from sparring.envs.webshop.pages import ATTRIBUTES, BACK, BUY, NEXT, PREVIOUS, SUB_PAGES
-from sparring.envs.webshop.products import Catalogue, Product
+from sparring.envs.webshop.products import Catalogue, Product, is_random
 from sparring.types import Task, Trajectory
 
 MAX_PRODUCTS = 12
@@ -68,8 +68,11 @@ class WebShopSynthesis:
         return [one for one in made if one is not None]
 
     def restart(self, task: Task, prefix: Sequence[str]) -> Task | None:
-        """Begin on the page to which a prefix leads, which follows the task's own; not on the first or the last."""
-        if not prefix or task.data["product"] in self._held_out:
+        """Begin on the page to which a prefix leads, which follows the task's own; not on the first or the last.
+
+        What `search[<r>]` lists is another list at each reset: after it there is no restart.
+        """
+        if not prefix or task.data["product"] in self._held_out or any(map(_is_by_chance, prefix)):
             return None
         data = {**task.data, "prefix": [*task.data.get("prefix", ()), *prefix]}
         made = _named(task, "restart", data)
@@ -149,10 +152,15 @@ class WebShopSynthesis:
 
     def _replay(self, trajectory: Trajectory) -> WebShopEnv:
         env = WebShopEnv(self._catalogue)
-        env.reset(trajectory.task, 0)
+        env.reset(trajectory.task, trajectory.seed)
         for turn in trajectory.turns:
             env.step(turn.action)
         return env
+
+
+def _is_by_chance(action: str) -> bool:
+    name, argument = parse_action(action)
+    return name == "search" and is_random(argument)
 
 
 def _named(base: Task, made_by: str, data: Mapping[str, Any]) -> Task:

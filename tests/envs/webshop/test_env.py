@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -159,3 +160,70 @@ def test_a_task_of_another_catalogue_is_refused(env: WebShopEnv, task: Task):
     with pytest.raises(ConfigError, match="B000"):
         env.reset(other, 0)
     assert env.step("search[mug]").observation
+
+
+@pytest.fixture(scope="module")
+def shelves() -> Catalogue:
+    """Sixty mugs in descending order, every tenth hand made, every twentieth of another department and query."""
+    return build_catalogue(
+        mug(
+            i,
+            attributes=("hand made", "blue") if i % 10 == 0 else (),
+            kind="garden" if i % 20 == 0 else "kitchen",
+            query="tea for two" if i % 20 == 0 else "mugs",
+        )
+        for i in range(60, 0, -1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("<a> Hand Made", ["M60", "M50", "M40", "M30", "M20", "M10"]),
+        ("<A> blue ", ["M60", "M50", "M40", "M30", "M20", "M10"]),
+        ("<a> hand", []),
+        ("<c> garden", ["M60", "M40", "M20"]),
+        ("<c> garden hose", ["M60", "M40", "M20"]),  # one word counts
+        ("<c>", []),
+        ("<q> tea for two", ["M60", "M40", "M20"]),
+        ("<q> tea", []),
+    ],
+)
+def test_special_searches_list_products_in_the_sources_order(
+    shelves: Catalogue, task: Task, words: str, expected: list[str]
+):
+    env = WebShopEnv(shelves)
+    env.reset(_for(task, "M10"), 0)
+    env.step(f"search[{words}]")
+    assert list(env.page.products) == expected
+    assert f"(Total results: {len(expected)})" in env.page.text
+
+
+def test_a_shelf_is_listed_whole_and_other_marks_are_words(shelves: Catalogue, task: Task):
+    env = WebShopEnv(shelves)
+    env.reset(_for(task, "M10"), 0)
+    assert "Page 1 (Total results: 57)" in see(env, "search[<c> kitchen]")
+    assert "M05 [SEP]" in see(env, *["click[Next >]"] * 5) and env.page.products[-1] == "M01"
+    assert "Page 1 (Total results: 50)" in see(env, "search[<x> mug]")
+
+
+def test_a_search_by_chance_draws_fifty_for_each_page_from_the_seed(shelves: Catalogue, task: Task):
+    def pages(seed: int) -> list[tuple[str, ...]]:
+        env = WebShopEnv(shelves)
+        env.reset(_for(task, "M10"), seed)
+        shown = []
+        for action in ("search[<r>]", "click[Next >]", "click[< Prev]", "search[<r> mug]"):
+            assert "(Total results: 50)" in see(env, action)
+            shown.append(env.page.products)
+        return shown
+
+    assert pages(1) == pages(1) != pages(2)
+    assert all(len(set(page)) == 10 for page in pages(1)) and pages(1)[0] != pages(1)[2] != pages(1)[3]
+
+
+def test_fewer_than_fifty_products_are_all_found_by_chance(env: WebShopEnv):
+    assert "(Total results: 12)" in see(env, "search[<r>]")
+
+
+def _for(task: Task, product: str) -> Task:
+    return replace(task, data={**task.data, "product": product})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sparring.envs.webshop.generated import generate_products
 from sparring.envs.webshop.products import build_catalogue
 from sparring.envs.webshop.search import build_index, open_index, round_length
 from sparring.envs.webshop.store import cached_catalogue, open_catalogue
+from sparring.envs.webshop.words import _any_word, words
 
 _EXAMPLES = (
     "caresses caress ponies poni ties ti caress caress cats cat feed feed agreed agre plastered plaster bled bled "
@@ -55,7 +57,42 @@ def test_words_are_found_as_lucene_finds_them():
         *("men", "3x", "larg", "l'eau", "d'issei", "6.76", "fl.oz", "pack", "1", "u.s.a", "1,000")
     ]
     assert len(STOP_WORDS) == 33
-    assert terms("it is for the " + "x" * 256) == []
+    assert terms("it is for the " + "x" * 256) == ["x" * 255, "x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Crocs™ shoes®, ★★ ☆ ✓ ✔️", ["croc", "™", "shoe", "®", "★", "★", "✔️"]),
+        ("漢字かなカタカナ한국어", ["漢", "字", "か", "な", "カタカナ", "한국어"]),
+        ("ภาษาไทย 々々 ＡＢ１２", ["ภาษาไทย", "々々", "ａｂ１２"]),
+        ("👩\u200d⚕️👍🏽👍 ❤️x", ["👩\u200d⚕️", "👍🏽", "👍", "❤️", "x"]),
+        ("🇩🇪🇫🇷🇩 #️⃣ 5️⃣6 # *", ["🇩🇪", "🇫🇷", "#️⃣", "5️⃣6"]),
+        ("½ m² 20° × 3 € → cafe\u0301", ["m", "20", "3", "cafe\u0301"]),
+        (
+            "_ a__b a_.b u.s.a. 1960's men’s 1,5a 3.x",
+            ["a__b", "a_", "b", "u.s.a", "1960", "s", "men", "1,5a", "3", "x"],
+        ),
+        ("שלום צ\"ל ג'", ["שלום", 'צ"ל', "ג'"]),
+    ],
+)
+def test_symbols_emoji_and_other_scripts_as_lucene_finds_them(text: str, expected: list[str]):
+    """Each was given to Anserini 0.14.3, which the benchmark searches with."""
+    assert terms(text) == expected
+
+
+def test_parts_in_ascii_are_read_as_the_rules_for_all_of_unicode_read_them():
+    rng = random.Random(0)
+    for _ in range(2_000):
+        text = "".join(rng.choices("abz019__..,;:''é™👍 \"- #*", k=rng.randint(1, 30)))
+        assert [word for word in _any_word().findall(text) if word] == words(text), text
+
+
+@pytest.mark.parametrize("unit", ["_", "_\u0301", "\u200d", "👍\u200d", "#\u0301", "a.", "👍\u0301", "'s", "\u0301"])
+def test_long_odd_texts_take_no_time(unit: str):
+    start = time.process_time()
+    words(unit * 20_000)
+    assert time.process_time() - start < 1.0
 
 
 def test_document_lengths_are_rounded_as_in_one_byte():
