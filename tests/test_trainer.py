@@ -172,7 +172,8 @@ class TestObjective:
         group = Group(task_id="t", nodes=nodes, edges=(edge(PairKind.EXPERT_TARGET, 0, 1, 2, 1),))
         logprobs = [torch.full((4,), -1.0), torch.full((2,), -2.0)]
         reference = [torch.full((4,), -1.5), torch.full((2,), -1.0)]
-        loss, metrics = PreferenceObjective()([group], logprobs, reference)
+        objective = PreferenceObjective(config=LossConfig(sft_reduction="mean"))
+        loss, metrics = objective([group], logprobs, reference)
         expected = {
             "margin": 2.0 - (-2.0),
             "accuracy": 1.0,
@@ -773,5 +774,6 @@ class TestRecordedCurves:
 
     def test_eq_9(self, tmp_path):
         config = TrainConfig(lr=2e-3, epochs=2, batch_size=6, schedule="constant", warmup_ratio=0.1)
-        _, _, log = trained(tmp_path, task_groups(8), PreferenceObjective(), config, seed=3)
+        objective = PreferenceObjective(config=LossConfig(sft_reduction="mean"))
+        _, _, log = trained(tmp_path, task_groups(8), objective, config, seed=3)
         assert [r["loss"] for r in log] == pytest.approx(GOLDEN_EQ_9, abs=2e-3)

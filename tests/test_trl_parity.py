@@ -135,7 +135,7 @@ def test_eq_9_on_one_expert_pair_equals_trls_sigmoid_plus_sft(tmp_path):
     oracle = make_oracle(policy, groups, tmp_path, loss_type=["sigmoid", "sft"], loss_weights=[0.5, 0.5], beta=0.1)
     policy.load_state_dict(moved.state_dict())
     theirs = oracle.compute_loss(policy, oracle.data_collator([oracle.train_dataset[0]]))
-    mine = ours(moved, qwen(0, vocab_size=VOCABULARY), groups, LossConfig())
+    mine = ours(moved, qwen(0, vocab_size=VOCABULARY), groups, LossConfig(sft_reduction="mean"))
     assert mine.item() == pytest.approx(theirs.item(), abs=1e-4)
 
 

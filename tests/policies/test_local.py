@@ -475,5 +475,5 @@ def test_code_that_comes_with_a_model_is_not_run(folder):
 
 
 def test_an_unknown_device_is_named(folder):
-    with pytest.raises(ConfigError, match="torch knows no 'abacus'"):
+    with pytest.raises(ConfigError, match="torch has no 'abacus' here"):
         load_model(ModelConfig(path=str(folder), device="abacus"))
