@@ -69,7 +69,7 @@ def sub_page(instruction: str, product: Product, name: str) -> Page:
     if name == "Description":
         parts.append(product.description)
     elif name == "Features":
-        parts += product.features
+        parts += [f" {feature}" for feature in product.features]  # in the benchmark too, an empty one is a part
     elif name == "Reviews":
         for review in product.reviews:
             parts += [f'"{review.title}"', review.score, review.body]

@@ -95,6 +95,13 @@ def test_an_item_page_and_its_sub_pages(env: WebShopEnv):
     assert see(env, "click[< Prev]").startswith(HEAD + "Page 1")
 
 
+def test_an_empty_feature_is_an_empty_part_as_in_the_benchmark(task: Task):
+    env = WebShopEnv(build_catalogue([mug(1, features=("",), description="")]))
+    env.reset(task, 0)
+    assert see(env, "search[mug]", "click[M01]", "click[Features]") == HEAD + "< Prev [SEP] "
+    assert see(env, "click[< Prev]", "click[Description]") == HEAD + "< Prev"
+
+
 def test_the_attributes_page_is_there_when_asked_for(catalogue: Catalogue, task: Task):
     env = WebShopEnv(catalogue, shows_attributes=True)
     env.reset(task, 0)
