@@ -165,9 +165,12 @@ def test_a_stored_catalogue_is_the_one_in_memory(tmp_path: Path):
     kept, memory = cached_catalogue(iter(products), tmp_path / "kept"), build_catalogue(products)
     assert len(kept) == len(memory) == 3_000
     assert [kept.products[i] for i in range(0, 3_000, 37)] == [memory.products[i] for i in range(0, 3_000, 37)]
-    for product in products[:20]:
+    for product in products[::600]:
         assert kept.get(product.id) == product
         assert kept.search(product.title) == memory.search(product.title)
+        for words in (f"<a> {product.attributes[0]}", f"<c> {product.kind}", f"<q> {product.query}"):
+            assert product.id in {hit.id for hit in kept.search(words)}
+            assert list(kept.search(words)) == list(memory.search(words))
     assert kept.get("P") is None and kept.get("Z\udc80") is None
     assert not list(tmp_path.rglob("*.pkl")) and [entry.name for entry in tmp_path.iterdir()] == ["kept"]
     again = cached_catalogue(iter(()), tmp_path / "kept")

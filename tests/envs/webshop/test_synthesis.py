@@ -114,9 +114,11 @@ def test_options_chosen_before_the_start_count(world: WebShop, offered: Synthesi
     assert 0.0 < visited(world, other, ["click[Buy Now]"]).reward < 1.0
 
 
-def test_there_is_no_restart_on_the_first_page_or_after_the_purchase(world: WebShop, offered: Synthesis, task: Task):
+def test_there_is_no_restart_on_the_first_page_after_the_purchase_or_after_chance(
+    world: WebShop, offered: Synthesis, task: Task
+):
     actions = way(world, task)
-    for prefix in ([], ["nothing"], [actions[0], "click[Back to Search]"], actions):
+    for prefix in (["search[<r>]"], [], ["nothing"], [actions[0], "click[Back to Search]"], actions):
         assert offered.restart(task, prefix) is None
     once = offered.restart(task, actions[:1])
     assert once is not None
