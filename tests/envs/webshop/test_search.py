@@ -168,9 +168,9 @@ def test_a_stored_catalogue_is_the_one_in_memory(tmp_path: Path):
     for product in products[::600]:
         assert kept.get(product.id) == product
         assert kept.search(product.title) == memory.search(product.title)
-        for words in (f"<a> {product.attributes[0]}", f"<c> {product.kind}", f"<q> {product.query}"):
-            assert product.id in {hit.id for hit in kept.search(words)}
-            assert list(kept.search(words)) == list(memory.search(words))
+        for shelf in (f"<a> {product.attributes[0]}", f"<c> {product.kind}", f"<q> {product.query}"):
+            assert product.id in {hit.id for hit in kept.search(shelf)}
+            assert list(kept.search(shelf)) == list(memory.search(shelf))
     assert kept.get("P") is None and kept.get("Z\udc80") is None
     assert not list(tmp_path.rglob("*.pkl")) and [entry.name for entry in tmp_path.iterdir()] == ["kept"]
     again = cached_catalogue(iter(()), tmp_path / "kept")
