@@ -37,7 +37,7 @@ def signs(start: Mapping[str, Any] | None, now: Mapping[str, Any], *, drop: floa
         if (now.get("alike") or 0.0) < ALIKE_FROM_THE_START:
             return []
         return [
-            f"{now['alike']:.0%} of the episodes have the same actions, whatever the task: the agent does not read its "
+            f"{_percent(now['alike'])} of the episodes have the same actions, whatever the task: the agent does not read its "
             "task yet. Imitate longer (sft.epochs, sft.lr) or from more demonstrations"
         ]
     found = []
@@ -51,7 +51,7 @@ def signs(start: Mapping[str, Any] | None, now: Mapping[str, Any], *, drop: floa
     ):
         before, after = share(start), share(now)
         if after > before + rise:
-            found.append(f"{after:.0%} {what} ({before:.0%} at the start)")
+            found.append(f"{_percent(after)} {what} ({_percent(before)} at the start)")
     return found
 
 
@@ -83,3 +83,7 @@ def _limited(summary: Mapping[str, Any]) -> float:
 
 def _looping(summary: Mapping[str, Any]) -> float:
     return summary["looping"] / summary["num"] if summary["num"] else 0.0
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

@@ -73,11 +73,11 @@ class TestSigns:
         ("now", "sign"),
         [
             (varied(0.4), "mean reward fell from 0.600 to 0.400"),
-            (varied(0.6, stop=StopReason.TURN_LIMIT), "100% of the episodes end at the turn or context limit"),
-            (varied(0.6, stop=StopReason.CONTEXT_LIMIT), "at the turn or context limit (0% at the start)"),
+            (varied(0.6, stop=StopReason.TURN_LIMIT), "100 % of the episodes end at the turn or context limit"),
+            (varied(0.6, stop=StopReason.CONTEXT_LIMIT), "at the turn or context limit (0 % at the start)"),
             (summary(*(([str(n)] * 3, 0.6) for n in range(8)), observation="same"), "repeat an action that changed"),
             (summary(*((["a", "b"], 0.6) for _ in range(8))), "have the same actions, whatever the task"),
-            (summary(*((["a"] * (n + 3), 0.6) for n in range(8))), "100% of all actions are the same"),
+            (summary(*((["a"] * (n + 3), 0.6) for n in range(8))), "100 % of all actions are the same"),
         ],
     )
     def test_of_a_collapse(self, now: Any, sign: str) -> None:
