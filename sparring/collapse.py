@@ -37,8 +37,8 @@ def signs(start: Mapping[str, Any] | None, now: Mapping[str, Any], *, drop: floa
         if (now.get("alike") or 0.0) < ALIKE_FROM_THE_START:
             return []
         return [
-            f"{_percent(now['alike'])} of the episodes have the same actions, whatever the task: the agent does not read its "
-            "task yet. Imitate longer (sft.epochs, sft.lr) or from more demonstrations"
+            f"{_percent(now['alike'])} of the episodes have the same actions, whatever the task: the agent does not "
+            "read its task yet. Imitate longer (sft.epochs, sft.lr) or from more demonstrations"
         ]
     found = []
     if start["mean"] is not None and now["mean"] < start["mean"] - drop:

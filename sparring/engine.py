@@ -54,7 +54,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
     Raises:
         SparringError: whatever the user can mend; nothing that was finished is lost.
     """
-    from sparring.policies.local import resolve_device, resolve_model
+    from sparring.policies.local import check_room, resolve_device, resolve_model
 
     check_place(out)
     config = _shared_config(recipe)
@@ -63,7 +63,8 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
         check_checkpoint(arm.config.model.path)
         # Before anything is written that another config would then refuse.
         trusts_code = arm.config.model.trust_remote_code
-        models[arm.config.model.path] = resolve_model(arm.config.model.path, trusts_code=trusts_code)
+        models[arm.config.model.path] = path = resolve_model(arm.config.model.path, trusts_code=trusts_code)
+        check_room(path, arm.config.chat.max_context, trusts_code=trusts_code)
         resolve_device(arm.config.model.device)
     benchmark = config.env.load()
     tasks = choose_tasks(config, benchmark)

@@ -129,11 +129,12 @@ class Learner:
 
         The encoder answers none for a trajectory that exceeds the context, and puts its id into the set.
         """
-        from sparring.policies.local import load_model
+        from sparring.policies.local import check_context, load_model
         from sparring.rope import fix_rope
 
         loaded, tokenizer = load_model(replace(model or self.model, dtype="float32"))
         chat = self.make_chat(loaded, tokenizer)
+        check_context(loaded.config, chat.config.max_context)
         fix_rope(loaded, chat.config.max_context)
         overflows: set[str] = set()
 

@@ -165,6 +165,10 @@ def test_an_ancestors_own_config_is_left_alone(text: str, tmp_path: Path) -> Non
             ["run", "recipes/quickstart.toml", "--model.device", "cuda:977"],
             "model.device: torch has no 'cuda:977'",
         ),
+        (
+            ["run", "recipes/quickstart.toml", "--chat.max_context", "1000000"],
+            "chat.max_context is 1000000, but the model has",
+        ),
         (["rollout", "--out", "x", "--num-tasks", "-3"], "--num_tasks: expected a whole number from 1"),
         (["rollout", "--out", "x", "--seed", "-3"], "--seed: expected a whole number from 0"),
         (["rollout", "--out", "README.md/x"], "--out README.md: is a file, or lies under one"),

@@ -147,6 +147,6 @@ def test_an_ordinary_model_is_left_as_it_is():
 
 def test_dynamic_ntk_stretches_what_a_model_was_made_for():
     model = make("dynamic")
-    check_context(model, 4 * ORIGINAL)
+    check_context(model.config, 4 * ORIGINAL)
     with pytest.raises(ConfigError, match="but the model has 512 positions"):
-        check_context(model, 4 * ORIGINAL + 1)
+        check_context(model.config, 4 * ORIGINAL + 1)

@@ -30,7 +30,7 @@ from sparring.types import StopReason
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from sparring.policies.decoding import Decoder
 
@@ -313,7 +313,7 @@ class LocalPolicy:
         from sparring.policies.trial import verdict_on
         from sparring.rope import fix_rope
 
-        check_context(model, chat.config.max_context)
+        check_context(model.config, chat.config.max_context)
         if temperature < 0 or max_new_tokens < 1:
             raise ConfigError("rollout: temperature must be at least 0, and max_new_tokens at least 1.")
         fix_rope(model, chat.config.max_context)
@@ -464,17 +464,35 @@ def uniforms(episode: Episode, num: int) -> np.ndarray[Any, np.dtype[np.float32]
     return ((generator.random_raw(num) >> np.uint64(40)).astype(np.float64) / 2**24).astype(np.float32)
 
 
-def check_context(model: PreTrainedModel, max_context: int) -> None:
-    """Refuse a model that has fewer positions than `max_context`.
+def check_context(config: PretrainedConfig, max_context: int) -> None:
+    """Refuse a model whose config has fewer positions than `max_context`.
 
     Raises:
         ConfigError: `chat.max_context` exceeds the model's positions.
     """
     from sparring.rope import most_positions
 
-    limit = most_positions(model.config)
+    limit = most_positions(config)
     if limit and max_context > limit:
         raise ConfigError(f"chat.max_context is {max_context}, but the model has {limit} positions. Lower it to that.")
+
+
+def check_room(path: str, max_context: int, *, trusts_code: bool = False) -> None:
+    """Refuse a model folder with fewer positions than `max_context` before it is loaded; a Hub id is asked at loading.
+
+    Raises:
+        ConfigError: as for `check_context`.
+        ModelError: its config can't be read.
+    """
+    from transformers import AutoConfig
+
+    if not Path(path).is_dir():
+        return
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trusts_code)
+    except Exception as error:  # a folder from elsewhere can make the library raise anything
+        raise ModelError(f"model.path: can't read the config of {path!r}: {one_line(error)}") from error
+    check_context(config, max_context)
 
 
 def resolve_device(name: str) -> torch.device:
