@@ -45,7 +45,7 @@ $(READY): pyproject.toml constraints.txt worlds.txt
 	$(BIN)/python -m pip install --no-deps -r worlds.txt
 	@touch $@
 
-demo: setup ## Train the agents on ScienceWorld and show what came out (about seven minutes on two cores)
+demo: setup ## Train the agents on ScienceWorld and show what came out (about eight minutes on two cores)
 	$(BIN)/sparring run recipes/quickstart.toml --out runs/quickstart $(DEMO_ARGS)
 
 test: setup ## Run the tests (offline, some minutes)
