@@ -45,8 +45,8 @@ def judge(before: Iterable[Mapping[str, float]], after: Mapping[str, float], max
     tasks = set(after).intersection(*earlier)
     if not tasks:
         return Verdict(before=0.0, after=0.0, num=0, is_accepted=True)
-    best = max(fmean(rewards[task] for task in sorted(tasks)) for rewards in earlier)
-    now = fmean(after[task] for task in sorted(tasks))
+    best = max(fmean(rewards[task] for task in tasks) for rewards in earlier)
+    now = fmean(after[task] for task in tasks)
     return Verdict(before=best, after=now, num=len(tasks), is_accepted=now >= best - max_drop - 1e-9)
 
 
@@ -54,7 +54,8 @@ def describe(verdict: Verdict, attempt: int) -> str:
     """Say what a rejected attempt lost and what follows, for the user; attempts count from 1."""
     lost = f"mean reward on {verdict.num} training tasks fell from {verdict.before:.3f} to {verdict.after:.3f}"
     if attempt < MAX_ATTEMPTS:
-        return f"{lost}, more than loop.accept_drop: trained again from the round's start at half the rate."
+        rate = "half" if attempt == 1 else "a quarter of"
+        return f"{lost}, more than loop.accept_drop: trained again from the round's start at {rate} the rate."
     return f"{lost} at a quarter of the rate, too: the weights stay as they were. Lower dpo.lr."
 
 

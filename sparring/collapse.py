@@ -34,7 +34,7 @@ def signs(start: Mapping[str, Any] | None, now: Mapping[str, Any], *, drop: floa
     if now["num"] < MIN_EPISODES:
         return []
     if start is None:
-        if (now.get("alike") or 0.0) < ALIKE_FROM_THE_START:
+        if (now["alike"] or 0.0) < ALIKE_FROM_THE_START:
             return []
         return [
             f"{_percent(now['alike'])} of the episodes have the same actions, whatever the task: the agent does not "
@@ -46,8 +46,8 @@ def signs(start: Mapping[str, Any] | None, now: Mapping[str, Any], *, drop: floa
     for share, what in (
         (_limited, "of the episodes end at the turn or context limit"),
         (_looping, "of the episodes repeat an action that changed nothing"),
-        (lambda one: one.get("alike") or 0.0, "of the episodes have the same actions, whatever the task"),
-        (lambda one: one.get("commonest") or 0.0, "of all actions are the same"),
+        (lambda one: one["alike"] or 0.0, "of the episodes have the same actions, whatever the task"),
+        (lambda one: one["commonest"] or 0.0, "of all actions are the same"),
     ):
         before, after = share(start), share(now)
         if after > before + rise:
