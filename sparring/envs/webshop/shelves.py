@@ -6,6 +6,7 @@ of its source.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,24 @@ def open_shelves(folder: Path) -> Shelves:
     )
 
 
-class Listed(Sequence["Product"]):
+class ReadWhenAsked(Sequence["Product"]):
+    """Products that are read one by one, when they are looked at."""
+
+    @overload
+    def __getitem__(self, at: int) -> Product: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Product]: ...
+    def __getitem__(self, at: int | slice) -> Product | list[Product]:
+        if isinstance(at, slice):
+            return [self.read(number) for number in range(*at.indices(len(self)))]
+        return self.read(at)
+
+    @abstractmethod
+    def read(self, number: int) -> Product:
+        """Read one product."""
+
+
+class Listed(ReadWhenAsked):
     """Products of a catalogue by their numbers, read when they are looked at: a shelf may be long."""
 
     def __init__(self, products: Sequence[Product], numbers: Sequence[int] | np.ndarray) -> None:
@@ -89,14 +107,8 @@ class Listed(Sequence["Product"]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, at: int) -> Product: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Product]: ...
-    def __getitem__(self, at: int | slice) -> Product | list[Product]:
-        if isinstance(at, slice):
-            return [self._products[int(number)] for number in self._numbers[at]]
-        return self._products[int(self._numbers[at])]
+    def read(self, number: int) -> Product:
+        return self._products[int(self._numbers[number])]
 
 
 def _names(product: Product) -> Iterator[str]:

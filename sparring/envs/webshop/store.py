@@ -12,15 +12,15 @@ import mmap
 import shutil
 import tempfile
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from sparring.envs.webshop.products import Catalogue, Product, Review, Wish
 from sparring.envs.webshop.search import build_index, open_index
-from sparring.envs.webshop.shelves import build_shelves, open_shelves, save_shelves
+from sparring.envs.webshop.shelves import ReadWhenAsked, build_shelves, open_shelves, save_shelves
 
 FORMAT = 2
 """Changes with what is in the folder; part of its name, so that an older folder is never misread."""
@@ -28,7 +28,7 @@ FORMAT = 2
 COMPLETE = "complete.json"
 
 
-class StoredProducts(Sequence[Product]):
+class StoredProducts(ReadWhenAsked):
     """Products that are read from a mapped file when they are asked for."""
 
     def __init__(self, folder: Path) -> None:
@@ -39,14 +39,8 @@ class StoredProducts(Sequence[Product]):
     def __len__(self) -> int:
         return len(self._spans)
 
-    @overload
-    def __getitem__(self, at: int) -> Product: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Product]: ...
-    def __getitem__(self, at: int | slice) -> Product | list[Product]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
-        start, end = self._spans[at]
+    def read(self, number: int) -> Product:
+        start, end = self._spans[number]
         return from_record(json.loads(self._lines[start:end]))
 
 
