@@ -26,9 +26,9 @@ def child(request: dict[str, Any]) -> dict[str, float]:
     import torch
     from transformers import DynamicCache
 
-    from sparring import threads
-    from sparring.policies.decoding import SlotDecoder
-    from sparring.policies.local import ModelConfig, load_model
+    from sparring.models import threads
+    from sparring.models.loading import ModelConfig, load_model
+    from sparring.policies.local.decoding import SlotDecoder
 
     model, _ = load_model(ModelConfig(path=request["model"], dtype="float32"))
     batch, rng = request["batch"], random.Random(0)

@@ -25,7 +25,7 @@ HASH = {"JAVA_TOOL_OPTIONS": "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2"}
 
 def make_episodes(num: int) -> list[tuple[str, int, list[str]]]:
     """Return (task type, variation, actions), the same ones each time."""
-    from sparring.envs.scienceworld import recorded_gold_paths
+    from sparring.envs.scienceworld.benchmark import recorded_gold_paths
 
     rng = random.Random(0)
     paths = recorded_gold_paths()
@@ -43,13 +43,13 @@ class Ours:
     """A world of Sparring's."""
 
     def __init__(self) -> None:
-        from sparring.envs.scienceworld import ScienceWorldEnv
+        from sparring.envs.scienceworld.benchmark import ScienceWorldEnv
 
         self.env = ScienceWorldEnv()
         self.java = self.env.simulator._process.pid
 
     def reset(self, kind: str, variation: int) -> str:
-        from sparring.envs.scienceworld import make_task
+        from sparring.envs.scienceworld.benchmark import make_task
 
         return self.env.reset(make_task(kind, variation), 0)
 
@@ -114,7 +114,7 @@ def child(request: dict[str, Any]) -> dict[str, Any]:
 def scaling(num_envs: int, num: int, warmup: int) -> float:
     """Return steps per second of wall-clock time with some envs side by side, after warm-up."""
     from sparring.envs.pool import EnvPool
-    from sparring.envs.scienceworld import make_task
+    from sparring.envs.scienceworld.benchmark import make_task
 
     episodes = make_episodes(warmup + num)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.measure import Clock, in_child, parse, save, show
 
 if TYPE_CHECKING:
-    from sparring.policies.decoding import SlotDecoder
+    from sparring.policies.local.decoding import SlotDecoder
 
 BATCHES = (1, 16, 64, 256)
 HISTORY, STEPS, REPEATS = 400, 64, 5
@@ -32,9 +32,9 @@ def child(request: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from benchmarks.padding import padded
-    from sparring.policies.decoding import SlotDecoder
-    from sparring.policies.graphs import PlainRecorder
-    from sparring.policies.local import ModelConfig, load_model
+    from sparring.models.loading import ModelConfig, load_model
+    from sparring.policies.local.decoding import SlotDecoder
+    from sparring.policies.local.graphs import PlainRecorder
 
     device, batch = torch.device(request["device"]), request["batch"]
     is_cuda = device.type == "cuda"

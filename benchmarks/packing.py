@@ -31,7 +31,7 @@ MATRIX = {"cpu": 1536, "cuda": 8192}
 
 def draw(num: int, num_tokens: int) -> list[Any]:
     """Draw sequences of random length and tokens, an action at the end of every hundred tokens and of the whole."""
-    from sparring.chat import Encoded
+    from sparring.data.chat import Encoded
 
     rng = random.Random(0)
     nodes = []
@@ -63,9 +63,9 @@ def child(request: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from benchmarks.padding import padded
-    from sparring.batches import pack_together, pad_together
-    from sparring.forward import Forward, autocast_dtype
-    from sparring.policies.local import ModelConfig, load_model
+    from sparring.data.batches import pack_together, pad_together
+    from sparring.engines.scoring import Forward, autocast_dtype
+    from sparring.models.loading import ModelConfig, load_model
 
     device = torch.device(request["device"])
     small, _ = load_model(ModelConfig(path=request["model"], dtype="float32"))

@@ -43,7 +43,7 @@ def forward_once(model: Any, groups: Sequence[Sequence[Any]]) -> list[Any]:
     import torch
     from transformers import DynamicCache
 
-    from sparring.losses import token_logprobs
+    from sparring.engines.head import token_logprobs
 
     results: list[Any] = []
     for nodes in groups:
@@ -74,8 +74,8 @@ def forward_once(model: Any, groups: Sequence[Sequence[Any]]) -> list[Any]:
 
 def child(request: dict[str, Any]) -> list[list[Any]]:
     """Count tokens and measure CPU-seconds per case."""
-    from sparring.chat import Encoded
-    from sparring.forward import Forward
+    from sparring.data.chat import Encoded
+    from sparring.engines.scoring import Forward
 
     model, _, tasks = load(Path(request["run"]))
     example = next(iter(tasks.values()))[0].ids

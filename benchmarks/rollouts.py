@@ -33,9 +33,9 @@ WINDOW_S, CELLS = 2.0, 100
 def setting(request: dict[str, Any], num: int) -> tuple[Any, Any, Any, list[Any]]:
     """Return the model, the chat, the benchmark and the tasks, the same ones for both sides."""
     from benchmarks.padding import padded
-    from sparring.chat import Chat, ChatConfig
+    from sparring.data.chat import Chat, ChatConfig
     from sparring.envs.base import load_benchmark, select_tasks
-    from sparring.policies.local import ModelConfig, load_model
+    from sparring.models.loading import ModelConfig, load_model
 
     model, tokenizer = load_model(ModelConfig(path=request["model"], dtype="float32"))
     if request["padded"]:
@@ -50,8 +50,8 @@ def setting(request: dict[str, Any], num: int) -> tuple[Any, Any, Any, list[Any]
 
 def worked_examples(benchmark: Any, kinds: Sequence[str], num: int) -> list[Any]:
     """Play the experts of the first training tasks: what stands in the prompt of every episode."""
+    from sparring.core.types import StopReason, Trajectory, Turn
     from sparring.envs.base import select_tasks
-    from sparring.types import StopReason, Trajectory, Turn
 
     tasks = select_tasks(benchmark.tasks("train"), kinds=kinds, num=4 * num)
     actions = benchmark.expert_actions(tasks) if num else {}
@@ -114,7 +114,7 @@ def play_official(
     """Play one episode and return each turn's tokens."""
     import torch
 
-    from sparring.types import Turn
+    from sparring.core.types import Turn
 
     observation = world.reset(task)
     turns: list[Turn] = []
@@ -204,8 +204,8 @@ class WatchedPool:
 def ours(request: dict[str, Any]) -> dict[str, Any]:
     """Play all tasks with Sparring's rollout."""
     from sparring.envs.pool import EnvPool
-    from sparring.policies.local import LocalPolicy
-    from sparring.rollout import count_lanes, cut_waves, episode_specs, rollout
+    from sparring.policies.local.policy import LocalPolicy
+    from sparring.rollouts.loop import count_lanes, cut_waves, episode_specs, rollout
 
     model, chat, benchmark, tasks = setting(request, request["warmup"] + request["num"])
     num_envs, watch = request["num_envs"], Watch([], [])
@@ -274,7 +274,7 @@ def gaps(request: dict[str, Any]) -> dict[str, float]:
     """Return, per episode that differs, the gap between the two best logits where it first does."""
     import torch
 
-    from sparring.types import Turn
+    from sparring.core.types import Turn
 
     model, chat, benchmark, tasks = setting(request, request["warmup"] + request["num"])
     found = {}

@@ -26,10 +26,10 @@ THREADS = (1, 2, 4)
 
 def child(request: dict[str, Any]) -> dict[str, Any]:
     """Clone the experts for an epoch, after two steps that are not counted."""
-    from sparring import threads
-    from sparring.batches import Group
-    from sparring.objectives import SFTObjective
-    from sparring.trainer import TrainConfig, fit
+    from sparring.data.batches import Group
+    from sparring.learning.objectives import SFTObjective
+    from sparring.learning.trainer import TrainConfig, fit
+    from sparring.models import threads
 
     if not request["is_side_by_side"]:
         threads.SideBySide = lambda num_threads: None  # pyright: ignore (the forward itself stays as it is)

@@ -38,9 +38,9 @@ CASES = {
 
 def load(run: Path) -> tuple[Any, Any, dict[str, list[Any]]]:
     """Return a model at the run's SFT weights, its tokenizer, and per task the tokens of expert and failures."""
-    from sparring.chat import Chat, ChatConfig
-    from sparring.policies.local import ModelConfig, load_model
-    from sparring.run import read_trajectories
+    from sparring.core.records import read_trajectories
+    from sparring.data.chat import Chat, ChatConfig
+    from sparring.models.loading import ModelConfig, load_model
 
     seed = min(run.glob("seed-*"))
     config = next(iter(json.loads((run / "config.json").read_text())["arms"].values()))
@@ -60,8 +60,8 @@ def load(run: Path) -> tuple[Any, Any, dict[str, list[Any]]]:
 
 def make_groups(tasks: dict[str, list[Any]], case: str, num_tasks: int) -> list[Any]:
     """Make the task groups of a case: those tasks that have as many failures as it wants."""
-    from sparring.batches import Edge, Group, shared_turns
-    from sparring.types import PairKind
+    from sparring.core.types import PairKind
+    from sparring.data.batches import Edge, Group, shared_turns
 
     num_failures, pairs = CASES[case]
     enough = {task: found[: num_failures + 1] for task, found in tasks.items() if len(found) > num_failures}
@@ -91,8 +91,8 @@ def make_groups(tasks: dict[str, list[Any]], case: str, num_tasks: int) -> list[
 
 def train_ours(model: Any, groups: Sequence[Any], *, autocast: bool) -> list[float]:
     """Train one epoch, in the order of `groups`, and return the losses."""
-    from sparring.objectives import LossConfig, PreferenceObjective
-    from sparring.trainer import TrainConfig, fit
+    from sparring.learning.objectives import LossConfig, PreferenceObjective
+    from sparring.learning.trainer import TrainConfig, fit
 
     loss = LossConfig(beta=BETA, expert_dpo=1.0, expert_sft=0.0)
     config = TrainConfig(
@@ -130,7 +130,7 @@ class MaskedPairs:
     @staticmethod
     def of(groups: Sequence[Any]) -> MaskedPairs:
         """Cut both sides of all pairs."""
-        from sparring.batches import cut
+        from sparring.data.batches import cut
 
         edges = [(group.nodes, edge) for group in groups for edge in group.edges]
         return MaskedPairs(
@@ -210,8 +210,8 @@ def child(request: dict[str, Any]) -> Any:
     """Train one side of one case, and return losses, CPU-seconds and memory beyond the loaded model."""
     if request["side"] == "bfloat16":
         return has_bfloat16()
-    import sparring.objectives  # what importing costs is not training
-    import sparring.trainer  # noqa: F401
+    import sparring.learning.objectives  # what importing costs is not training
+    import sparring.learning.trainer  # noqa: F401
 
     if request["side"] == "trl":
         import trl  # noqa: F401
@@ -240,7 +240,7 @@ def has_bfloat16() -> bool:
     """Say whether Sparring would train in bfloat16 here."""
     import torch
 
-    from sparring.forward import autocast_dtype
+    from sparring.engines.scoring import autocast_dtype
 
     return autocast_dtype(torch.device("cpu"), "auto") is not None
 

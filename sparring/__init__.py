@@ -1,8 +1,7 @@
 """Sparring trains language-model agents on their own near misses.
 
 The names below are the library's public face. Each is imported when it is first used, so that `import sparring` loads
-neither torch nor transformers. Functions that share their module's name are reached through it:
-`from sparring.rollout import rollout`.
+neither torch nor transformers. docs/architecture.md has the rooms that the other names live in.
 """
 
 from __future__ import annotations
@@ -12,19 +11,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparring.chat import Chat, ChatConfig, Dialogue
-    from sparring.completions import OpenAIConfig
+    from sparring.analysis.statistics import Summary, paired_difference, summarise
+    from sparring.core.errors import ConfigError, DataError, EnvFault, ModelError, SparringError, TrainingError
+    from sparring.core.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
+    from sparring.data.chat import Chat, ChatConfig, Dialogue
+    from sparring.data.pairs import PairConfig, expert_pairs, failure_pairs, target_pairs
     from sparring.envs.base import Benchmark, Env, EnvConfig, EnvStep, load_benchmark, select_tasks
     from sparring.envs.pool import EnvPool
-    from sparring.errors import ConfigError, DataError, EnvFault, ModelError, SparringError, TrainingError
-    from sparring.evaluate import Summary, paired_difference, summarise
-    from sparring.pairs import PairConfig, expert_pairs, failure_pairs, target_pairs
+    from sparring.models.loading import ModelConfig, load_model
     from sparring.policies.base import Episode, Policy, Reply
-    from sparring.policies.local import LocalPolicy, ModelConfig, load_model
+    from sparring.policies.completions import OpenAIConfig
+    from sparring.policies.local.policy import LocalPolicy
     from sparring.policies.openai import OpenAIPolicy
     from sparring.policies.scripted import RandomPolicy, ReplayPolicy, ScriptedPolicy
-    from sparring.rollout import EpisodeSpec, RolloutConfig
-    from sparring.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
+    from sparring.rollouts.loop import EpisodeSpec, RolloutConfig
 
 __version__ = "0.1.0"
 
@@ -74,19 +74,20 @@ __all__ = [
 ]
 
 _HOMES: Mapping[str, tuple[str, ...]] = {
-    "chat": ("Chat", "ChatConfig", "Dialogue"),
-    "completions": ("OpenAIConfig",),
+    "analysis.statistics": ("Summary", "paired_difference", "summarise"),
+    "core.errors": ("ConfigError", "DataError", "EnvFault", "ModelError", "SparringError", "TrainingError"),
+    "core.types": ("PairKind", "PreferencePair", "StopReason", "Task", "Trajectory", "Turn"),
+    "data.chat": ("Chat", "ChatConfig", "Dialogue"),
+    "data.pairs": ("PairConfig", "expert_pairs", "failure_pairs", "target_pairs"),
     "envs.base": ("Benchmark", "Env", "EnvConfig", "EnvStep", "load_benchmark", "select_tasks"),
     "envs.pool": ("EnvPool",),
-    "errors": ("ConfigError", "DataError", "EnvFault", "ModelError", "SparringError", "TrainingError"),
-    "evaluate": ("Summary", "paired_difference", "summarise"),
-    "pairs": ("PairConfig", "expert_pairs", "failure_pairs", "target_pairs"),
+    "models.loading": ("ModelConfig", "load_model"),
     "policies.base": ("Episode", "Policy", "Reply"),
-    "policies.local": ("LocalPolicy", "ModelConfig", "load_model"),
+    "policies.completions": ("OpenAIConfig",),
+    "policies.local.policy": ("LocalPolicy",),
     "policies.openai": ("OpenAIPolicy",),
     "policies.scripted": ("RandomPolicy", "ReplayPolicy", "ScriptedPolicy"),
-    "rollout": ("EpisodeSpec", "RolloutConfig"),
-    "types": ("PairKind", "PreferencePair", "StopReason", "Task", "Trajectory", "Turn"),
+    "rollouts.loop": ("EpisodeSpec", "RolloutConfig"),
 }
 
 

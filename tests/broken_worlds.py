@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sparring.core.types import Task
 from sparring.envs.base import EnvStep
-from sparring.types import Task
 from tests.toy_world import ToyEnv, ToyWorld
 
 

@@ -27,8 +27,9 @@ SERVER = """
 import json, os, sys
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
-import sparring.commands, sparring.engine, sparring.policies.local, sparring.report, sparring.session, sparring.trainer
-from sparring.cli import main
+import sparring.cli.commands, sparring.policies.local.policy, sparring.report, sparring.runs.recipe
+import sparring.learning.trainer, sparring.runs.session
+from sparring.cli.main import main
 
 print("ready", flush=True)
 for line in sys.stdin:

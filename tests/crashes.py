@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sparring import journal
+from sparring.core import journal
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 FIRST_PATH = ("os.mkdir", "os.truncate", "os.remove", "os.rmdir", "os.rename")

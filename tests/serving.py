@@ -19,8 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
+from sparring.core.types import StopReason, Task, Turn
 from sparring.policies.base import Episode, Policy
-from sparring.types import StopReason, Task, Turn
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from sparring.acceptance import judge, to_json
-from sparring.analysis import summarise_rollouts
-from sparring.analysis import to_json as summary_to_json
-from sparring.collapse import notices, signs
-from sparring.types import StopReason, Task, Trajectory, Turn
+from sparring.analysis.collapse import notices, signs
+from sparring.analysis.failures import summarise_rollouts
+from sparring.analysis.failures import to_json as summary_to_json
+from sparring.core.types import StopReason, Task, Trajectory, Turn
+from sparring.runs.acceptance import judge, to_json
 
 
 class TestJudge:

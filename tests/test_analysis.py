@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sparring.analysis import (
+from sparring.analysis.failures import (
     Outcomes,
     compare_failures,
     count_loops,
@@ -17,7 +17,7 @@ from sparring.analysis import (
     summarise_rollouts,
     to_json,
 )
-from sparring.types import StopReason, Task, Trajectory, Turn
+from sparring.core.types import StopReason, Task, Trajectory, Turn
 
 
 def trajectory(task: str, reward: float, actions: str = "ab", observations: str = "", **fields) -> Trajectory:

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
-from sparring.cli import main
-from sparring.policies.local import save_model
+from sparring.cli.main import main
+from sparring.models.loading import save_model
 from tests.command_line import CommandLine, Ended
 from tests.test_kill import outcome
 from tests.tiny_models import tiny_model, tiny_tokenizer

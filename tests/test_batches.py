@@ -7,7 +7,8 @@ from math import ceil
 
 import pytest
 
-from sparring.batches import (
+from sparring.core.types import Trajectory
+from sparring.data.batches import (
     cut,
     cut_to_budget,
     groups_from_pairs,
@@ -19,9 +20,8 @@ from sparring.batches import (
     shared_turns,
     turn_offsets,
 )
-from sparring.chat import Encoded
-from sparring.pairs import PairConfig, target_pairs
-from sparring.types import Trajectory
+from sparring.data.chat import Encoded
+from sparring.data.pairs import PairConfig, target_pairs
 from tests.test_pairs import played
 from tests.training_toys import node
 

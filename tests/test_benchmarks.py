@@ -10,10 +10,10 @@ from benchmarks import decoding, gpu_decoding, packing
 from benchmarks.padding import padded
 from benchmarks.prefixes import forward_once, shared_length, tree_size
 from benchmarks.rollouts import _covered
-from sparring.batches import num_action_tokens
-from sparring.chat import Encoded
-from sparring.forward import Forward
-from sparring.policies.decoding import SlotDecoder
+from sparring.data.batches import num_action_tokens
+from sparring.data.chat import Encoded
+from sparring.engines.scoring import Forward
+from sparring.policies.local.decoding import SlotDecoder
 from tests.training_toys import node, qwen
 
 
@@ -47,7 +47,7 @@ def test_forwarding_a_prefix_once_gives_the_same_log_probabilities(num_shared):
 
 
 def test_a_padded_model_computes_the_same():
-    from sparring.policies.local import load_model
+    from sparring.models.loading import load_model
 
     small, _ = load_model("sparring-worlds")
     large = padded(small)
@@ -107,7 +107,7 @@ def test_packed_and_padded_passes_are_timed_on_the_same_sequences(monkeypatch):
     rows: list[tuple[int, ...]] = []
     for name, value in {"LENGTHS": (40, 90), "REPEATS": 2, "MATRIX": {"cpu": 64}}.items():
         monkeypatch.setattr(packing, name, value)
-    monkeypatch.setattr("sparring.threads.SMALL_MODEL", 0)
+    monkeypatch.setattr("sparring.models.threads.SMALL_MODEL", 0)
     inner = Qwen3Model.forward
     monkeypatch.setattr(
         Qwen3Model,

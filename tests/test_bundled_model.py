@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from sparring.chat import Chat, ChatConfig
+from sparring.core.errors import ConfigError
+from sparring.core.types import Turn
+from sparring.data.chat import Chat, ChatConfig
 from sparring.envs.appworld.generate import find_template, own_tasks
 from sparring.envs.base import load_benchmark
 from sparring.envs.bfcl import BFCL, functions_of
 from sparring.envs.bfcl.functions import show_functions
-from sparring.envs.scienceworld import ScienceWorld, recorded_gold_paths
-from sparring.errors import ConfigError
-from sparring.policies.local import BUNDLED, load_model
-from sparring.types import Turn
+from sparring.envs.scienceworld.benchmark import ScienceWorld, recorded_gold_paths
+from sparring.models.loading import BUNDLED, load_model
 
 MAX_SIZE = 40 * 2**20
 

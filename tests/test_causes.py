@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from sparring.config import Config, find_config, recipe_from_dict
-from sparring.convert import adjustable_keys
-from sparring.endings import describe_endings, is_nothing_played, why_no_pairs
+from sparring.analysis.endings import describe_endings, is_nothing_played, why_no_pairs
+from sparring.core.convert import adjustable_keys
+from sparring.core.errors import ConfigError
+from sparring.core.folder import Run
+from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.envs.base import load_benchmark, select_tasks, tasks_of
-from sparring.errors import ConfigError
-from sparring.run import Run
-from sparring.session import digest
-from sparring.trainer import TrainConfig
-from sparring.types import StopReason, Task, Trajectory, Turn
+from sparring.learning.trainer import TrainConfig
+from sparring.runs.config import Config, find_config, recipe_from_dict
+from sparring.runs.session import digest
 from tests.command_line import ENVIRONMENT, ROOT
 from tests.test_cli import called, model, recipe  # noqa: F401
 
@@ -116,7 +116,7 @@ def test_most_decide_what_is_said_of_endings() -> None:
         (WORLD.format(init="pass", tasks="return None"), "tasks('train') raised TypeError"),
         (WORLD.format(init="pass", tasks="raise LookupError(split)"), "tasks('train') raised LookupError: train ("),
         (
-            "from sparring.types import Task\n"
+            "from sparring.core.types import Task\n"
             + WORLD.format(init="pass", tasks="return [Task(id='a', kind='k'), Task(id='a', kind='k')]"),
             "hold the id 'a' twice",
         ),
@@ -210,8 +210,8 @@ def test_a_read_only_disk_is_one_message(tmp_path: Path) -> None:
     if not shutil.which("unshare") or subprocess.run([*mount, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no read-only disk can be mounted here (needs `unshare -rm`)")
     code = (
-        "import pathlib, sys\nfrom sparring.run import Run\nfrom sparring.journal import Journal\n"
-        "from sparring.errors import SparringError\nfolder = pathlib.Path(sys.argv[1])\n"
+        "import pathlib, sys\nfrom sparring.core.folder import Run\nfrom sparring.core.journal import Journal\n"
+        "from sparring.core.errors import SparringError\nfolder = pathlib.Path(sys.argv[1])\n"
         "for write in (lambda: Run.open(folder / 'run', {}, {}), lambda: Journal(folder / 'j').append([{'a': 1}])):\n"
         "    try:\n        write()\n    except SparringError as error:\n        print(error)"
     )

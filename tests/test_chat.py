@@ -18,11 +18,11 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from sparring.chat import ActionFormat, Chat, ChatConfig, ContextOverflow
-from sparring.control_tokens import break_known_controls
-from sparring.errors import ConfigError, ModelError
-from sparring.reasoning import MARKERS
-from sparring.types import StopReason, Task, Trajectory, Turn
+from sparring.core.errors import ConfigError, ModelError
+from sparring.core.types import StopReason, Task, Trajectory, Turn
+from sparring.data.chat import ActionFormat, Chat, ChatConfig, ContextOverflow
+from sparring.data.control_tokens import break_known_controls
+from sparring.data.reasoning import MARKERS
 from tests.tiny_models import SPECIAL_OF, TEMPLATES, tiny_tokenizer, with_gap
 
 INSTRUCTION = "You stand at a machine."

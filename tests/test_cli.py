@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from sparring.config import Config
-from sparring.convert import type_hints
+from sparring.core.convert import type_hints
+from sparring.runs.config import Config
 from tests.command_line import ENVIRONMENT, ROOT
 from tests.toy_world import TOY_RECIPE
 
 
 def sparring(*words: str, cwd: Path = ROOT, prelude: str = "") -> subprocess.CompletedProcess[str]:
     """Run the command line; `prelude` is Python that is run before it, in its process."""
-    code = f"{prelude}\nfrom sparring.cli import main\nmain()"
+    code = f"{prelude}\nfrom sparring.cli.main import main\nmain()"
     command = [sys.executable, "-c", code, *words] if prelude else [sys.executable, "-m", "sparring", *words]
     return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, check=False, capture_output=True, text=True, timeout=300)
 
@@ -46,7 +46,7 @@ def refused_here(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def called(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """Call the command line in this process, which is faster: exit code, output, errors."""
-    from sparring.cli import main
+    from sparring.cli.main import main
 
     with pytest.raises(SystemExit) as stop:
         main(words)
@@ -114,7 +114,7 @@ def test_help_loads_no_model_library() -> None:
         "run", "--help", prelude="import atexit, sys\natexit.register(lambda: print('LOADED', *sys.modules))"
     )
     loaded = set(done.stdout.partition("LOADED")[2].split())
-    assert "sparring.config" in loaded
+    assert "sparring.runs.config" in loaded
     assert not loaded & {"torch", "transformers", "tokenizers", "safetensors", "scienceworld", "py4j"}
 
 
@@ -208,9 +208,9 @@ def test_wrong_recipes_get_one_message(
 
 def test_overrides_reach_every_arm_and_tables_are_read(tmp_path: Path) -> None:
     """What was typed wins, in whatever spelling; what was not typed leaves the recipe alone."""
-    from sparring.commands import RunOptions
-    from sparring.config import load_recipe
-    from sparring.words import parse
+    from sparring.cli.commands import RunOptions
+    from sparring.cli.words import parse
+    from sparring.runs.config import load_recipe
 
     words = ["x", "--dpo.batch-size=3", "--env.kinds", "a", "b", "--dpo.shuffle", "FALSE", "--env.num_train", "None"]
     words += ["--env.options", '{depth = "x"}', "--chat.template_kwargs", '{"enable_thinking": false}']
@@ -282,9 +282,9 @@ def test_full_disk_is_one_message(recipe: Path, tmp_path: Path) -> None:
 
 def test_full_disk_inside_a_library_is_one_message(recipe: Path, tmp_path: Path) -> None:
     prelude = (
-        "import sparring.engine\n"
+        "import sparring.runs.recipe\n"
         "def full(*_): raise RuntimeError('I/O error: No space left on device (os error 28)')\n"
-        "sparring.engine.run_recipe = full"
+        "sparring.runs.recipe.run_recipe = full"
     )
     message = refused("run", str(recipe), "--out", str(tmp_path / "run"), code=1, prelude=prelude)
     assert "no space left on the disk" in message
@@ -323,7 +323,7 @@ def test_interrupted_run_says_how_to_go_on_and_does(
 
 
 def test_rollout_writes_what_report_and_python_can_read(recipe: Path, tmp_path: Path) -> None:
-    from sparring.run import read_trajectories
+    from sparring.core.records import read_trajectories
 
     out = tmp_path / "expert.jsonl"
     done = sparring("rollout", "--recipe", str(recipe), "--policy", "expert", "--out", str(out))

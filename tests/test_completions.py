@@ -26,7 +26,9 @@ from pathlib import Path
 
 import pytest
 
-from sparring.completions import (
+from sparring.core.convert import from_dict, to_dict
+from sparring.core.errors import ConfigError, EnvFault
+from sparring.policies.completions import (
     MAX_BODY,
     MAX_TEXT,
     Completion,
@@ -35,9 +37,7 @@ from sparring.completions import (
     OpenAIConfig,
     Request,
 )
-from sparring.config import PlayConfig, load_recipe, play_config, recipe_from_dict
-from sparring.convert import from_dict, to_dict
-from sparring.errors import ConfigError, EnvFault
+from sparring.runs.config import PlayConfig, load_recipe, play_config, recipe_from_dict
 from tests.command_line import ENVIRONMENT, ROOT
 from tests.serving import Answer, ScriptedServer, Seen, completion, error
 
@@ -49,7 +49,7 @@ OK = Answer(body=completion("press red"))
 def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr("sparring.completions.BACKOFF_S", 0.02)
+    monkeypatch.setattr("sparring.policies.completions.BACKOFF_S", 0.02)
 
 
 def client_of(server: ScriptedServer, **options) -> CompletionClient:
@@ -255,7 +255,7 @@ def test_a_refusal_is_a_refusal_whatever_its_body(bomb, encoding):
 
 
 def test_waits_double_and_are_drawn(monkeypatch):
-    monkeypatch.setattr("sparring.completions.BACKOFF_S", 0.5)
+    monkeypatch.setattr("sparring.policies.completions.BACKOFF_S", 0.5)
     waits: list[float] = []
     sleep = asyncio.sleep
 
@@ -263,7 +263,7 @@ def test_waits_double_and_are_drawn(monkeypatch):
         waits.append(delay)
         await sleep(0)
 
-    monkeypatch.setattr("sparring.completions.asyncio.sleep", note)
+    monkeypatch.setattr("sparring.policies.completions.asyncio.sleep", note)
     outcome, seen = outcome_of(Answer(status=500), max_retries=3)
     assert isinstance(outcome, EnvFault)
     assert len(seen) == 4
@@ -524,7 +524,7 @@ def test_connections_are_reused_and_closed():
 
 @pytest.mark.parametrize("last", [Answer(status=401), Answer(body=b"x" * 2**20)], ids=["refused", "too long"])
 def test_nothing_is_left_pending_when_the_client_ends_after_an_error(last, caplog, monkeypatch):
-    monkeypatch.setattr("sparring.completions.MAX_BODY", 2**17)
+    monkeypatch.setattr("sparring.policies.completions.MAX_BODY", 2**17)
 
     def answer(seen: Seen) -> Answer:
         return last if "last" in str(seen.body) else Answer(body=completion("late"), delay_s=0.2)
@@ -547,7 +547,7 @@ def test_nothing_is_left_pending_when_the_client_ends_after_an_error(last, caplo
 def test_an_interrupt_ends_at_once_what_is_under_way(tmp_path: Path):
     code = """
 import sys
-from sparring.completions import *
+from sparring.policies.completions import *
 client = CompletionClient(OpenAIConfig(base_url=sys.argv[1], model="tiny"))
 print("asking", flush=True)
 client.complete([Request(messages=[], temperature=0, max_tokens=1, seed=0)] * 3)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from sparring.config import Config, load_recipe, recipe_from_dict
-from sparring.convert import from_dict, to_dict, type_hints
+from sparring.core.convert import from_dict, to_dict, type_hints
+from sparring.core.errors import ConfigError
 from sparring.envs.base import EnvConfig
-from sparring.errors import ConfigError
+from sparring.runs.config import Config, load_recipe, recipe_from_dict
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("**/*.toml"))
 

@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from sparring.config import Recipe, load_recipe
-from sparring.engine import run_recipe
-from sparring.errors import ConfigError, DataError, EnvFault
-from sparring.policies.local import save_model
-from sparring.progress import SilentProgress
+from sparring.core.errors import ConfigError, DataError, EnvFault
+from sparring.core.phases import Phase, check_checkpoint
+from sparring.core.progress import SilentProgress
+from sparring.core.types import Task
+from sparring.models.loading import save_model
 from sparring.report import write_report
 from sparring.report.folder import list_phases, read_costs
 from sparring.report.text import broken_lines
-from sparring.run import Phase, check_checkpoint
-from sparring.types import Task
+from sparring.runs.config import Recipe, load_recipe
+from sparring.runs.recipe import run_recipe
 from tests.crashes import Crash, crash_at
 from tests.test_kill import outcome
 from tests.tiny_models import tiny_model, tiny_tokenizer

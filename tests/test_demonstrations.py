@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sparring.demonstrations import ExpertConfig, expert_actions, expert_trajectories, read_demonstrations
+from sparring.core.errors import ConfigError, DataError
+from sparring.core.types import StopReason, Task
 from sparring.envs.pool import EnvPool
-from sparring.errors import ConfigError, DataError
-from sparring.types import StopReason, Task
+from sparring.rollouts.demonstrations import ExpertConfig, expert_actions, expert_trajectories, read_demonstrations
 from tests.toy_world import COLOURS, ToyWorld
 
 TASKS = [Task(id=f"walk/{i}", kind="walk") for i in range(3)]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from sparring.evaluate import Interval, bootstrap_mean, is_success, paired_difference, summarise, to_table
+from sparring.analysis.statistics import Interval, bootstrap_mean, is_success, paired_difference, summarise, to_table
 
 
 def test_success_allows_for_rounding_alone():

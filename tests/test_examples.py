@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from examples.treasure import Treasure
-from sparring.config import load_recipe
-from sparring.demonstrations import read_demonstrations
 from sparring.envs.base import Benchmark, Env
 from sparring.envs.pool import EnvPool
 from sparring.policies.scripted import ReplayPolicy
-from sparring.rollout import EpisodeSpec, cut_waves, rollout
+from sparring.rollouts.demonstrations import read_demonstrations
+from sparring.rollouts.loop import EpisodeSpec, cut_waves, rollout
+from sparring.runs.config import load_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "your-environment.md").read_text(encoding="utf-8")

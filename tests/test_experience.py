@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparring.chat import Encoded
-from sparring.errors import DataError
-from sparring.experience import (
+from sparring.core.errors import DataError
+from sparring.core.types import StopReason, Task, Trajectory, Turn
+from sparring.data.chat import Encoded
+from sparring.learning.advantages import (
     Credit,
     Scores,
     Spread,
@@ -18,7 +19,6 @@ from sparring.experience import (
     groups_with_critic,
     mean_reward,
 )
-from sparring.types import StopReason, Task, Trajectory, Turn
 
 
 def episode(name: str, task: str, reward: float, stop: StopReason = StopReason.DONE) -> Trajectory:

@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
-from sparring import critic
-from sparring.batches import cut
-from sparring.forward import CPU_PASS_TOKENS, Forward, autocast_dtype
+from sparring.data.batches import cut
+from sparring.engines import value_head as critic
+from sparring.engines.scoring import CPU_PASS_TOKENS, Forward, autocast_dtype
 from tests.training_toys import VOCABULARY, lone_groups, node, plain_logprobs, qwen
 
 SMALL = {

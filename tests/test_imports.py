@@ -82,10 +82,10 @@ def test_first_use_of_a_record_loads_nothing_heavy():
 
 
 def test_help_loads_neither_torch_nor_transformers():
-    pytest.importorskip("sparring.cli")
+    pytest.importorskip("sparring.cli.main")
     code = f"""
 import sys
-from sparring.cli import main
+from sparring.cli.main import main
 sys.argv = ["sparring", "--help"]
 try:
     main()

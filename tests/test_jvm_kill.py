@@ -8,13 +8,13 @@ from dataclasses import replace
 import psutil
 import pytest
 
+from sparring.core.types import StopReason
 from sparring.envs.base import select_tasks
 from sparring.envs.pool import EnvPool
-from sparring.envs.scienceworld import ScienceWorld
+from sparring.envs.scienceworld.benchmark import ScienceWorld
 from sparring.policies.base import Episode, Reply
 from sparring.policies.scripted import ReplayPolicy
-from sparring.rollout import cut_waves, episode_specs, rollout
-from sparring.types import StopReason
+from sparring.rollouts.loop import cut_waves, episode_specs, rollout
 
 NUM_ENVS = 2
 KINDS = ("lifespan-longest-lived", "lifespan-shortest-lived")

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sparring.policies.local import save_model
+from sparring.models.loading import save_model
 from tests.command_line import ENVIRONMENT, ROOT, CommandLine
 from tests.processes import is_alive, wait_until
 from tests.tiny_models import tiny_model, tiny_tokenizer

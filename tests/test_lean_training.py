@@ -9,10 +9,11 @@ import torch
 import transformers
 from torch import Tensor
 
-from sparring.batches import pad_together
-from sparring.forward import Forward
-from sparring.lean_training import LeanForward, _Gate, _RMSNorm, _Turn, has_plain_layers
-from sparring.losses import token_logprobs
+from sparring.data.batches import pad_together
+from sparring.engines.head import token_logprobs
+from sparring.engines.lean import LeanForward, _Gate, _RMSNorm, _Turn
+from sparring.engines.scoring import Forward
+from sparring.models.plain_layers import has_plain_layers
 from tests.training_toys import VOCABULARY, node, plain_logprobs, qwen
 
 NODES = [node(seed, turns) for seed, turns in enumerate((6, 1, 3, 5, 2))]
@@ -193,5 +194,5 @@ def test_under_autocast_and_for_large_models_it_is_not_used(monkeypatch):
     model = qwen()
     assert has_plain_layers(model) and Forward(model, max_tokens=500).lean is not None
     assert Forward(model, max_tokens=500, autocast=torch.bfloat16).lean is None
-    monkeypatch.setattr("sparring.threads.SMALL_MODEL", 10)
+    monkeypatch.setattr("sparring.models.threads.SMALL_MODEL", 10)
     assert Forward(model, max_tokens=500).lean is None

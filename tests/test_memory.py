@@ -7,7 +7,7 @@ import platform
 import psutil
 import pytest
 
-from sparring.memory import give_back
+from sparring.core.memory import give_back
 
 BLOCK, NUM_BLOCKS = 64 * 1024, 3000
 """Too small for the C library to map each block by itself, and so many that what it keeps shows."""

@@ -8,10 +8,10 @@ from statistics import fmean
 
 import pytest
 
-from sparring.config import load_recipe
-from sparring.engine import run_recipe
-from sparring.progress import SilentProgress
+from sparring.core.progress import SilentProgress
 from sparring.report.view import results_from_json
+from sparring.runs.config import load_recipe
+from sparring.runs.recipe import run_recipe
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted([*ROOT.glob("recipes/quickstart*.toml"), *ROOT.glob("examples/*.toml")])

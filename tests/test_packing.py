@@ -12,14 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparring import packing, threads
-from sparring.batches import pack_together
-from sparring.chat import Encoded
-from sparring.critic import ValueHead
-from sparring.forward import Forward
-from sparring.packing import NAME, Packing, trusted_kernel
-from sparring.threads import SideBySide
-from sparring.trainer import prepare
+from sparring.data.batches import pack_together
+from sparring.data.chat import Encoded
+from sparring.engines import packing
+from sparring.engines.packing import NAME, Packing, trusted_kernel
+from sparring.engines.scoring import Forward
+from sparring.engines.value_head import ValueHead
+from sparring.learning.trainer import prepare
+from sparring.models import threads
+from sparring.models.threads import SideBySide
 from tests.test_forward import make
 from tests.training_toys import VOCABULARY, node, plain_logprobs, qwen
 

@@ -7,7 +7,8 @@ from itertools import product
 
 import pytest
 
-from sparring.pairs import (
+from sparring.core.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
+from sparring.data.pairs import (
     PairConfig,
     adopt_successes,
     count_kinds,
@@ -23,7 +24,6 @@ from sparring.pairs import (
     target_pairs,
     usable,
 )
-from sparring.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
 
 CONFIG = PairConfig()
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from sparring import losses
-from sparring.batches import Group, Sample, groups_from_samples, num_action_tokens
-from sparring.chat import Encoded
-from sparring.forward import Forward
-from sparring.objectives import Metrics, add_metrics
-from sparring.policy_gradient import EXACT, ROUNDED, ActorCriticObjective, PolicyGradientObjective, mismatch
+from sparring.data.batches import Group, Sample, groups_from_samples, num_action_tokens
+from sparring.data.chat import Encoded
+from sparring.engines.base import Metrics, add_metrics
+from sparring.engines.scoring import Forward
+from sparring.learning import losses
+from sparring.learning.policy_gradient import EXACT, ROUNDED, ActorCriticObjective, PolicyGradientObjective, mismatch
 from tests.training_toys import node, qwen, sampled_groups
 
 

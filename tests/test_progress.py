@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from sparring.progress import LineProgress, RichProgress, SilentProgress, format_duration
+from sparring.core.progress import LineProgress, RichProgress, SilentProgress, format_duration
 
 
 class Clock:

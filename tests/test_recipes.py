@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sparring.config import load_recipe
+from sparring.core.errors import ConfigError
+from sparring.core.journal import read_jsonl
 from sparring.envs.base import select_tasks
-from sparring.errors import ConfigError
-from sparring.journal import read_jsonl
+from sparring.runs.config import load_recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted([*ROOT.glob("recipes/**/*.toml"), *ROOT.glob("examples/*.toml")])

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from sparring import critic
-from sparring.batches import Group
-from sparring.checkpoint import moments_path
-from sparring.errors import DataError
-from sparring.forward import Forward
-from sparring.objectives import Objective
-from sparring.policy_gradient import ActorCriticObjective, PolicyGradientObjective
-from sparring.trainer import FitResult, TrainConfig, fit, make_optimizer
+from sparring.core.errors import DataError
+from sparring.data.batches import Group
+from sparring.engines import value_head as critic
+from sparring.engines.base import Objective
+from sparring.engines.checkpoint import moments_path
+from sparring.engines.scoring import Forward
+from sparring.learning.policy_gradient import ActorCriticObjective, PolicyGradientObjective
+from sparring.learning.trainer import FitResult, TrainConfig, fit, make_optimizer
 from tests.training_toys import node, plain_logprobs, qwen, sampled_groups
 
 RL = TrainConfig(lr=2e-3, epochs=2, batch_size=4, schedule="constant", warmup_ratio=0, max_tokens_per_batch=100)

@@ -9,9 +9,9 @@ import time
 import psutil
 import pytest
 
-from sparring.chat import Chat, ChatConfig
-from sparring.errors import ModelError
-from sparring.rendering import _PROCESS, Limits, Rendering
+from sparring.core.errors import ModelError
+from sparring.data.chat import Chat, ChatConfig
+from sparring.data.rendering import _PROCESS, Limits, Rendering
 from tests.tiny_models import CHATML, TEMPLATES, tiny_tokenizer
 
 QUICK = Limits(seconds=0, bytes=2**28)

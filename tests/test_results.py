@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sparring.errors import DataError
+from sparring.core.errors import DataError
 from sparring.report.markdown import table, unfold
+from sparring.report.results import export, hash_config, main, read_compact, render, to_text
 from sparring.report.view import read_results
-from sparring.results import export, hash_config, main, read_compact, render, to_text
 from tests.report.run_folder import RunFolder
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -33,7 +33,7 @@ def test_committed_page_is_what_the_committed_numbers_make():
     files = sorted((DOCS / "results").glob("*.json"))
     if not files:
         pytest.skip("docs/results holds no JSON yet: no study has been exported")
-    assert (DOCS / "results.md").read_text("utf-8") == render(files), "run: python -m sparring.results render"
+    assert (DOCS / "results.md").read_text("utf-8") == render(files), "run: python -m sparring.report.results render"
 
 
 def test_nothing_is_lost_that_the_tables_need(run_dir, compact):

@@ -20,14 +20,14 @@ from dataclasses import asdict
 
 import pytest
 
-from sparring.chat import Chat, ChatConfig
+from sparring.core.errors import ConfigError, DataError, EnvFault
+from sparring.core.types import StopReason, Task
+from sparring.data.chat import Chat, ChatConfig
 from sparring.envs.base import EnvStep
 from sparring.envs.pool import EnvPool
-from sparring.errors import ConfigError, DataError, EnvFault
 from sparring.policies.base import Reply
 from sparring.policies.scripted import RandomPolicy, ReplayPolicy, ScriptedPolicy
-from sparring.rollout import EpisodeSpec, cut_waves, episode_specs, rollout
-from sparring.types import StopReason, Task
+from sparring.rollouts.loop import EpisodeSpec, cut_waves, episode_specs, rollout
 from tests.toy_world import COLOURS, ToyEnv, ToyWorld
 
 ACTIONS = [*(f"press {colour}" for colour in COLOURS), "look"]
@@ -155,7 +155,7 @@ def test_episodes_that_the_policy_is_still_at_are_handed_in_again_as_they_are(ha
 
 
 def test_a_sampling_model_is_reproduced_whatever_the_timing():
-    from sparring.policies.local import LocalPolicy
+    from sparring.policies.local.policy import LocalPolicy
     from tests.tiny_models import tiny_model, tiny_tokenizer
 
     tokenizer = tiny_tokenizer("chatml")

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from sparring import threads
-from sparring.chat import Encoded
-from sparring.errors import ConfigError
-from sparring.forward import Forward
-from sparring.policies.local import check_context
-from sparring.policies.trial import verdict_on
-from sparring.rope import fix_rope, has_static_rope
+from sparring.core.errors import ConfigError
+from sparring.data.chat import Encoded
+from sparring.engines.scoring import Forward
+from sparring.models import threads
+from sparring.models.loading import check_context
+from sparring.models.rope import fix_rope, has_static_rope
+from sparring.policies.local.trial import verdict_on
 from tests.policies.architectures import tiny
 from tests.training_toys import VOCABULARY, plain_logprobs
 

@@ -11,20 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from sparring import journal as journal_module
-from sparring.errors import ConfigError, DataError, SparringError
-from sparring.journal import Journal, disk_errors, read_journal, read_json, read_jsonl, write_json_atomic
-from sparring.run import (
-    Run,
-    list_differences,
+from sparring.core import journal as journal_module
+from sparring.core.errors import ConfigError, DataError, SparringError
+from sparring.core.folder import Run, list_differences, versions
+from sparring.core.journal import Journal, disk_errors, read_journal, read_json, read_jsonl, write_json_atomic
+from sparring.core.records import (
     pair_to_json,
     pairs_from_json,
     read_trajectories,
     trajectory_from_json,
     trajectory_to_json,
-    versions,
 )
-from sparring.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
+from sparring.core.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
 
 CONFIG = {"name": "trial", "seeds": [0], "arms": {"eto": {"dpo": {"lr": 1e-6, "epochs": 3}}}}
 VERSIONS = {"sparring": "0", "torch": "2"}
@@ -282,7 +280,7 @@ def test_a_run_killed_while_it_was_created_can_be_opened(tmp_path: Path) -> None
 
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from sparring.run import Run\n"
+        "import sys; from pathlib import Path; from sparring.core.folder import Run\n"
         "run = Run.open(Path(sys.argv[1]), {'a': 1}, {})\n"
         "print('open', flush=True); sys.stdin.read()"
     )

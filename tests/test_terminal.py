@@ -9,15 +9,15 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from sparring.cli import main
-from sparring.demonstrations import read_demonstrations
+from sparring.cli.main import main
+from sparring.core.errors import ConfigError, DataError
+from sparring.core.progress import LineProgress, RichProgress
+from sparring.core.terminal import open_console, write
+from sparring.core.text import encodable, printable
+from sparring.core.types import Task
 from sparring.envs.base import select_tasks
-from sparring.errors import ConfigError, DataError
-from sparring.policies.local import save_model
-from sparring.progress import LineProgress, RichProgress
-from sparring.terminal import open_console, write
-from sparring.text import encodable, printable
-from sparring.types import Task
+from sparring.models.loading import save_model
+from sparring.rollouts.demonstrations import read_demonstrations
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.toy_world import ToyEnv, ToyWorld
 
@@ -100,7 +100,7 @@ def test_a_crash_shows_what_a_world_says(monkeypatch, capsys):
     def crash(words):
         raise RuntimeError(EVIL)
 
-    monkeypatch.setattr("sparring.cli._dispatch", crash)
+    monkeypatch.setattr("sparring.cli.main._dispatch", crash)
     with pytest.raises(SystemExit) as ended:
         main(["run"])
     assert ended.value.code == 1

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparring import threads
-from sparring.forward import Forward
-from sparring.threads import SideBySide, is_small, one_thread
+from sparring.engines.scoring import Forward
+from sparring.models import threads
+from sparring.models.threads import SideBySide, is_small, one_thread
 from tests.training_toys import node, qwen
 
 NODES = [node(seed, turns) for seed, turns in enumerate((3, 1, 6, 3, 2, 5, 4))]

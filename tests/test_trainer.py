@@ -15,15 +15,17 @@ import torch
 import transformers
 from torch import Tensor
 
-from sparring import checkpoint, losses
-from sparring.batches import Group
-from sparring.chat import Encoded
-from sparring.errors import ConfigError, DataError, SparringError, TrainingError
-from sparring.forward import Forward
-from sparring.objectives import LossConfig, Objective, PreferenceObjective, SFTObjective
-from sparring.routing import Balance
-from sparring.trainer import FitResult, TrainConfig, fit, learning_rate, prepare
-from sparring.types import PairKind
+from sparring.core.errors import ConfigError, DataError, SparringError, TrainingError
+from sparring.core.types import PairKind
+from sparring.data.batches import Group
+from sparring.data.chat import Encoded
+from sparring.engines import checkpoint
+from sparring.engines.base import Objective
+from sparring.engines.routing import Balance
+from sparring.engines.scoring import Forward
+from sparring.learning import losses
+from sparring.learning.objectives import LossConfig, PreferenceObjective, SFTObjective
+from sparring.learning.trainer import FitResult, TrainConfig, fit, learning_rate, prepare
 from tests.crashes import crash_at
 from tests.training_toys import VOCABULARY, edge, lone_groups, node, plain_logprobs, qwen, task_groups
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparring.batches import Group
-from sparring.forward import Forward
-from sparring.policy_gradient import PolicyGradientObjective
+from sparring.data.batches import Group
+from sparring.engines.scoring import Forward
+from sparring.learning.policy_gradient import PolicyGradientObjective
 from tests.tiny_models import tiny_tokenizer
 from tests.training_toys import action_mask, qwen, sampled_groups
 

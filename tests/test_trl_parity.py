@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparring.batches import Group, cut
-from sparring.chat import Encoded
-from sparring.forward import Forward
-from sparring.objectives import LossConfig, PreferenceObjective
-from sparring.trainer import TrainConfig, fit
-from sparring.types import PairKind
+from sparring.core.types import PairKind
+from sparring.data.batches import Group, cut
+from sparring.data.chat import Encoded
+from sparring.engines.scoring import Forward
+from sparring.learning.objectives import LossConfig, PreferenceObjective
+from sparring.learning.trainer import TrainConfig, fit
 from tests.tiny_models import tiny_tokenizer
 from tests.training_toys import action_mask, edge, qwen, task_groups
 

@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 
-from sparring.commands import EnvsOptions, EvalOptions, ReportOptions, RolloutOptions, RunOptions
-from sparring.config import Config, PlayConfig, load_recipe, recipe_from_dict
-from sparring.convert import convert, from_dict, type_hints
-from sparring.errors import ConfigError, quote
-from sparring.ranges import MAX_TEXT, Range, Text
+from sparring.cli.commands import EnvsOptions, EvalOptions, ReportOptions, RolloutOptions, RunOptions
+from sparring.core.convert import convert, from_dict, type_hints
+from sparring.core.errors import ConfigError, quote
+from sparring.core.ranges import MAX_TEXT, Range, Text
+from sparring.runs.config import Config, PlayConfig, load_recipe, recipe_from_dict
 
 HUGE = 10**5000
 MOST = 700

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from sparring.core.errors import ConfigError
+from sparring.core.types import Task
 from sparring.envs.base import EnvStep
-from sparring.errors import ConfigError
-from sparring.types import Task
 
 COLOURS = ("red", "green", "blue", "white")
 LENGTHS = {"short": 2, "long": 4}

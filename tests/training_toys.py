@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from sparring.batches import Edge, Group, Sample, groups_from_samples
-from sparring.chat import Encoded
-from sparring.types import PairKind
+from sparring.core.types import PairKind
+from sparring.data.batches import Edge, Group, Sample, groups_from_samples
+from sparring.data.chat import Encoded
 
 # Models as small as these gain nothing from threads, and lose much when threads wait for each other on a busy machine.
 torch.set_num_threads(1)

@@ -13,8 +13,8 @@ import gzip
 import json
 from pathlib import Path
 
-from sparring.demonstrations import demonstration
-from sparring.run import read_trajectories
+from sparring.core.records import read_trajectories
+from sparring.rollouts.demonstrations import demonstration
 
 
 def main() -> None:

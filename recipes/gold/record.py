@@ -13,8 +13,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from sparring.envs.scienceworld import GOLD_PATHS, ScienceWorld
-from sparring.types import Task
+from sparring.core.types import Task
+from sparring.envs.scienceworld.benchmark import GOLD_PATHS, ScienceWorld
 
 
 def record(tasks: list[Task], found: dict[str, list[str]], path: Path) -> None:

@@ -17,8 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sparring.core.types import Task
 from sparring.envs.base import Env, load_benchmark
-from sparring.types import Task
 
 WORLDS = ("webshop", "intercode_sql")
 

@@ -19,10 +19,10 @@ from invented_calls import single
 from invented_errands import ERRANDS
 from invented_talk import Refused, Speech, Talk, invented_state
 
+from sparring.core.errors import DataError
+from sparring.core.types import Task
 from sparring.envs.bfcl import BFCLEnv, LiveApis, Scenario, expert, functions_of, make_task, reference_of, score
 from sparring.envs.bfcl.functions import Style
-from sparring.errors import DataError
-from sparring.types import Task
 
 SHARE_ERRANDS = 0.3
 """Share of wishes that take several calls, or speak of what was done before; none in the library's words."""

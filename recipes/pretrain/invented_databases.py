@@ -34,6 +34,7 @@ from invented_columns import (
     split_words,
 )
 
+from sparring.core.types import Task
 from sparring.envs.intercode_sql import dump
 from sparring.envs.intercode_sql.benchmark import MAX_OBSERVATION, Images
 from sparring.envs.intercode_sql.env import InterCodeSQLEnv
@@ -43,7 +44,6 @@ from sparring.envs.intercode_sql.lexicon import Entity, plural
 from sparring.envs.intercode_sql.official import normal_form
 from sparring.envs.intercode_sql.questions import FAMILIES, Question, is_good
 from sparring.envs.intercode_sql.walks import MAX_ACTIONS, walk
-from sparring.types import Task
 
 WEIGHTS: Mapping[str, float] = {
     "project": 0.1,

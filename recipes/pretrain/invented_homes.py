@@ -20,13 +20,13 @@ from typing import Any
 from gather_worlds import play, write_invented
 from invented_columns import coined, pick
 
+from sparring.core.errors import ConfigError
+from sparring.core.types import Task
 from sparring.envs.appworld import AppWorld
 from sparring.envs.appworld.drafting import DONE, login
 from sparring.envs.appworld.generate import TEMPLATES
 from sparring.envs.appworld.scene import APPS, Names, Scene
 from sparring.envs.appworld.tasks import Draft, make_task
-from sparring.errors import ConfigError
-from sparring.types import Task
 
 OBSERVATION_CHARS = 900
 """Most characters of what code prints: a list of things costs hundreds of tokens, and its start shows its form."""

@@ -23,7 +23,7 @@ from sparring.envs.bfcl import Call, LiveApis, Scenario
 from sparring.envs.bfcl.inventing import NOUNS, PEOPLE, SENTENCES, SURNAMES, SYMBOLS, invent
 from sparring.envs.bfcl.played import REFUSALS, value_of
 from sparring.envs.bfcl.wording import SWITCHES, ask_for, named_arguments
-from sparring.policies.local import BUNDLED
+from sparring.models.loading import BUNDLED
 
 PHRASES = Path(__file__).with_name("invented_phrases.txt")
 

@@ -11,12 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, runtime_checkable
 
-from sparring.convert import check_values
+from sparring.core.convert import check_values
+from sparring.core.errors import ConfigError, DataError, quote
+from sparring.core.ranges import (
+    ADJUSTABLE,
+    ADJUSTABLE_WITH_NOTE,
+    Count,
+    Deadline,
+    Name,
+    Place,
+    Range,
+    Retries,
+    Share,
+)
+from sparring.core.text import encodable
+from sparring.core.types import Task
 from sparring.envs.faults import describe_exception, told
-from sparring.errors import ConfigError, DataError, quote
-from sparring.ranges import ADJUSTABLE, ADJUSTABLE_WITH_NOTE, Count, Deadline, Name, Place, Range, Retries, Share
-from sparring.text import encodable
-from sparring.types import Task
 
 BENCHMARKS: Mapping[str, str] = {
     "scienceworld": "sparring.envs.scienceworld:ScienceWorld",

@@ -10,7 +10,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sparring.errors import ConfigError, EnvFault, SparringError, quote
+from sparring.core.errors import ConfigError, EnvFault, SparringError, quote
 
 if TYPE_CHECKING:
     from sparring.envs.base import Env, EnvStep

@@ -24,11 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from sparring.core.errors import ConfigError, DataError, EnvFault
+from sparring.core.types import Task
 from sparring.envs.base import Benchmark, Env, EnvConfig, EnvStep, load_benchmark, num_cores
 from sparring.envs.faults import checked_observation, checked_step, describe_exception
 from sparring.envs.variables import clean_environment, withheld_hint
-from sparring.errors import ConfigError, DataError, EnvFault
-from sparring.types import Task
 
 CLOSE_DEADLINE_S = 5.0
 """Seconds an env process has to end by itself; then it is killed."""

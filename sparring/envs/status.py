@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from sparring.envs import scienceworld
+from sparring.core.errors import ConfigError
 from sparring.envs.appworld import install as appworld_install
 from sparring.envs.base import BENCHMARKS
 from sparring.envs.bfcl import wheel
 from sparring.envs.intercode_sql import dump as intercode_dump
 from sparring.envs.intercode_sql import official as intercode_official
-from sparring.envs.scienceworld_jvm import INSTALL_COMMAND, find_jar, find_java
+from sparring.envs.scienceworld import benchmark as scienceworld
+from sparring.envs.scienceworld.jvm import INSTALL_COMMAND, find_jar, find_java
 from sparring.envs.webshop import generated as webshop_generated
 from sparring.envs.webshop import official as webshop_official
-from sparring.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

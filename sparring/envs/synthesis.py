@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from sparring.core.errors import ConfigError
+from sparring.core.types import Task, Trajectory
 from sparring.envs.base import Benchmark
-from sparring.errors import ConfigError
-from sparring.types import Task, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

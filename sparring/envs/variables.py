@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from sparring.errors import ConfigError
+from sparring.core.errors import ConfigError
 
 PASSED_ON = frozenset(
     {

@@ -25,10 +25,10 @@ import threading
 from queue import SimpleQueue
 from typing import Any
 
+from sparring.core.errors import ConfigError, DataError
+from sparring.core.types import Task
 from sparring.envs.base import Env, EnvStep, load_benchmark
 from sparring.envs.faults import checked_observation, checked_step, describe_exception
-from sparring.errors import ConfigError, DataError
-from sparring.types import Task
 
 
 def serve(request_fd: int, answer_fd: int) -> None:

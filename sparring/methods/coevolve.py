@@ -8,30 +8,29 @@ Source: arXiv 2604.15840. Deviates: see docs/methods/coevolve.md.
 
 from __future__ import annotations
 
-from sparring.evolution import coevolve_config
-from sparring.experience import advantages_by_task
-from sparring.methods.config import is_evaluation_due
-from sparring.session import Agent, Session
-from sparring.synthesis.course import begin, draw_tasks, grow, observe
+from sparring.learning.advantages import advantages_by_task
+from sparring.methods.base import Agent, Session
+from sparring.methods.loop import is_evaluation_due
+from sparring.synthesis.curriculum import CoEvolveConfig, begin, draw_tasks, extend, observe
 
 
 def coevolve(session: Session) -> Agent:
     """Sample the pool, update, flag; every so many rounds make tasks where the agent is weak."""
-    config, evolve = session.config.grpo, coevolve_config(session.config)
+    config, evolve = session.config.grpo, CoEvolveConfig.of(session.config)
     start = target = session.imitate("target") if config.start == "imitation" else session.base("target")
     session.evaluate(target, 0)
-    course, events = begin(session.world.train_tasks, session.experts)
+    curriculum, events = begin(session.train_tasks, session.experts)
     session.record_pool(0, events)
 
     for number in range(1, config.rounds + 1):
-        tasks = draw_tasks(course, config.num_tasks, session.seed, number, evolve.synthesis)
+        tasks = draw_tasks(curriculum, config.num_tasks, session.seed, number, evolve.synthesis)
         episodes = session.sample(target, number, tasks=tasks, num_per_task=config.num_per_task)
         advantages = advantages_by_task(episodes, is_scaled=config.scale == "deviation")
         target = session.improve(target, episodes, advantages, number, reference=start, tasks_change=True)
 
-        course, events = observe(course, number, episodes, session.action_pattern, evolve)
+        curriculum, events = observe(curriculum, number, episodes, session.action_pattern, evolve)
         if evolve.synthesis.is_due(number) and number < config.rounds:
-            course, grown = grow(course, session.synthesise(target, course, number), evolve.pool)
+            curriculum, grown = extend(curriculum, session.synthesise(target, curriculum, number), evolve.pool)
             events += grown
         session.record_pool(number, events)
         if is_evaluation_due(config, number):

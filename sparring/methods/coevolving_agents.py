@@ -11,11 +11,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from sparring.methods.config import is_evaluation_due
-from sparring.pairs import adopt_successes, expert_pairs, failure_pairs, target_pairs
-from sparring.session import Agent, Session
-from sparring.types import PairKind, PreferencePair, Task, Trajectory
+from sparring.core.convert import check_values
+from sparring.core.ranges import Count, LearningRate
+from sparring.core.types import PairKind, PreferencePair, Task, Trajectory
+from sparring.data.pairs import adopt_successes, expert_pairs, failure_pairs, target_pairs
+from sparring.methods.base import Agent, Session
+from sparring.methods.loop import eto_loss, is_evaluation_due
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartnerConfig:
+    """The target agent's partner in Co-Evolving Agents."""
+
+    kind: Literal["failure", "frozen", "positive"] = "failure"
+    """`failure`: learns to fail ever closer to success (the paper). Ablations: `frozen` stays at its SFT weights;
+    `positive` learns to succeed, as a second target agent."""
+    start: Literal["independent", "shared"] = "independent"
+    """`independent`: an SFT of its own, with another seed (paper). `shared`: the target's SFT weights, cheaper."""
+    lr: LearningRate | None = None
+    """The partner's learning rate in preference learning; none: the target's, `dpo.lr`."""
+    evaluate: bool = False
+    """Play the held-out tasks with the partner too, each round: for the analysis alone."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailConfig:
+    """The failure agent's own training set, D_fail."""
+
+    pair_scope: Literal["cross", "all"] = "cross"
+    """`cross`: pairs of a target's and a partner's failure (Eq. 6 to the letter). `all`: also of one agent's own."""
+    min_pairs: Count = 8
+    """With fewer pairs than this in a round the failure agent is not updated, and a warning says so."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 def coevolving_agents(session: Session) -> Agent:
@@ -74,7 +108,7 @@ def improve(
     d_fail = partner_pairs(session, experts, f_tgt, f_fail)  # Eq. 6
     if len(d_fail) >= config.fail.min_pairs:
         learner = duo.partner_start if restart else partner
-        partner = session.prefer(learner, d_fail, number, loss=session.eto_loss())  # Eq. 7
+        partner = session.prefer(learner, d_fail, number, loss=eto_loss(config))  # Eq. 7
     elif config.partner.kind != "frozen":
         session.warn(f"round {number}: {len(d_fail)} pairs for the partner, fewer than fail.min_pairs: it rests.")
     if config.loop.refresh_failure_rollouts:

@@ -9,34 +9,33 @@ Source: arXiv 2511.22254 (agents), arXiv 2604.15840 (tasks); their meeting is ou
 
 from __future__ import annotations
 
-from sparring.evolution import coevolve_config
+from sparring.methods.base import Agent, Session
 from sparring.methods.coevolving_agents import evaluate, improve, solutions, start
-from sparring.session import Agent, Session
-from sparring.synthesis.course import begin, draw_tasks, grow, notice, observe
+from sparring.synthesis.curriculum import CoEvolveConfig, begin, draw_tasks, extend, notice, observe
 
 
 def coevolving_agents_and_tasks(session: Session) -> Agent:
     """Play the pool with both agents, improve both, and make tasks where they nearly succeeded."""
-    config, evolve = session.config, coevolve_config(session.config)
-    num_tasks = config.rollout.num_tasks or len(session.world.train_tasks)
+    config, evolve = session.config, CoEvolveConfig.of(session.config)
+    num_tasks = config.rollout.num_tasks or len(session.train_tasks)
     duo, experts = start(session), session.experts
     evaluate(session, duo, 0)
-    course, events = begin(session.world.train_tasks, experts)
+    curriculum, events = begin(session.train_tasks, experts)
     session.record_pool(0, events)
 
     for number in range(1, config.loop.rounds + 1):
-        tasks = draw_tasks(course, num_tasks, session.seed, number, evolve.synthesis)
+        tasks = draw_tasks(curriculum, num_tasks, session.seed, number, evolve.synthesis)
         f_tgt = session.rollout(duo.target, number, tasks=tasks)
         f_fail = session.rollout(duo.partner, number, tasks=tasks)
         experts = solutions(session, experts, [*f_tgt, *f_fail])
         duo = improve(session, duo, experts, f_tgt, f_fail, number, tasks=tasks)
 
-        course, events = observe(course, number, f_tgt, session.action_pattern, evolve)
-        course = notice(course, number, f_fail, evolve.signals)
+        curriculum, events = observe(curriculum, number, f_tgt, session.action_pattern, evolve)
+        curriculum = notice(curriculum, number, f_fail, evolve.signals)
         if evolve.synthesis.is_due(number) and number < config.loop.rounds:
-            growth = session.synthesise(duo.target, course, number)
-            course, grown = grow(course, growth, evolve.pool)
-            experts, events = [*experts, *session.references(growth)], events + grown
+            result = session.synthesise(duo.target, curriculum, number)
+            curriculum, grown = extend(curriculum, result, evolve.pool)
+            experts, events = [*experts, *session.references(result)], events + grown
         session.record_pool(number, events)
         evaluate(session, duo, number)
     return duo.target

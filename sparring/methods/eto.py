@@ -5,10 +5,10 @@ Source: arXiv 2403.02502 (Song et al.).
 
 from __future__ import annotations
 
-from sparring.methods.config import is_evaluation_due
-from sparring.pairs import adopt_successes, expert_pairs
-from sparring.session import Agent, Session
-from sparring.types import PairKind
+from sparring.core.types import PairKind
+from sparring.data.pairs import adopt_successes, expert_pairs
+from sparring.methods.base import Agent, Session
+from sparring.methods.loop import eto_loss, is_evaluation_due
 
 
 def eto(session: Session) -> Agent:
@@ -24,7 +24,7 @@ def eto(session: Session) -> Agent:
             experts = adopt_successes(experts, explored, config.pairs.success_eps)
         pairs = expert_pairs(experts, explored, PairKind.EXPERT_TARGET, config.pairs)
         learner = start if config.loop.restart else target
-        target = session.prefer(learner, pairs, number, loss=session.eto_loss())
+        target = session.prefer(learner, pairs, number, loss=eto_loss(config))
         if is_evaluation_due(config.loop, number):
             session.evaluate(target, number)
     return target

@@ -6,9 +6,43 @@ Source: arXiv 2402.03300 (Shao et al.), with DAPO's two bounds and mean over tok
 
 from __future__ import annotations
 
-from sparring.experience import advantages_by_task
-from sparring.methods.config import is_evaluation_due
-from sparring.session import Agent, Session
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from sparring.core.convert import check_values
+from sparring.core.ranges import Count, Range, Repeats, Share, Weight
+from sparring.learning.advantages import advantages_by_task
+from sparring.methods.base import Agent, Session
+from sparring.methods.loop import is_evaluation_due
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpoConfig:
+    """Group-relative policy optimisation; how it is optimised is `[rl]`, how it is sampled `rollout.temperature`."""
+
+    rounds: Repeats = 120
+    """Rounds of rollout and update (CoEvolve: 120)."""
+    num_tasks: Count = 32
+    """Training tasks played in a round, drawn anew each time (CoEvolve: 32)."""
+    num_per_task: Annotated[int, Range(at_least=2, at_most=10_000)] = 8
+    """Episodes per task: the group whose rewards are compared (CoEvolve: 8)."""
+    start: Literal["imitation", "base"] = "imitation"
+    """`imitation`: from the SFT agent, as the other methods. `base`: from the base model (CoEvolve)."""
+    scale: Literal["deviation", "none"] = "deviation"
+    """`deviation`: advantages are divided by the group's standard deviation (GRPO). `none`: they are not (Dr. GRPO)."""
+    clip_low: Share = 0.2
+    """How far below 1 the importance ratio still counts."""
+    clip_high: Annotated[float, Range(at_least=0, at_most=100)] = 0.28
+    """How far above 1; more than below lets rare tokens grow (DAPO)."""
+    kl_weight: Weight = 1e-3
+    """Weight of the KL to the agent as it started (CoEvolve: 1e-3); 0: the start is not asked."""
+    average: Literal["token", "sequence"] = "token"
+    """The loss's mean: over all action tokens of a step (DAPO), or over each trajectory's tokens first (GRPO)."""
+    evaluate_every: Repeats = 10
+    """Rounds between two evaluations on held-out tasks; the last round is always evaluated."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 def grpo(session: Session) -> Agent:

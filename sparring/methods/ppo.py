@@ -6,9 +6,48 @@ Deviates: see docs/methods/ppo.md.
 
 from __future__ import annotations
 
-from sparring.methods.config import is_evaluation_due
-from sparring.session import Agent, Session
-from sparring.types import Trajectory
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from sparring.core.convert import check_values
+from sparring.core.ranges import Count, Range, Repeats, Share, Weight
+from sparring.core.types import Trajectory
+from sparring.methods.base import Agent, Session
+from sparring.methods.loop import is_evaluation_due
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PpoConfig:
+    """Proximal policy optimisation with a value head; how it is optimised is `[rl]`."""
+
+    kind: Literal["online", "offline"] = "online"
+    """`online`: each round plays anew. `offline`: round 1's trajectories serve all rounds, and the ratio compares with
+    the agent at the round's start (ETO's baseline)."""
+    rounds: Repeats = 3
+    """Rounds; offline: passes over the trajectories."""
+    num_tasks: Count | None = None
+    """Training tasks played in a round; none: all."""
+    num_per_task: Repeats = 1
+    """Episodes per task."""
+    clip: Share = 0.2
+    """How far from 1 the importance ratio still counts."""
+    value_clip: Weight = 0.2
+    """How far a value may move in a round before its loss goes flat."""
+    value_weight: Weight = 0.1
+    """Weight of the value loss, whose gradient reaches the agent too."""
+    value_lr: Annotated[float, Range(at_least=0, at_most=10)] = 0.01
+    """Learning rate of the value head alone: about how far a value moves in an optimizer step."""
+    kl_weight: Weight = 0.1
+    """What a nat of log π / π_start costs, taken off the reward token by token; 0: the start is not asked."""
+    gamma: Share = 1.0
+    """Discount per token."""
+    lam: Share = 0.95
+    """GAE's λ, per token."""
+    evaluate_every: Repeats = 1
+    """Rounds between two evaluations on held-out tasks; the last round is always evaluated."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 def ppo(session: Session) -> Agent:

@@ -5,9 +5,24 @@ Source: arXiv 2308.01825 (Yuan et al.), as used in arXiv 2511.22254, section 5.
 
 from __future__ import annotations
 
-from sparring.endings import describe_endings
-from sparring.pairs import dedupe, successes
-from sparring.session import Agent, Session
+from dataclasses import dataclass
+
+from sparring.analysis.endings import describe_endings
+from sparring.core.convert import check_values
+from sparring.core.ranges import Repeats
+from sparring.data.pairs import dedupe, successes
+from sparring.methods.base import Agent, Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RftConfig:
+    """Rejection-sampling fine-tuning."""
+
+    num_samples: Repeats = 4
+    """Rollouts per training task, of which the distinct successes are kept."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 def rft(session: Session) -> Agent:

@@ -5,7 +5,7 @@ Source: arXiv 2511.22254, section 3.2, Eq. 3-5.
 
 from __future__ import annotations
 
-from sparring.session import Agent, Session
+from sparring.methods.base import Agent, Session
 
 
 def sft(session: Session) -> Agent:

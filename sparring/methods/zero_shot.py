@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparring.session import Agent, Session
+from sparring.methods.base import Agent, Session
 
 
 def zero_shot(session: Session) -> Agent:

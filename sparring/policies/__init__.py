@@ -1,0 +1,1 @@
+"""Who acts: a model in this process, a server, a script."""

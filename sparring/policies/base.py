@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sparring.types import StopReason, Task, Turn
+from sparring.core.types import StopReason, Task, Turn
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,11 +11,11 @@ import hashlib
 import logging
 from collections.abc import Sequence
 
-from sparring.chat import Dialogue
-from sparring.completions import Completion, CompletionClient, ContextFull, OpenAIConfig, Outcome, Request
-from sparring.errors import ConfigError, EnvFault
+from sparring.core.errors import ConfigError, EnvFault
+from sparring.core.types import StopReason
+from sparring.data.chat import Dialogue
 from sparring.policies.base import Episode, Reply
-from sparring.types import StopReason
+from sparring.policies.completions import Completion, CompletionClient, ContextFull, OpenAIConfig, Outcome, Request
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
-from sparring.errors import ConfigError
+from sparring.core.errors import ConfigError
 from sparring.policies.base import Episode, Reply
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from sparring.core.types import Turn
 from sparring.report.collect import Episodes, SampledEpisode
 from sparring.report.view import Results
-from sparring.types import Turn
 
 MAX_TEXT = 6000
 """Characters of one observation or answer that the page holds."""

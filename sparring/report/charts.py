@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from sparring.analysis import Outcomes
-from sparring.evaluate import Interval
+from sparring.analysis.failures import Outcomes
+from sparring.analysis.statistics import Interval
 from sparring.report import svg
 from sparring.report.series import MAX_MARKED, MAX_TICKS, thin
 from sparring.report.svg import Panel, Scale

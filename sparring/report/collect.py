@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sparring.analysis import counted
+from sparring.analysis.failures import counted
+from sparring.core.phases import TRAJECTORIES, Phase
+from sparring.core.types import Trajectory
 from sparring.report.folder import PhaseFolder
-from sparring.run import TRAJECTORIES, Phase
-from sparring.types import Trajectory
 
 MAX_WATCHED = 6
 """Rounds whose rollouts are kept whole where asked for, the last ones: policy gradient has hundreds."""

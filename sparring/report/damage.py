@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import TemplateError
 
-from sparring.errors import DataError, SparringError, quote
+from sparring.core.errors import DataError, SparringError, quote
 
 REMEDIES: Mapping[str, str] = {
     "results.json": "Delete the file and run the same recipe again: it is written anew, and what is finished is kept.",

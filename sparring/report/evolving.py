@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sparring.report import svg
-from sparring.report.growth import ACCEPTED, INITIAL, outcome_of
+from sparring.report.curriculum import ACCEPTED, INITIAL, outcome_of
 from sparring.report.series import Series, lines_panel, mean_by_round, stacked_panel
 from sparring.report.text import total
 from sparring.report.view import ArmResults, Results

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparring.analysis import is_hard
-from sparring.evaluate import is_success
+from sparring.analysis.failures import is_hard
+from sparring.analysis.statistics import is_success
+from sparring.core.records import read_trajectories
+from sparring.core.types import Task, Trajectory
 from sparring.report.collect import SetKey
 from sparring.report.view import ArmResults
-from sparring.run import read_trajectories
-from sparring.types import Task, Trajectory
 
 MAX_EXAMPLES = 4
 MAX_TURNS = 60

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparring.errors import DataError
-from sparring.journal import read_journal
-from sparring.run import DONE, Phase
+from sparring.core.errors import DataError
+from sparring.core.journal import read_journal
+from sparring.core.phases import DONE, Phase
 
 _PHASE = re.compile(
     r"(?:round-(?P<round>\d+)/)?(?:(?P<made>synthesis)|(?P<act>sft|rollout|evaluate|train|check)-(?P<agent>target|partner).*)"

@@ -16,9 +16,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sparring.analysis import AnalysisConfig
-from sparring.errors import DataError
-from sparring.journal import disk_errors, read_object
+from sparring.analysis.failures import AnalysisConfig
+from sparring.core.errors import DataError
+from sparring.core.journal import disk_errors, read_object
+from sparring.core.text import printable
 from sparring.report import about, browser, evolving, examples, failures, learning, reinforcement, sections, synthetic
 from sparring.report.charts import staircase
 from sparring.report.collect import collect
@@ -26,7 +27,6 @@ from sparring.report.damage import content_of
 from sparring.report.folder import list_phases, read_costs
 from sparring.report.text import between, contribution_lines, count, notice_lines, percent, pool_lines, reward
 from sparring.report.view import Results, read_results
-from sparring.text import printable
 
 HERE = Path(__file__).parent
 SAMPLE_BYTES = 24_000_000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from sparring.evaluate import (
+from sparring.analysis.statistics import (
     Interval,
     SeedRewards,
     bootstrap_mean,

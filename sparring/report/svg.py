@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from sparring.text import printable
+from sparring.core.text import printable
 
 Point = tuple[float, float]
 

@@ -12,12 +12,13 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from sparring.journal import read_journal
+from sparring.core.journal import read_journal
+from sparring.core.phases import TRAJECTORIES
+from sparring.core.records import read_trajectories
+from sparring.core.types import Trajectory
+from sparring.report.curriculum import ACCEPTED, INITIAL, POOL, SYNTHESIS, outcome_of, read_verdicts, round_numbers
 from sparring.report.damage import content_of
-from sparring.report.growth import ACCEPTED, GROWTH, INITIAL, POOL, outcome_of, read_verdicts, round_numbers
 from sparring.report.view import Results
-from sparring.run import TRAJECTORIES, read_trajectories
-from sparring.types import Trajectory
 
 MAX_TASKS = 36
 """Synthetic tasks that the page shows at most, of all arms together."""
@@ -77,7 +78,7 @@ def choose(run_dir: Path, results: Results) -> list[dict[str, Any]]:
     found = []
     for arm in results.arms.values():
         folders = (run_dir / f"seed-{seed}" / arm.name for seed in arm.seeds)
-        if arm.has_pool and (folder := next((f for f in folders if any(f.glob(f"round-*/{GROWTH}"))), None)):
+        if arm.has_pool and (folder := next((f for f in folders if any(f.glob(f"round-*/{SYNTHESIS}"))), None)):
             found.append((arm, folder, list(_proposals(folder))))
     found = [one for one in found if one[2]]
     num = max(MIN_PER_ARM, MAX_TASKS // max(1, len(found)))
@@ -106,7 +107,7 @@ def varied(proposals: Sequence[_Found], num: int) -> list[_Found]:
 
 def _proposals(folder: Path) -> Iterator[_Found]:
     for number in round_numbers(folder):
-        path = folder / f"round-{number}" / GROWTH
+        path = folder / f"round-{number}" / SYNTHESIS
         if path.exists():
             with content_of(path):
                 found = [_Found(number, verdict) for verdict in read_verdicts(path)]

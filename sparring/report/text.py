@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparring.evaluate import paired_difference, summarise
+from sparring.analysis.statistics import paired_difference, summarise
 from sparring.report.view import ArmResults, Results, results_from_json
 
 if TYPE_CHECKING:

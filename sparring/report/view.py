@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sparring.errors import DataError, quote
-from sparring.evaluate import Rewards, SeedRewards
-from sparring.journal import read_object
-from sparring.text import printable
+from sparring.analysis.statistics import Rewards, SeedRewards
+from sparring.core.errors import DataError, quote
+from sparring.core.journal import read_object
+from sparring.core.text import printable
 
 PARTNER_NAMES: Mapping[str, str] = {
     "failure": "failure agent",

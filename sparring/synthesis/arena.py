@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from sparring.core.types import StopReason, Task, Trajectory
 from sparring.policies.base import Episode, Policy, Reply
 from sparring.policies.scripted import ScriptedPolicy
-from sparring.types import StopReason, Task, Trajectory
 
 
 class Purpose(StrEnum):

@@ -24,12 +24,12 @@ from enum import StrEnum
 from statistics import fmean
 from typing import Literal
 
-from sparring.convert import check_values
+from sparring.core.convert import check_values
+from sparring.core.ranges import CountOrZero, Repeats, Share, ShareBelowOne
+from sparring.core.types import StopReason, Task, Trajectory
 from sparring.envs.synthesis import Synthesis
-from sparring.ranges import CountOrZero, Repeats, Share, ShareBelowOne
 from sparring.synthesis.proposals import Proposal, content_key
 from sparring.synthesis.signals import ROUNDING
-from sparring.types import StopReason, Task, Trajectory
 
 CheckName = Literal["duplicate", "replay", "change", "empty", "random", "probe"]
 CHECKS: tuple[CheckName, ...] = ("duplicate", "replay", "change", "empty", "random", "probe")

@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Protocol, TypeVar
 
-from sparring.completions import Completion, Outcome, Request
-from sparring.convert import check_values
+from sparring.core.convert import check_values
+from sparring.core.errors import EnvFault
+from sparring.core.ranges import Range, Repeats, Temperature
+from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.envs.base import Benchmark
 from sparring.envs.synthesis import synthesis_of
-from sparring.errors import EnvFault
 from sparring.policies.base import Episode, Reply
-from sparring.ranges import Range, Repeats, Temperature
+from sparring.policies.completions import Completion, Outcome, Request
 from sparring.synthesis.answers import (
     Idea,
     Malformed,
@@ -35,7 +36,6 @@ from sparring.synthesis.answers import (
 from sparring.synthesis.arena import Arena, Purpose, ReferencePolicy
 from sparring.synthesis.proposals import Findings, Proposal, Proposed, origin_of
 from sparring.synthesis.signals import Flag, draw
-from sparring.types import StopReason, Task, Trajectory, Turn
 
 SHOWN = 1500
 """Characters of an observation that the model is shown; the rest is marked as left out."""

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from sparring.core.types import Task, Trajectory
 from sparring.envs.synthesis import Synthesis
 from sparring.synthesis.proposals import content_key
-from sparring.types import Task, Trajectory
 
 EDGE = "\0"
 """Stands before the first and after the last item of a sequence, so that a single item makes pairs, too."""

@@ -17,12 +17,12 @@ from enum import StrEnum
 from statistics import fmean
 from typing import Any
 
-from sparring.convert import check_values
-from sparring.errors import DataError
-from sparring.ranges import CountOrZero, Repeats, Share, ShareBelowOne
+from sparring.core.convert import check_values
+from sparring.core.errors import DataError
+from sparring.core.ranges import CountOrZero, Repeats, Share, ShareBelowOne
+from sparring.core.types import Task
 from sparring.synthesis.proposals import Origin, task_from_json, task_to_json
 from sparring.synthesis.signals import ROUNDING, Flag, Visit, draw
-from sparring.types import Task
 
 
 class Status(StrEnum):

@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
+from sparring.core.types import Task, Trajectory
 from sparring.envs.base import Benchmark
 from sparring.envs.synthesis import Draft, Synthesis, synthesis_of
 from sparring.synthesis.arena import Arena
 from sparring.synthesis.proposals import Findings, Proposal, Proposed, origin_of
 from sparring.synthesis.signals import ROUNDING, SUCCESS_EPS, Flag, Signal, draw
-from sparring.types import Task, Trajectory
 
 MAX_REFERENCES = 3
 """Most references that a proposal carries: each may cost an episode."""

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sparring.errors import DataError
+from sparring.core.errors import DataError
+from sparring.core.types import Task, Trajectory
 from sparring.synthesis.arena import Arena
 from sparring.synthesis.signals import Flag, Signal, Visit
-from sparring.types import Task, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

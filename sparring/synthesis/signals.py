@@ -17,10 +17,10 @@ from enum import StrEnum
 from statistics import fmean
 from typing import Any, Literal
 
-from sparring.convert import check_values
-from sparring.errors import DataError
-from sparring.ranges import PositiveShare, Repeats
-from sparring.types import StopReason, Task, Trajectory
+from sparring.core.convert import check_values
+from sparring.core.errors import DataError
+from sparring.core.ranges import PositiveShare, Repeats
+from sparring.core.types import StopReason, Task, Trajectory
 
 Pattern = Callable[[str], str]
 """Maps an action to its kind, and text that is no action to an empty one: a world's `Synthesis.pattern`."""

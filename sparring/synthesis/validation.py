@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from sparring.core.errors import DataError
+from sparring.core.types import StopReason, Task, Trajectory
 from sparring.envs.synthesis import Synthesis
-from sparring.errors import DataError
 from sparring.policies.base import Policy
 from sparring.policies.scripted import RandomPolicy
 from sparring.synthesis.arena import Arena, Purpose, ReferencePolicy, empty_policy
@@ -34,7 +35,6 @@ from sparring.synthesis.checks import (
 from sparring.synthesis.novelty import EvaluationGate, Sketch, find_duplicate, sketch
 from sparring.synthesis.proposals import Proposal
 from sparring.synthesis.signals import draw
-from sparring.types import StopReason, Task, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+from sparring.core.errors import ConfigError, DataError
+from sparring.core.types import Task
 from sparring.envs.base import EnvStep
-from sparring.errors import ConfigError, DataError
-from sparring.types import Task
 from tests.toy_world import ToyEnv, ToyWorld
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.envs.base import Benchmark, Env
 from sparring.envs.pool import EnvPool
 from sparring.envs.synthesis import Draft, synthesis_of
 from sparring.policies.base import Policy
-from sparring.rollout import EpisodeSpec, cut_waves, rollout
+from sparring.rollouts.loop import EpisodeSpec, cut_waves, rollout
 from sparring.synthesis.arena import Arena, Attempt, empty_policy
 from sparring.synthesis.checks import ValidationConfig
 from sparring.synthesis.novelty import EvaluationGate
 from sparring.synthesis.proposals import Origin, Proposal
 from sparring.synthesis.validation import Ground, Verdict, validate
-from sparring.types import StopReason, Task, Trajectory, Turn
 
 CHECKS = ValidationConfig(checks=("duplicate", "replay", "change", "empty", "random"))
 """All but the probe, which asks for an agent."""

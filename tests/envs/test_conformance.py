@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import psutil
 import pytest
 
+from sparring.core.errors import ConfigError
+from sparring.core.types import Task
 from sparring.envs.base import BENCHMARKS, Benchmark, Env, EnvStep, load_benchmark
-from sparring.errors import ConfigError
-from sparring.types import Task
 
 ODD_ACTIONS = (
     "",

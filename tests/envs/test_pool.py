@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sparring.core.errors import ConfigError, DataError, EnvFault
+from sparring.core.types import Task
 from sparring.envs.pool import EnvPool
-from sparring.errors import ConfigError, DataError, EnvFault
-from sparring.types import Task
 from tests.envs.faulty_world import FaultyWorld
 from tests.processes import is_alive, wait_until
 from tests.strangers import NOBODY, is_private, listening, secrets_of, try_as
@@ -199,7 +199,7 @@ def test_workers_and_their_children_die_with_the_parent(tmp_path):
     script = f"""
         import sys, time
         from sparring.envs.pool import EnvPool
-        from sparring.types import Task
+        from sparring.core.types import Task
         pool = EnvPool({WORLD!r}, {{}}, num_envs=2)
         task = Task(id="t", kind="short", data={{"goal": ["red"]}})
         for slot in range(2):

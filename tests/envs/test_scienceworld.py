@@ -14,13 +14,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sparring.demonstrations import ExpertConfig, expert_trajectories, read_demonstrations
-from sparring.envs import scienceworld, scienceworld_jvm
+from sparring.core.errors import ConfigError, DataError, EnvFault
+from sparring.core.types import Task
 from sparring.envs.base import select_tasks
 from sparring.envs.pool import EnvPool
-from sparring.envs.scienceworld import NUM_VARIATIONS, TURN_LIMITS, ScienceWorld, ScienceWorldEnv, simulator_name
-from sparring.errors import ConfigError, DataError, EnvFault
-from sparring.types import Task
+from sparring.envs.scienceworld import benchmark as scienceworld
+from sparring.envs.scienceworld import jvm as scienceworld_jvm
+from sparring.envs.scienceworld.benchmark import (
+    NUM_VARIATIONS,
+    TURN_LIMITS,
+    ScienceWorld,
+    ScienceWorldEnv,
+    simulator_name,
+)
+from sparring.rollouts.demonstrations import ExpertConfig, expert_trajectories, read_demonstrations
 from tests.strangers import NOBODY, is_private, listening, secrets_of, try_as
 
 RECORDED = Path(__file__).parents[2] / "recipes" / "quickstart-experts.jsonl.gz"

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from sparring.envs.scienceworld import ScienceWorld, ScienceWorldEnv, make_task
-from sparring.envs.scienceworld_synthesis import ScienceWorldSynthesis, State, achieved, describe
+from sparring.core.types import StopReason, Task, Trajectory
+from sparring.envs.scienceworld.benchmark import ScienceWorld, ScienceWorldEnv, make_task
+from sparring.envs.scienceworld.synthesis import ScienceWorldSynthesis, State, achieved, describe
 from sparring.envs.synthesis import Draft, Synthesis, synthesis_of
-from sparring.types import StopReason, Task, Trajectory
 from tests.envs.proposing import play
 
 WORLD = ScienceWorld()

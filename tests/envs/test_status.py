@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sparring.envs import scienceworld_jvm
 from sparring.envs.base import BENCHMARKS
+from sparring.envs.scienceworld import jvm as scienceworld_jvm
 from sparring.envs.status import STATUSES, status_table, world_statuses
 
 

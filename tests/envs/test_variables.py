@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from sparring.core.errors import ConfigError
 from sparring.envs.pool import EnvPool
 from sparring.envs.variables import clean_environment, withheld_hint
-from sparring.errors import ConfigError
 
 KEYS = (
     *("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "SSH_AUTH_SOCK", "TINKER_API_KEY"),

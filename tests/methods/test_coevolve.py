@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from sparring.config import Recipe, recipe_from_dict
-from sparring.engine import run_recipe
-from sparring.errors import ConfigError
-from sparring.journal import read_json, read_jsonl
-from sparring.policies.local import save_model
-from sparring.progress import SilentProgress
-from sparring.run import read_trajectories
-from sparring.synthesis.course import Growth
+from sparring.core.errors import ConfigError
+from sparring.core.journal import read_json, read_jsonl
+from sparring.core.progress import SilentProgress
+from sparring.core.records import read_trajectories
+from sparring.models.loading import save_model
+from sparring.runs.config import Recipe, recipe_from_dict
+from sparring.runs.recipe import run_recipe
+from sparring.synthesis.curriculum import SynthesisResult
 from tests.methods.test_methods import DeadlyProgress, Killed, outcome
 from tests.synthesis.growing_world import GrowingWorld
 from tests.tiny_models import tiny_model, tiny_tokenizer
@@ -64,8 +64,8 @@ def finished(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
-def growth_of(folder: Path, number: int) -> Growth:
-    return Growth.from_json(read_json(folder / f"round-{number}/synthesis/growth.json"))
+def growth_of(folder: Path, number: int) -> SynthesisResult:
+    return SynthesisResult.from_json(read_json(folder / f"round-{number}/synthesis/synthesis.json"))
 
 
 def drawn_tasks(folder: Path, number: int) -> set[str]:
@@ -160,11 +160,11 @@ def test_results_and_report_tell_how_the_pool_went(finished: Path) -> None:
     assert [state["round"] for state in states] == [0, *ROUNDS] and states[0]["synthetic_share"] == 0.0
     assert states[2]["synthetic_share"] > 0 and any(state["new"] for state in states[3:])
     growths = [growth_of(finished / "seed-0/coevolve", number) for number in (2, 4)]
-    assert [one["outcomes"] for one in (first, second)] == [growth.refusals() for growth in growths]
+    assert [one["outcomes"] for one in (first, second)] == [result.refusals() for result in growths]
     assert [one["rollouts"] for one in (first, second)] == [
         40,
         sum(s["old"]["episodes"] + (s["new"] or {"episodes": 0})["episodes"] for s in states[3:5]),
     ]
     page = (finished / "report.html").read_text("utf-8")
-    made = [one.proposal.task.id for growth in growths for one in growth.verdicts if one.is_accepted]
+    made = [one.proposal.task.id for result in growths for one in result.verdicts if one.is_accepted]
     assert 'id="pool"' in page and made and all(task in page for task in made)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sparring.engine import run_recipe
-from sparring.errors import ConfigError
-from sparring.journal import read_json, read_jsonl
-from sparring.progress import SilentProgress
-from sparring.run import read_trajectories
+from sparring.core.errors import ConfigError
+from sparring.core.journal import read_json, read_jsonl
+from sparring.core.progress import SilentProgress
+from sparring.core.records import read_trajectories
+from sparring.runs.recipe import run_recipe
 from tests.methods.test_coevolve import growth_of, make_recipe, model_folder  # noqa: F401 (a fixture)
 from tests.methods.test_methods import DeadlyProgress, Killed, outcome
 

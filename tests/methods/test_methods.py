@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from sparring.config import Config, Recipe, recipe_from_dict
-from sparring.engine import run_recipe
-from sparring.errors import ConfigError, TrainingError
-from sparring.journal import read_jsonl
+from sparring.core.errors import ConfigError, TrainingError
+from sparring.core.journal import read_jsonl
+from sparring.core.progress import Bar, SilentProgress
+from sparring.core.records import read_trajectories
+from sparring.core.types import PreferencePair, Task, Trajectory
+from sparring.methods.base import Agent
 from sparring.methods.coevolving_agents import coevolving_agents
 from sparring.methods.eto import eto
-from sparring.policies.local import save_model
-from sparring.progress import Bar, SilentProgress
-from sparring.run import read_trajectories
-from sparring.session import Agent
-from sparring.types import PreferencePair, Task, Trajectory
+from sparring.models.loading import save_model
+from sparring.runs.config import Config, Recipe, recipe_from_dict
+from sparring.runs.recipe import run_recipe
 from tests.test_pairs import played
 from tests.tiny_models import tiny_model, tiny_tokenizer
 

@@ -11,20 +11,23 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from sparring.chat import Chat, ChatConfig
-from sparring.config import Recipe, recipe_from_dict
-from sparring.engine import run_recipe
-from sparring.errors import ConfigError, TrainingError
-from sparring.experience import Spread, advantages_by_task
-from sparring.journal import read_json, read_jsonl
-from sparring.policies.local import ModelConfig, save_model
-from sparring.policy_gradient import PolicyGradientObjective
-from sparring.progress import SilentProgress
-from sparring.run import Phase, Run, read_trajectories
-from sparring.session import Agent, Session, World
-from sparring.trainer import TrainConfig
-from sparring.training import Learner, grpo_training, train_phase
-from sparring.types import StopReason, Task, Trajectory, Turn
+from sparring.core.errors import ConfigError, TrainingError
+from sparring.core.folder import Run
+from sparring.core.journal import read_json, read_jsonl
+from sparring.core.phases import Phase
+from sparring.core.progress import SilentProgress
+from sparring.core.records import read_trajectories
+from sparring.core.types import StopReason, Task, Trajectory, Turn
+from sparring.data.chat import Chat, ChatConfig
+from sparring.learning.advantages import Spread, advantages_by_task
+from sparring.learning.phase import Learner, grpo_training, train_phase
+from sparring.learning.policy_gradient import PolicyGradientObjective
+from sparring.learning.trainer import TrainConfig
+from sparring.methods.base import Agent
+from sparring.models.loading import ModelConfig, save_model
+from sparring.runs.config import Recipe, recipe_from_dict
+from sparring.runs.recipe import run_recipe
+from sparring.runs.session import Session, World
 from tests.methods.test_methods import DeadlyProgress, Killed, outcome
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.toy_world import ToyWorld

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from sparring import threads
-from sparring.errors import ModelError
-from sparring.policies import decoding
-from sparring.policies.cache import Block, cut_blocks, round_up
-from sparring.policies.decoding import SlotDecoder, group_by_length, pick
-from sparring.policies.lean import LeanModel
+from sparring.core.errors import ModelError
+from sparring.models import threads
+from sparring.policies.local import decoding
+from sparring.policies.local.cache import Block, cut_blocks, round_up
+from sparring.policies.local.decoding import SlotDecoder, group_by_length, pick
+from sparring.policies.local.lean import LeanModel
 from tests.tiny_models import tiny_model
 
 NUM_TOKENS = 50

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from sparring.chat import Chat, ChatConfig
-from sparring.errors import ModelError
-from sparring.policies.folders import INDEX, check_folder
-from sparring.policies.local import end_ids_of, load_model, save_model
+from sparring.core.errors import ModelError
+from sparring.data.chat import Chat, ChatConfig
+from sparring.models.folders import INDEX, check_folder
+from sparring.models.loading import end_ids_of, load_model, save_model
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 

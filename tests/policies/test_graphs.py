@@ -19,11 +19,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sparring import threads
-from sparring.errors import ModelError
-from sparring.policies import graphs
-from sparring.policies.decoding import SlotDecoder
-from sparring.policies.graphs import PlainRecorder, round_rows, round_window
+from sparring.core.errors import ModelError
+from sparring.models import threads
+from sparring.policies.local import graphs
+from sparring.policies.local.decoding import SlotDecoder
+from sparring.policies.local.graphs import PlainRecorder, round_rows, round_window
 from tests.tiny_models import tiny_model
 
 NUM_TOKENS = 50

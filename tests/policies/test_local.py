@@ -15,24 +15,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparring.chat import Chat, ChatConfig
+from sparring.core.errors import ConfigError, ModelError
+from sparring.core.types import StopReason, Task, Turn
+from sparring.data.chat import Chat, ChatConfig
 from sparring.envs.pool import EnvPool
-from sparring.errors import ConfigError, ModelError
+from sparring.models.loading import BUNDLED, ModelConfig, end_ids_of, load_model, resolve_model, save_model
 from sparring.policies.base import Episode
-from sparring.policies.decoding import SlotDecoder
-from sparring.policies.local import (
-    BUNDLED,
-    MIN_PREFIX,
-    LocalPolicy,
-    ModelConfig,
-    end_ids_of,
-    load_model,
-    resolve_model,
-    save_model,
-    uniforms,
-)
-from sparring.rollout import cut_waves, episode_specs, rollout
-from sparring.types import StopReason, Task, Turn
+from sparring.policies.local.decoding import SlotDecoder
+from sparring.policies.local.policy import MIN_PREFIX, LocalPolicy, uniforms
+from sparring.rollouts.loop import cut_waves, episode_specs, rollout
 from tests.policies.architectures import tiny
 from tests.tiny_models import TEMPLATES, tiny_model, tiny_tokenizer, with_gap
 from tests.toy_world import ToyWorld
@@ -124,7 +115,7 @@ def test_what_all_episodes_begin_with_is_computed_once_and_changes_nothing(name,
     monkeypatch.setattr(SlotDecoder, "prefill", counted)
     played, num_fed, policies = {}, {}, {}
     for least in (10_000, MIN_PREFIX):
-        monkeypatch.setattr("sparring.policies.local.MIN_PREFIX", least)
+        monkeypatch.setattr("sparring.policies.local.policy.MIN_PREFIX", least)
         fed.clear()
         policies[least] = policy_for(name, instruction=LONG, num_slots=4)
         observations = ["Press in this order: red green.", "Nothing happens.", "Nothing happens."]

@@ -10,15 +10,15 @@ import json
 import pytest
 import torch
 
-from sparring.chat import Chat, ChatConfig
+from sparring.core.records import trajectory_from_json, trajectory_to_json
+from sparring.core.types import Trajectory
+from sparring.data.chat import Chat, ChatConfig
+from sparring.engines.scoring import Forward
 from sparring.envs.base import EnvConfig
 from sparring.envs.pool import EnvPool
-from sparring.forward import Forward
-from sparring.policies.decoding import pick
-from sparring.policies.local import LOGPROB_DIGITS, LocalPolicy
-from sparring.rollout import cut_waves, episode_specs, rollout
-from sparring.run import trajectory_from_json, trajectory_to_json
-from sparring.types import Trajectory
+from sparring.policies.local.decoding import pick
+from sparring.policies.local.policy import LOGPROB_DIGITS, LocalPolicy
+from sparring.rollouts.loop import cut_waves, episode_specs, rollout
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.toy_world import ToyWorld
 

@@ -14,21 +14,22 @@ from pathlib import Path
 
 import pytest
 
-from sparring.batches import groups_from_trajectories
-from sparring.chat import Chat, ChatConfig, Dialogue
-from sparring.completions import OpenAIConfig
-from sparring.config import PlayConfig
+from sparring.core.errors import ConfigError, EnvFault
+from sparring.core.records import read_trajectories, trajectory_to_json
+from sparring.core.types import StopReason, Task, Trajectory, Turn
+from sparring.data.batches import groups_from_trajectories
+from sparring.data.chat import Chat, ChatConfig, Dialogue
 from sparring.envs.base import EnvConfig, select_tasks
 from sparring.envs.pool import EnvPool
-from sparring.errors import ConfigError, EnvFault
-from sparring.objectives import SFTObjective
+from sparring.learning.objectives import SFTObjective
+from sparring.learning.trainer import TrainConfig, fit
+from sparring.models.loading import load_model, save_model
 from sparring.policies.base import Episode
-from sparring.policies.local import LocalPolicy, load_model, save_model
+from sparring.policies.completions import OpenAIConfig
+from sparring.policies.local.policy import LocalPolicy
 from sparring.policies.openai import MAX_FAULTS, OpenAIPolicy, request_seed
-from sparring.rollout import cut_waves, episode_specs, rollout
-from sparring.run import read_trajectories, trajectory_to_json
-from sparring.trainer import TrainConfig, fit
-from sparring.types import StopReason, Task, Trajectory, Turn
+from sparring.rollouts.loop import cut_waves, episode_specs, rollout
+from sparring.runs.config import PlayConfig
 from tests.serving import Answer, PolicyServer, ScriptedServer, Seen, completion, error
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.toy_world import TOY_RECIPE, ToyWorld
@@ -44,7 +45,7 @@ KEY = "sk-test-7Qz1-do-not-tell"
 def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("sparring.completions.BACKOFF_S", 0.02)
+    monkeypatch.setattr("sparring.policies.completions.BACKOFF_S", 0.02)
 
 
 def expert(task: Task) -> Trajectory:
@@ -324,7 +325,7 @@ def test_settings_that_cant_be_meant_are_refused():
 
 
 def called(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    from sparring.cli import main
+    from sparring.cli.main import main
 
     with pytest.raises(SystemExit) as stop:
         main(words)
@@ -381,7 +382,7 @@ def test_eval_measures_a_servers_model_as_it_does_one_of_ours(player, recipe, tm
 
 @pytest.mark.parametrize("step", [1, 2, 100])
 def test_worked_examples_are_the_first_experts_however_many_are_played(step, monkeypatch):
-    from sparring import play as playing
+    from sparring.runs import play as playing
 
     monkeypatch.setattr(playing, "EXAMPLE_STEP", step)
     config = PlayConfig(chat=ChatConfig(format="action", num_examples=3), env=EnvConfig(num_envs=2))

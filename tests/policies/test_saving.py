@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sparring import checkpoint
-from sparring.errors import ModelError
-from sparring.objectives import SFTObjective
-from sparring.policies.folders import check_folder
-from sparring.policies.local import ModelConfig, load_model, save_model
-from sparring.policies.saving import check_savable
-from sparring.trainer import TrainConfig, fit, make_optimizer, prepare
+from sparring.core.errors import ModelError
+from sparring.engines import checkpoint
+from sparring.learning.objectives import SFTObjective
+from sparring.learning.trainer import TrainConfig, fit, make_optimizer, prepare
+from sparring.models.folders import check_folder
+from sparring.models.loading import ModelConfig, load_model, save_model
+from sparring.models.saving import check_savable
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.training_toys import lone_groups
 

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from sparring.errors import ConfigError
+from sparring.core.errors import ConfigError
+from sparring.core.types import Task, Turn
 from sparring.policies.base import Episode
 from sparring.policies.scripted import RandomPolicy, ReplayPolicy, ScriptedPolicy
-from sparring.types import Task, Turn
 
 
 def episode(id="a", *, task="short/0", num_turns=0, seed=0):

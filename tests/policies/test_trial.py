@@ -14,12 +14,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from sparring.errors import ModelError
-from sparring.policies import trial
-from sparring.policies.decoding import Decoder, SlotDecoder
-from sparring.policies.graphs import PlainRecorder
-from sparring.policies.own_cache import Feeding, OwnDecoder
-from sparring.policies.trial import Verdict, verdict_on
+from sparring.core.errors import ModelError
+from sparring.policies.local import trial
+from sparring.policies.local.decoding import Decoder, SlotDecoder
+from sparring.policies.local.graphs import PlainRecorder
+from sparring.policies.local.own_cache import Feeding, OwnDecoder
+from sparring.policies.local.trial import Verdict, verdict_on
 from tests.policies.architectures import WINDOW, tiny
 from tests.tiny_models import tiny_model
 
@@ -234,7 +234,7 @@ def test_the_lean_forward_is_given_up_alone(monkeypatch):
     """A fault of it that its own check, on fewer tokens, doesn't see."""
     model = tiny_model("llama", num_tokens=NUM_TOKENS)
     assert isinstance(decoder_of(model, found(model)), SlotDecoder)
-    monkeypatch.setattr("sparring.policies.lean.LeanModel.agrees_with", lambda *_: True)
+    monkeypatch.setattr("sparring.policies.local.lean.LeanModel.agrees_with", lambda *_: True)
     model.model.layers[1].mlp.act_fn = torch.nn.ReLU()
     monkeypatch.setattr(trial, "_VERDICTS", {})
     verdict = found(model)

@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sparring.analysis import rewards_by_task, summarise_rollouts, to_json
-from sparring.report.growth import summarise_growth
-from sparring.run import trajectory_to_json
+from sparring.analysis.failures import rewards_by_task, summarise_rollouts, to_json
+from sparring.core.records import trajectory_to_json
+from sparring.core.types import Task, Trajectory
+from sparring.report.curriculum import summarise_curriculum
 from sparring.synthesis import pool as pools
 from sparring.synthesis.checks import Reason, Refusal
-from sparring.synthesis.course import Growth
+from sparring.synthesis.curriculum import SynthesisResult
 from sparring.synthesis.pool import PoolConfig, PoolEvent, TaskPool
 from sparring.synthesis.proposals import Origin, Proposal
 from sparring.synthesis.signals import Signal, visits_of
 from sparring.synthesis.validation import Verdict
-from sparring.types import Task, Trajectory
 from tests.report.run_folder import ARMS, HOSTILE, SKILL_GAIN, RunFolder
 
 STRATEGIES = ("restart", "variation", "relabel", "chain")
@@ -69,7 +69,7 @@ class GrowingFolder(RunFolder):
                 self._events(f"{own}/round-{number}", events)
             if number % self.every == 0 or number == self.num_rounds:
                 self._evaluate(results, arm, seed, number, "target")
-        return {**results, **summarise_growth(self.folder / own, sampled, 1e-6)}
+        return {**results, **summarise_curriculum(self.folder / own, sampled, 1e-6)}
 
     def _events(self, folder: str, events: Sequence[PoolEvent] | None) -> None:
         if events is not None:
@@ -115,8 +115,8 @@ class GrowingFolder(RunFolder):
         folder = f"{own}/round-{number}/synthesis"
         replays = [self._replay(one, number, place) for place, one in enumerate(verdicts) if one.start is not None]
         episodes = {"explore": 0, "replay": len(replays), "empty": 6, "random": 6, "probe": 20}
-        growth = Growth(step=number, verdicts=tuple(verdicts), counts={"repeated": 2}, episodes=episodes)
-        self._json(f"{folder}/growth.json", growth.to_json())
+        result = SynthesisResult(step=number, verdicts=tuple(verdicts), counts={"repeated": 2}, episodes=episodes)
+        self._json(f"{folder}/synthesis.json", result.to_json())
         self._jsonl(f"{folder}/trajectories.jsonl", [trajectory_to_json(t) for t in replays])
         self._done(f"{folder}", {"episodes": episodes})
         self._time(seed, own.rpartition("/")[2], f"round-{number}/synthesis", 0.4 * sum(episodes.values()))

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparring.analysis import summarise_rollouts, to_json
-from sparring.run import Phase, pair_to_json, trajectory_to_json
-from sparring.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
+from sparring.analysis.failures import summarise_rollouts, to_json
+from sparring.core.phases import Phase
+from sparring.core.records import pair_to_json, trajectory_to_json
+from sparring.core.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
 
 ROOMS = ("hallway", "kitchen", "workshop", "greenhouse", "art studio", "outside", "living room")
 KINDS: Mapping[str, tuple[str, ...]] = {

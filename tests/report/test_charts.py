@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from sparring.analysis import Outcomes
-from sparring.evaluate import Interval
+from sparring.analysis.failures import Outcomes
+from sparring.analysis.statistics import Interval
 from sparring.report import charts, svg
 from sparring.report.svg import Scale
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sparring.errors import DataError
+from sparring.core.errors import DataError
 from sparring.report import write_report
 from tests.report.growing_folder import GrowingFolder
 from tests.report.run_folder import RunFolder

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from sparring.errors import DataError
+from sparring.core.errors import DataError
+from sparring.core.phases import Phase
 from sparring.report import evolving, series, synthetic, write_report
 from sparring.report.collect import collect
 from sparring.report.folder import list_phases, read_costs
 from sparring.report.series import MAX_ROUNDS, shown_rounds
 from sparring.report.text import pool_lines
 from sparring.report.view import read_results
-from sparring.run import Phase
 from sparring.synthesis.arena import Purpose
 from sparring.synthesis.signals import Signal
 from tests.report.growing_folder import GrowingFolder
@@ -108,11 +108,11 @@ def test_a_trajectory_id_names_no_file_outside_its_arm(tmp_path: Path) -> None:
     run_dir = GrowingFolder(tmp_path / "run").write()
     outside = tmp_path / "run/seed-0/grpo/round-1/rollout-target/trajectories.jsonl"
     identifier = json.loads(outside.read_text().splitlines()[0])["id"]
-    for path in run_dir.glob("seed-0/coevolve/round-*/synthesis/growth.json"):
-        growth = json.loads(path.read_text())
-        for verdict in growth["verdicts"]:
+    for path in run_dir.glob("seed-0/coevolve/round-*/synthesis/synthesis.json"):
+        result = json.loads(path.read_text())
+        for verdict in result["verdicts"]:
             verdict["proposal"]["origin"]["trajectory_id"] = "round-1/../" + identifier
-        path.write_text(json.dumps(growth))
+        path.write_text(json.dumps(result))
         Phase(path.parent).finish()
     tasks = synthetic.choose(run_dir, read_results(run_dir))[0]["tasks"]
     assert tasks and all(task.cause is None for task in tasks)
@@ -129,8 +129,8 @@ def test_results_alone_make_a_report(run_dir: Path, tmp_path: Path) -> None:
 
 def test_a_torn_synthesis_is_named(tmp_path: Path) -> None:
     run_dir = GrowingFolder(tmp_path).write()
-    (run_dir / "seed-0/coevolve/round-3/synthesis/growth.json").write_text("{}")
-    with pytest.raises(DataError, match=r"round-3/synthesis/growth\.json"):
+    (run_dir / "seed-0/coevolve/round-3/synthesis/synthesis.json").write_text("{}")
+    with pytest.raises(DataError, match=r"round-3/synthesis/synthesis\.json"):
         write_report(run_dir)
 
 

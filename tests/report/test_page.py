@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from sparring.errors import DataError
+from sparring.core.errors import DataError
+from sparring.core.types import Turn
 from sparring.report import browser, examples, write_report
 from sparring.report.collect import allot, collect
 from sparring.report.folder import list_phases, read_costs
 from sparring.report.view import read_results
-from sparring.types import Turn
 from tests.report.run_folder import HOSTILE, RunFolder
 
 
@@ -305,6 +305,8 @@ def test_long_texts_are_cut_with_a_word():
 
 
 def test_report_and_results_need_neither_torch_nor_transformers():
-    code = "import sys, sparring.report.page, sparring.results; print({'torch', 'transformers'} & set(sys.modules))"
+    code = (
+        "import sys, sparring.report.page, sparring.report.results; print({'torch', 'transformers'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"

@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from sparring.errors import DataError
+from sparring.core.errors import DataError
 from sparring.report.text import between, contribution_lines, notice_lines, percent, reward, summary_table
 from sparring.report.view import results_from_json
 from tests.report.run_folder import RunFolder

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from itertools import count, permutations
 from typing import Any
 
+from sparring.core.types import Task, Trajectory
 from sparring.envs.base import EnvStep
 from sparring.envs.synthesis import Draft, synthetic_id
-from sparring.types import Task, Trajectory
 from tests.toy_world import COLOURS, LENGTHS, ToyEnv, ToyWorld
 
 MAX_GOAL = 6

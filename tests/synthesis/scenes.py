@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.envs.pool import EnvPool
 from sparring.policies.base import Episode, Policy
 from sparring.policies.scripted import ScriptedPolicy
-from sparring.rollout import EpisodeSpec, cut_waves, rollout
+from sparring.rollouts.loop import EpisodeSpec, cut_waves, rollout
 from sparring.synthesis.arena import Arena, Attempt
 from sparring.synthesis.signals import Visit, draw
-from sparring.types import StopReason, Task, Trajectory, Turn
 from tests.synthesis.growing_world import GrowingWorld
 from tests.toy_world import COLOURS
 

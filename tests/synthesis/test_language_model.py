@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from sparring.completions import CompletionClient, OpenAIConfig
-from sparring.errors import ConfigError
+from sparring.core.errors import ConfigError
+from sparring.core.types import Turn
 from sparring.policies.base import Episode
+from sparring.policies.completions import CompletionClient, OpenAIConfig
 from sparring.policies.scripted import ScriptedPolicy
 from sparring.synthesis.checks import ValidationConfig
 from sparring.synthesis.language_model import (
@@ -26,7 +27,6 @@ from sparring.synthesis.novelty import EvaluationGate
 from sparring.synthesis.proposals import Findings, Proposed
 from sparring.synthesis.signals import Flag, Signal
 from sparring.synthesis.validation import Ground, validate
-from sparring.types import Turn
 from tests.serving import Answer, PolicyServer, ScriptedServer, Seen, Server, completion, error
 from tests.synthesis.growing_world import GrowingWorld
 from tests.synthesis.scenes import live_arena, played, skilled, task
@@ -67,7 +67,7 @@ SHORT_IDEA = json.dumps({"tasks": [{"intent": "one", "query": "White.", "actions
 @pytest.fixture(autouse=True)
 def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr("sparring.completions.BACKOFF_S", 0.02)
+    monkeypatch.setattr("sparring.policies.completions.BACKOFF_S", 0.02)
 
 
 def stage(prompt: str) -> str:

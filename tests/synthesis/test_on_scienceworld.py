@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 import pytest
 
+from sparring.core.types import Trajectory
 from sparring.envs.pool import EnvPool
-from sparring.envs.scienceworld import ScienceWorld
+from sparring.envs.scienceworld.benchmark import ScienceWorld
 from sparring.policies.base import Episode, Policy
 from sparring.policies.scripted import ScriptedPolicy
-from sparring.rollout import EpisodeSpec, cut_waves, rollout
+from sparring.rollouts.loop import EpisodeSpec, cut_waves, rollout
 from sparring.synthesis.arena import Arena, Attempt, Purpose
-from sparring.synthesis.course import CoEvolveConfig, SynthesisConfig, begin, grow, observe, synthesise
+from sparring.synthesis.curriculum import CoEvolveConfig, SynthesisConfig, begin, extend, observe, synthesise
 from sparring.synthesis.novelty import EvaluationGate
 from sparring.synthesis.programmatic import Programmatic
 from sparring.synthesis.signals import SignalConfig, draw
 from sparring.synthesis.validation import Ground
-from sparring.types import Trajectory
 
 WORLD = ScienceWorld()
 
@@ -46,14 +46,14 @@ def test_a_whole_synthesis_on_live_simulators_yields_tasks_that_no_evaluation_ta
 
         arena = Arena(play_all, prefix="s", seed=0)
         rollouts = [one for group in arena.play(Purpose.PROBE, agent, tasks, num=4) for one in group]
-        course, _ = observe(begin(tasks)[0], 1, rollouts, WORLD.synthesis.pattern, config)
+        curriculum, _ = observe(begin(tasks)[0], 1, rollouts, WORLD.synthesis.pattern, config)
         ground = Ground(
             world=WORLD.synthesis,
             gate=gate,
             turn_limit=WORLD.turn_limit,
             agent=agent,
         )
-        growth = synthesise(course, Programmatic(WORLD), ground, arena, config, seed=0)
-    grown, _ = grow(course, growth, config.pool)
-    assert growth.refusals().get("accepted", 0) >= 1
+        result = synthesise(curriculum, Programmatic(WORLD), ground, arena, config, seed=0)
+    grown, _ = extend(curriculum, result, config.pool)
+    assert result.refusals().get("accepted", 0) >= 1
     assert not gate.audit([member.task for member in grown.pool.members]).overlaps

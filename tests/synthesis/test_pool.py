@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from sparring.errors import DataError
+from sparring.core.errors import DataError
 from sparring.synthesis import pool as pools
 from sparring.synthesis.pool import Change, PoolConfig, PoolEvent, Status, TaskPool
 from sparring.synthesis.proposals import Origin

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from sparring.core.errors import ConfigError
+from sparring.core.types import StopReason, Trajectory
 from sparring.envs.synthesis import Synthesis, synthesis_of
-from sparring.errors import ConfigError
 from sparring.synthesis.novelty import EvaluationGate
 from sparring.synthesis.programmatic import (
     PREFERENCES,
@@ -21,7 +22,6 @@ from sparring.synthesis.programmatic import (
 from sparring.synthesis.proposals import Findings, Proposal, Proposed
 from sparring.synthesis.signals import Flag, Signal, Visit
 from sparring.synthesis.validation import Ground, ValidationConfig, validate
-from sparring.types import StopReason, Trajectory
 from tests.synthesis.growing_world import GrowingSynthesis, GrowingWorld
 from tests.synthesis.scenes import live_arena, played, skilled, task
 from tests.toy_world import ToyWorld

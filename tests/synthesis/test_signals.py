@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from sparring.errors import DataError
+from sparring.core.errors import DataError
+from sparring.core.types import StopReason
 from sparring.synthesis.signals import (
     History,
     Signal,
@@ -23,7 +24,6 @@ from sparring.synthesis.signals import (
     visits_of,
     went_wrong,
 )
-from sparring.types import StopReason
 from tests.synthesis.scenes import played, task, verb, visit
 
 PAPER = SignalConfig()

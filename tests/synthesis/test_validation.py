@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from sparring.errors import DataError
+from sparring.core.errors import DataError
+from sparring.core.types import StopReason, Task
 from sparring.policies.scripted import ScriptedPolicy
 from sparring.synthesis.checks import (
     CHECKS,
@@ -22,7 +23,6 @@ from sparring.synthesis.novelty import EvaluationGate, sketch
 from sparring.synthesis.proposals import Origin, Proposal
 from sparring.synthesis.signals import Signal
 from sparring.synthesis.validation import Ground, Verdict, probe_again, validate
-from sparring.types import StopReason, Task
 from tests.synthesis.growing_world import GrowingSynthesis
 from tests.synthesis.scenes import live_arena, played, skilled, task
 

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from sparring.core.errors import ConfigError, DataError
+from sparring.core.types import Task
 from sparring.envs.appworld import checks
 from sparring.envs.appworld.generate import own_tasks
 from sparring.envs.appworld.install import find_engine
@@ -23,8 +25,6 @@ from sparring.envs.appworld.replays import Replays, clean
 from sparring.envs.appworld.synthesis import AppWorldSynthesis
 from sparring.envs.appworld.tasks import engine_task
 from sparring.envs.base import EnvStep
-from sparring.errors import ConfigError, DataError
-from sparring.types import Task
 
 TURN_LIMIT = 20
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sparring.errors import ConfigError
+from sparring.core.errors import ConfigError
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """`app.Table` → its rows, each with its `id`."""

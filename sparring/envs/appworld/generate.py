@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from sparring.core.errors import ConfigError
+from sparring.core.types import Task
 from sparring.envs.appworld import templates_held, templates_money, templates_notes
 from sparring.envs.appworld.scene import NAMES, Scene
 from sparring.envs.appworld.tasks import Draft, make_task
-from sparring.errors import ConfigError
-from sparring.types import Task
 
 Template = Callable[[Scene], Draft]
 

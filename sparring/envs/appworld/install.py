@@ -18,8 +18,8 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparring.core.errors import ConfigError
 from sparring.envs.variables import clean_environment
-from sparring.errors import ConfigError
 
 VERSION = "0.1.3.post1"
 """AppWorld's version: the one whose models and sandbox this world was built on."""

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sparring.core.errors import ConfigError, EnvFault
 from sparring.envs.appworld.install import INSIDE, Engine
-from sparring.errors import ConfigError, EnvFault
 
 SIGKILL = -9
 

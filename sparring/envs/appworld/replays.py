@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sparring.core.errors import EnvFault
+from sparring.core.types import Task
 from sparring.envs.appworld.checks import TASK_TABLE
 from sparring.envs.appworld.process import EngineProcess, EpisodeEnded, Rows
 from sparring.envs.appworld.tasks import engine_task
-from sparring.errors import EnvFault
-from sparring.types import Task
 
 DEADLINE_S = 120.0
 """Seconds that a replay may take, the engine's start aside; then it tells nothing."""

@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sparring.core.types import Task, Trajectory
 from sparring.envs.appworld import checks
 from sparring.envs.appworld.drafting import only
 from sparring.envs.appworld.generate import find_template, own_task
@@ -29,7 +30,6 @@ from sparring.envs.appworld.scene import NAMES, Names, Scene
 from sparring.envs.appworld.tasks import Draft as Drafted
 from sparring.envs.appworld.tasks import make_task
 from sparring.envs.synthesis import Draft, synthetic_id
-from sparring.types import Task, Trajectory
 
 NUM_VARIATIONS = 24
 """Variations of a template, beyond the benchmark's own draws from it."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sparring.core.errors import ConfigError
+from sparring.core.types import Task
 from sparring.envs.appworld import checks
-from sparring.errors import ConfigError
-from sparring.types import Task
 
 InitialRows = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 """App → table → rows, by the engine's own names (`{"todoist": {"User": […]}}`); rows are numbered from 1 as they stand,

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from typing import get_args
 
+from sparring.core.errors import ConfigError
+from sparring.core.types import Task
 from sparring.envs.bfcl.calls import write_calls
 from sparring.envs.bfcl.env import DONE, STEPS_PER_TURN, BFCLEnv
 from sparring.envs.bfcl.exploration import explored_tasks
@@ -18,8 +20,6 @@ from sparring.envs.bfcl.functions import Style
 from sparring.envs.bfcl.scenario import Reference, Scenario, benchmark_task, reference_of, scenario_of
 from sparring.envs.bfcl.synthesis import BFCLSynthesis
 from sparring.envs.bfcl.wheel import VARIANTS, entries, find_wheel
-from sparring.errors import ConfigError
-from sparring.types import Task
 
 SIDES = ("train", "train", "train", "dev", "test")
 """The side of a scenario whose number is 0, 1, 2, 3 or 4 modulo 5."""

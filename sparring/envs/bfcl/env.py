@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from sparring.core.types import Task
 from sparring.envs.base import EnvStep
 from sparring.envs.bfcl.calls import Call, read_calls
 from sparring.envs.bfcl.functions import Style, functions_of, show_functions
 from sparring.envs.bfcl.grading import Grader, Score
 from sparring.envs.bfcl.live import LiveApis
 from sparring.envs.bfcl.scenario import Scenario, reference_of, request_text, scenario_of
-from sparring.types import Task
 
 STEPS_PER_TURN = 20
 """Answers with calls that an agent may give in one user turn (the benchmark: 20)."""

@@ -15,6 +15,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
+from sparring.core.types import Task
 from sparring.envs.bfcl.calls import Call, write_calls
 from sparring.envs.bfcl.env import DONE, score
 from sparring.envs.bfcl.inventing import INVENTORS, NOUNS, PEOPLE, SENTENCES, file_name, invent
@@ -22,7 +23,6 @@ from sparring.envs.bfcl.live import LiveApis
 from sparring.envs.bfcl.made import make_task
 from sparring.envs.bfcl.scenario import Scenario
 from sparring.envs.bfcl.synthesis import achieved
-from sparring.types import Task
 
 KIND = "base"
 """What is explored is of the benchmark's plain variant: nothing is held back, no answer is filled up."""

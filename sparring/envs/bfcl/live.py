@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from sparring.core.errors import DataError
 from sparring.envs.bfcl.calls import Call
 from sparring.envs.bfcl.scenario import Scenario
 from sparring.envs.bfcl.wheel import api_class, arguments, function_docs, weather
-from sparring.errors import DataError
 
 MAX_PRECISION = 200
 """Most digits that mathematical functions work with; references ask for 10 at most."""

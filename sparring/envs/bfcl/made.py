@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sparring.core.errors import DataError
+from sparring.core.types import Task
 from sparring.envs.bfcl.functions import functions_of
 from sparring.envs.bfcl.live import LiveApis
 from sparring.envs.bfcl.scenario import Scenario, reference_of
 from sparring.envs.bfcl.wheel import API_FILES
-from sparring.errors import DataError
-from sparring.types import Task
 
 
 def make_task(

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparring.core.errors import DataError
+from sparring.core.types import Task
 from sparring.envs.bfcl.calls import Call, read_calls
 from sparring.envs.bfcl.wheel import VARIANTS, announcement, entries, references
-from sparring.errors import DataError
-from sparring.types import Task
 
 Reference = tuple[tuple[Call, ...], ...]
 """For each user turn the calls that deal with it, in order; none where the right answer is to call nothing."""

@@ -21,6 +21,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
+from sparring.core.types import Task, Trajectory
 from sparring.envs.bfcl.calls import Call, read_calls
 from sparring.envs.bfcl.env import DONE, score, silent_score
 from sparring.envs.bfcl.functions import functions_of
@@ -31,7 +32,6 @@ from sparring.envs.bfcl.variation import FILES, Source, names_in, vary
 from sparring.envs.bfcl.wheel import API_FILES
 from sparring.envs.bfcl.wording import CHANGING, LOOKING, ask_for
 from sparring.envs.synthesis import Draft, synthetic_id
-from sparring.types import Task, Trajectory
 
 NUM_VARIATIONS = 4
 """Most variations of a task."""

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sparring.errors import ConfigError, DataError
+from sparring.core.errors import ConfigError, DataError
 
 INSTALL_COMMAND = "pip install --no-deps bfcl-eval==2026.3.23 mpmath"
 """With its dependencies the wheel brings 150 packages that nothing here needs, CUDA and an older numpy among them."""

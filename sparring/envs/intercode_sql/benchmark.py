@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sparring.core.errors import ConfigError
+from sparring.core.types import Task
 from sparring.envs.intercode_sql import dump as dumps
 from sparring.envs.intercode_sql import expert, official, questions, translator
 from sparring.envs.intercode_sql.backend import Backend
@@ -19,8 +21,6 @@ from sparring.envs.intercode_sql.env import InterCodeSQLEnv
 from sparring.envs.intercode_sql.mysql import Server
 from sparring.envs.intercode_sql.sandbox import Sandbox, limit_heap
 from sparring.envs.intercode_sql.synthesis import InterCodeSQLSynthesis
-from sparring.errors import ConfigError
-from sparring.types import Task
 
 TURN_LIMIT = 10
 """Most actions of an episode, `submit` included (IPR)."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from sparring.errors import ConfigError, DataError
+from sparring.core.errors import ConfigError, DataError
 
 PACKAGE = "intercode-bench"
 DUMP_IN_PACKAGE = "intercode/assets/datasets/spider_dev.sql"

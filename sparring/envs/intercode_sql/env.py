@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from sparring.core.errors import DataError
+from sparring.core.types import Task
 from sparring.envs.base import EnvStep
 from sparring.envs.intercode_sql.backend import Backend, Result, Session
 from sparring.envs.intercode_sql.reward import grade, reward
-from sparring.errors import DataError
-from sparring.types import Task
 
 _FENCE = re.compile(r"```(?:sql\b|\w+(?=\s*\n))?\s*(.*?)\s*```", re.DOTALL | re.IGNORECASE)
 _EXECUTE = re.compile(r"execute\s*\[(.*)\]", re.DOTALL | re.IGNORECASE)

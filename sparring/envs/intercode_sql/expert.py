@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 
+from sparring.core.types import Task
 from sparring.envs.intercode_sql import dialect, functions, translator
 from sparring.envs.intercode_sql.sandbox import Sandbox
-from sparring.types import Task
 
 SHOW_TABLES = "SHOW TABLES"
 SUBMIT = "submit"

@@ -13,9 +13,9 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from sparring.core.errors import ConfigError, EnvFault
 from sparring.envs.intercode_sql.backend import Result, Row
 from sparring.envs.intercode_sql.sandbox import MAX_RESULT_CHARS, MAX_ROWS, MAX_SECONDS, MAX_STATEMENT
-from sparring.errors import ConfigError, EnvFault
 
 PASSWORD_VARIABLE = "SPARRING_MYSQL_PASSWORD"
 """Where the password is taken from: options are saved with a run."""

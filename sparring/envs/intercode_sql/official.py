@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparring.errors import DataError
-from sparring.types import Task
+from sparring.core.errors import DataError
+from sparring.core.types import Task
 
 FILE_NAME = "ic_spider_dev.json"
 SOURCE = (

@@ -16,13 +16,13 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+from sparring.core.errors import DataError
+from sparring.core.types import Task
 from sparring.envs.intercode_sql import drafts, grammar, joins, lexicon, tables
 from sparring.envs.intercode_sql.drafts import Draft, Template
 from sparring.envs.intercode_sql.dump import cache_dir, write_cache
 from sparring.envs.intercode_sql.grammar import Scope
 from sparring.envs.intercode_sql.official import SHARES, normal_form
-from sparring.errors import DataError
-from sparring.types import Task
 
 DRAWS = 40
 """Draws from each template for each database. Most give nothing, or what another gave already."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from random import Random
 
+from sparring.core.types import Task, Trajectory
 from sparring.envs.intercode_sql import lexicon
 from sparring.envs.intercode_sql.drafts import Draft as Question
 from sparring.envs.intercode_sql.env import is_submission, statement_of
@@ -22,7 +23,6 @@ from sparring.envs.intercode_sql.questions import DRAWS, FAMILIES, is_good, skel
 from sparring.envs.intercode_sql.sandbox import Sandbox
 from sparring.envs.intercode_sql.wording import put_into_words
 from sparring.envs.synthesis import Draft, synthetic_id
-from sparring.types import Task, Trajectory
 
 NEW_DRAWS = 160
 """Draws from each template for each database, after those that the benchmark's own questions came from."""

@@ -16,8 +16,8 @@ import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from sparring.core.errors import ConfigError
 from sparring.envs.intercode_sql.schema import Schema
-from sparring.errors import ConfigError
 
 INSTALL = "pip install 'sparring[sql]'"
 

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 
+from sparring.core.types import Task
 from sparring.envs.intercode_sql.benchmark import InterCodeSQL
 from sparring.envs.intercode_sql.expert import SHOW_TABLES, SUBMIT, look_statements, quoted, tables_read
-from sparring.types import Task
 
 MAX_ACTIONS = 10
 """The world's turn limit."""

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from sparring.core.errors import ConfigError, DataError
+from sparring.core.types import Task
 from sparring.envs.webshop.env import WebShopEnv
 from sparring.envs.webshop.expert import expert_actions
 from sparring.envs.webshop.generated import generated_catalogue, generated_goals
@@ -23,8 +25,6 @@ from sparring.envs.webshop.products import Catalogue, build_catalogue
 from sparring.envs.webshop.reward import Goal
 from sparring.envs.webshop.store import COMPLETE, FORMAT, cached_catalogue
 from sparring.envs.webshop.synthesis import WebShopSynthesis
-from sparring.errors import ConfigError, DataError
-from sparring.types import Task
 
 TURN_LIMIT = 10
 """Most actions of an episode, ETO's."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from sparring.core.errors import ConfigError
+from sparring.core.types import Task
 from sparring.envs.base import EnvStep
 from sparring.envs.webshop.goals import to_goal
 from sparring.envs.webshop.pages import (
@@ -21,8 +23,6 @@ from sparring.envs.webshop.pages import (
 )
 from sparring.envs.webshop.products import Catalogue, Product, is_random
 from sparring.envs.webshop.reward import Goal, Reward, purchase_reward
-from sparring.errors import ConfigError
-from sparring.types import Task
 
 
 class WebShopEnv:

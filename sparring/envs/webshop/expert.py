@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from sparring.core.types import Task
 from sparring.envs.webshop.goals import to_goal
 from sparring.envs.webshop.pages import BUY, NEXT, PAGE_SIZE
 from sparring.envs.webshop.products import Catalogue, Product
 from sparring.envs.webshop.reward import COLORS, Goal, is_similar
-from sparring.types import Task
 
 _PRICE_CLAUSE = re.compile(r", and price lower than [\d.]+ dollars$")
 

@@ -16,9 +16,9 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from sparring.core.types import Task
 from sparring.envs.webshop.products import Catalogue, Product, Wish
 from sparring.envs.webshop.reward import Goal
-from sparring.types import Task
 
 PRICE_BOUNDS = tuple(10.0 * i for i in range(1, 100))
 """Bounds are round: in tens of dollars, below 1,000."""

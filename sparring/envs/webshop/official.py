@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sparring.core.errors import ConfigError, DataError
 from sparring.envs.webshop.products import Product, Review, Wish
-from sparring.errors import ConfigError, DataError
 
 WHERE_FROM = (
     "They come from github.com/princeton-nlp/WebShop: its setup.sh downloads items_shuffle_1000.json and "

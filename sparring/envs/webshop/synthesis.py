@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from sparring.core.types import Task, Trajectory
 from sparring.envs.synthesis import Draft, synthetic_id
 from sparring.envs.webshop.env import WebShopEnv, parse_action
 from sparring.envs.webshop.generated import NEAREST_BOUNDS as NEAREST_GENERATED
@@ -25,7 +26,6 @@ from sparring.envs.webshop.generated import word_request
 from sparring.envs.webshop.goals import NEAREST_BOUNDS, make_goal, to_task
 from sparring.envs.webshop.pages import ATTRIBUTES, BACK, BUY, NEXT, PREVIOUS, SUB_PAGES
 from sparring.envs.webshop.products import Catalogue, Product, is_random
-from sparring.types import Task, Trajectory
 
 MAX_PRODUCTS = 12
 """Most products that a task's variations ask for."""

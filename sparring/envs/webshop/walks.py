@@ -10,11 +10,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+from sparring.core.types import Task
 from sparring.envs.webshop.benchmark import TURN_LIMIT, WebShop
 from sparring.envs.webshop.env import WebShopEnv
 from sparring.envs.webshop.goals import to_goal
 from sparring.envs.webshop.pages import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES
-from sparring.types import Task
 
 SEARCHES_AGAIN, PAGES_ON, VISITS_ANOTHER = 0.15, 0.2, 0.4
 """How often a walk goes back to search once more, looks at the second page, or looks at another product first."""

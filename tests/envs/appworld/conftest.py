@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from sparring.core.errors import ConfigError
 from sparring.envs.appworld.benchmark import AppWorld, AppWorldEnv
-from sparring.errors import ConfigError
 
 QUICK = {"cpu_s": 1.0, "memory_mb": 300}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from sparring.core.errors import ConfigError
 from sparring.envs.appworld import checks
 from sparring.envs.appworld.drafting import added, answered, only, removed, there, updated
-from sparring.errors import ConfigError
 
 OPEN = [{"id": 1, "status": None, "answer": '"<<NOT_GIVEN>>"'}]
 NOTES = [{"id": 1, "title": "a", "pinned": False}, {"id": 2, "title": "b", "pinned": False}]

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from sparring.core.errors import ConfigError
+from sparring.core.types import Task
 from sparring.envs.appworld import AppWorld, Draft, make_task
 from sparring.envs.appworld.benchmark import BROKEN, AppWorldEnv
 from sparring.envs.appworld.drafting import DONE, answered, only
 from sparring.envs.appworld.install import COMMAND, engine_folder, find_engine
 from sparring.envs.base import EnvStep
 from sparring.envs.pool import EnvPool
-from sparring.errors import ConfigError
-from sparring.types import Task
 from tests.envs.appworld.conftest import QUICK
 from tests.envs.appworld.hostile import ENDED, REFUSED, SURVIVED
 from tests.strangers import NOBODY, below, is_private, listening, secrets_of, try_as

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from sparring.core.errors import ConfigError
+from sparring.core.types import Task, Trajectory
 from sparring.envs.appworld import AppWorld, Draft, checks, make_task
 from sparring.envs.appworld.benchmark import MAX_SO_FAR, SO_FAR, AppWorldEnv
 from sparring.envs.appworld.drafting import DONE, answered, only
@@ -24,9 +26,7 @@ from sparring.envs.appworld.scene import NAMES
 from sparring.envs.appworld.synthesis import NUM_VARIATIONS, AppWorldSynthesis, without_completion
 from sparring.envs.synthesis import Draft as Proposed
 from sparring.envs.synthesis import Synthesis, synthesis_of
-from sparring.errors import ConfigError
 from sparring.synthesis.novelty import EvaluationGate
-from sparring.types import Task, Trajectory
 from tests.envs.appworld.conftest import QUICK
 from tests.envs.appworld.hostile import ENDED, SURVIVED
 from tests.envs.proposing import judge, play, refusals

@@ -8,13 +8,13 @@ from collections import Counter
 
 import pytest
 
+from sparring.core.errors import ConfigError, DataError
 from sparring.envs.appworld import Draft, checks, make_task
 from sparring.envs.appworld.benchmark import official_tasks
 from sparring.envs.appworld.drafting import DONE, only, there
 from sparring.envs.appworld.generate import TEMPLATES, find_template, own_tasks
 from sparring.envs.appworld.scene import APPS, NAMES
 from sparring.envs.appworld.tasks import engine_task
-from sparring.errors import ConfigError, DataError
 
 SPLITS = own_tasks(0, 6)
 PERSON = {"first_name": "A", "last_name": "B", "email": "a@b.example", "phone_number": "1", "birthday": "1990-01-01"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sparring.core.errors import ConfigError
 from sparring.envs.bfcl import BFCL
-from sparring.errors import ConfigError
 
 
 @pytest.fixture(scope="session")

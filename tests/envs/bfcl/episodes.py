@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
+from sparring.core.types import Task
 from sparring.envs.bfcl import BFCLEnv, Call, Reference, reference_of, write_calls
-from sparring.types import Task
 
 Answers = list[list[list[Call]]]
 """For each user turn its answers with calls."""

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from sparring.core.errors import ConfigError, DataError
+from sparring.core.types import Task
 from sparring.envs.bfcl import BFCL, benchmark_task, expert, reference_of, scenario_of, score, wheel
 from sparring.envs.bfcl.benchmark import DONE
-from sparring.errors import ConfigError, DataError
-from sparring.types import Task
 from tests.envs.bfcl.episodes import actions_of, named, spoilt
 
 

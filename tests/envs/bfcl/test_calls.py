@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from sparring.core.errors import ConfigError
 from sparring.envs.bfcl import Call, read_calls, write_calls
 from sparring.envs.bfcl.calls import MAX_CALLS, MAX_CHARS, MAX_DEPTH, MAX_DIGITS
 from sparring.envs.bfcl.wheel import find_wheel
-from sparring.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from sparring.core.errors import DataError
+from sparring.core.types import Task
 from sparring.envs.bfcl import BFCL, BFCLEnv, Scenario, benchmark_task, make_task, reference_of, scenario_of, score
 from sparring.envs.bfcl.env import OVER
-from sparring.errors import DataError
-from sparring.types import Task
 from tests.envs.bfcl.episodes import transcript
 
 pytestmark = pytest.mark.usefixtures("world")

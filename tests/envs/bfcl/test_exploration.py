@@ -10,6 +10,7 @@ from textwrap import dedent
 
 import pytest
 
+from sparring.core.errors import ConfigError
 from sparring.envs.bfcl import BFCL, benchmark_task, reference_of, scenario_of, score
 from sparring.envs.bfcl.env import DONE
 from sparring.envs.bfcl.exploration import NUM_TURNS, OFFERS, explored_tasks
@@ -17,7 +18,6 @@ from sparring.envs.bfcl.functions import functions_of
 from sparring.envs.bfcl.wheel import API_FILES
 from sparring.envs.bfcl.wording import CHANGING, LOOKING
 from sparring.envs.synthesis import Draft, synthesis_of
-from sparring.errors import ConfigError
 from sparring.synthesis.novelty import EvaluationGate
 from tests.envs.proposing import judge, play, refusals
 
@@ -84,7 +84,7 @@ ALONE = """
             raise PermissionError(f"opened {given[0]}")
 
     from sparring.envs.bfcl import BFCL, reference_of, benchmark_task
-    from sparring.errors import DataError
+    from sparring.core.errors import DataError
     sys.addaudithook(watch)
     world = BFCL(parity=True, num_explored=20)
     tasks = [*world.tasks("train"), *world.tasks("dev")]

@@ -8,9 +8,9 @@ import time
 import psutil
 import pytest
 
+from sparring.core.types import Task
 from sparring.envs.bfcl import BFCLEnv, LiveApis, Scenario, functions_of, make_task, read_calls, wheel
 from sparring.envs.bfcl.calls import MAX_CALLS, MAX_CHARS
-from sparring.types import Task
 
 pytestmark = pytest.mark.usefixtures("world")
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import mpmath
 import pytest
 
+from sparring.core.types import Task
 from sparring.envs.bfcl import (
     BFCL,
     BFCLEnv,
@@ -23,7 +24,6 @@ from sparring.envs.bfcl import (
     wheel,
 )
 from sparring.envs.pool import EnvPool
-from sparring.types import Task
 from tests.envs.bfcl.episodes import actions_of, spoilt, transcript
 
 pytestmark = pytest.mark.usefixtures("world")

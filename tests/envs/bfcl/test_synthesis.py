@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from sparring.core.types import StopReason, Task, Trajectory
 from sparring.envs.bfcl import BFCL, Call, Scenario, benchmark_task, make_task, reference_of, scenario_of, score
 from sparring.envs.bfcl.env import DONE, MAX_SO_FAR
 from sparring.envs.bfcl.played import play as play_calls
@@ -13,7 +14,6 @@ from sparring.envs.bfcl.synthesis import MAX_REQUESTS, NUM_VARIATIONS
 from sparring.envs.bfcl.variation import exchange, find_slots
 from sparring.envs.bfcl.wording import CHANGING, LOOKING, ask_for
 from sparring.envs.synthesis import Draft, Synthesis, synthesis_of
-from sparring.types import StopReason, Task, Trajectory
 from tests.envs.proposing import judge, play, refusals
 
 FILES = benchmark_task("base", 0)

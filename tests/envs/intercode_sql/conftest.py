@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sparring.core.errors import ConfigError
 from sparring.envs.intercode_sql import InterCodeSQL, dump
-from sparring.errors import ConfigError
 
 ZOO = """-- Server version 8.0
 CREATE DATABASE  IF NOT EXISTS `zoo` /*!40100 DEFAULT CHARACTER SET utf8mb4 */;

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sparring.core.errors import ConfigError, DataError
 from sparring.envs.intercode_sql import dump
-from sparring.errors import ConfigError, DataError
 from tests.envs.intercode_sql.conftest import ZOO
 
 

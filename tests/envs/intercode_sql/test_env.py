@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from sparring.core.errors import ConfigError, DataError
+from sparring.core.types import Task
 from sparring.envs.intercode_sql import InterCodeSQL
 from sparring.envs.intercode_sql.benchmark import MAX_OBSERVATION, Images
 from sparring.envs.intercode_sql.env import InterCodeSQLEnv, statement_of
 from sparring.envs.intercode_sql.reward import SEEN_SHARE
-from sparring.errors import ConfigError, DataError
-from sparring.types import Task
 
 GOLD = "SELECT Name FROM animal ORDER BY ID"
 TASK = Task(id="zoo/0", kind="easy", data={"db": "zoo", "question": "Who lives here?", "gold": GOLD})

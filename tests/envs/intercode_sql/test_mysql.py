@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from sparring.core.errors import ConfigError
 from sparring.envs.intercode_sql import InterCodeSQL, mysql
 from sparring.envs.intercode_sql.mysql import Server
 from sparring.envs.intercode_sql.reward import reward
 from sparring.envs.intercode_sql.sandbox import MAX_ROWS
-from sparring.errors import ConfigError
 from tests.envs.intercode_sql.forms import FORMS, REFUSED
 from tests.strangers import NOBODY, is_private, try_as
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sparring.core.errors import DataError
+from sparring.core.types import Task
 from sparring.envs.intercode_sql import InterCodeSQL, official
 from sparring.envs.intercode_sql.official import normal_form, read_questions, split_by_gold
-from sparring.errors import DataError
-from sparring.types import Task
 
 GOOD = {"db": "zoo", "query": "How many?", "gold": "SELECT count(*) FROM animal", "hardness": "easy"}
 

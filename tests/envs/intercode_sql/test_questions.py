@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 
+from sparring.core.types import Task
 from sparring.envs.intercode_sql import InterCodeSQL, lexicon, questions
 from sparring.envs.intercode_sql.benchmark import TURN_LIMIT
 from sparring.envs.intercode_sql.dump import EMPTY_DATABASES
 from sparring.envs.intercode_sql.official import normal_form
 from sparring.envs.intercode_sql.questions import FAMILIES, MAX_ROWS, MOST_ALIKE, skeleton
-from sparring.types import Task
 
 SPLITS = ("train", "dev", "test")
 

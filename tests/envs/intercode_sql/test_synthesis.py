@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from sparring.core.types import Task, Trajectory
 from sparring.envs.intercode_sql import InterCodeSQL, lexicon
 from sparring.envs.intercode_sql.grammar import Scope
 from sparring.envs.intercode_sql.official import normal_form
@@ -15,7 +16,6 @@ from sparring.envs.intercode_sql.questions import FAMILIES, skeleton
 from sparring.envs.intercode_sql.synthesis import NUM_VARIATIONS
 from sparring.envs.intercode_sql.wording import put_into_words
 from sparring.envs.synthesis import Draft, Synthesis, synthesis_of
-from sparring.types import Task, Trajectory
 from tests.envs.proposing import judge, play, refusals
 
 DATABASE = "singer"

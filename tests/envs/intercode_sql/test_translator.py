@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from sparring.core.errors import ConfigError
+from sparring.core.types import Task
 from sparring.envs.intercode_sql import expert, translator
 from sparring.envs.intercode_sql.benchmark import Images
 from sparring.envs.intercode_sql.env import InterCodeSQLEnv
 from sparring.envs.intercode_sql.sandbox import Sandbox
-from sparring.errors import ConfigError
-from sparring.types import Task
 from tests.envs.intercode_sql.forms import DETERMINED, FORMS, REFUSED
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from sparring.core.types import Task
 from sparring.envs.webshop import WebShop
-from sparring.types import Task
 
 
 def play(world: WebShop, task: Task, actions: Sequence[str]) -> float:

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from sparring.core.errors import ConfigError
+from sparring.core.types import Task
 from sparring.envs.webshop.env import WebShopEnv, parse_action
 from sparring.envs.webshop.goals import to_task
 from sparring.envs.webshop.products import Catalogue, Product, Review, build_catalogue
 from sparring.envs.webshop.reward import Goal
-from sparring.errors import ConfigError
-from sparring.types import Task
 
 HEAD = "Instruction: [SEP] buy a red mug [SEP] Back to Search [SEP] "
 

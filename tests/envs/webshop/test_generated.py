@@ -12,6 +12,7 @@ from collections import Counter
 
 import pytest
 
+from sparring.core.types import Task
 from sparring.envs.webshop import WebShop
 from sparring.envs.webshop.generated import generate_products, generated_catalogue, vocabulary
 from sparring.envs.webshop.goals import to_goal
@@ -19,7 +20,6 @@ from sparring.envs.webshop.pages import item_page, results_page
 from sparring.envs.webshop.reward import count_options, is_similar, purchase_reward
 from sparring.envs.webshop.store import to_record
 from sparring.envs.webshop.walks import walks
-from sparring.types import Task
 from tests.envs.webshop.shoppers import first_hit, play
 
 TASKS_OF = "from sparring.envs.webshop import WebShop; w = WebShop(); import json, hashlib; "

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from sparring.core.errors import ConfigError, DataError
 from sparring.envs.webshop import WebShop, benchmark, official
 from sparring.envs.webshop.goals import NO_BOUND, expand, make_goal
 from sparring.envs.webshop.official import Source
 from sparring.envs.webshop.products import Product, Wish
 from sparring.envs.webshop.search import build_index
 from sparring.envs.webshop.walks import walks
-from sparring.errors import ConfigError, DataError
 from tests.envs.webshop.shoppers import first_hit, play, random_clicks
 
 RECORD: dict[str, Any] = {

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sparring.core.types import StopReason, Task, Trajectory
 from sparring.envs.synthesis import Draft, Synthesis, synthesis_of
 from sparring.envs.webshop import WebShop
 from sparring.envs.webshop.synthesis import MAX_PRODUCTS, WebShopSynthesis
-from sparring.types import StopReason, Task, Trajectory
 from tests.envs.proposing import judge, play, refusals
 
 SIDES = ("train", "dev", "test")

@@ -1,0 +1,1 @@
+"""Statistics of rewards, and what failures look like."""

@@ -1,0 +1,278 @@
+"""What each subcommand takes and does. Options come in; the work is done elsewhere; a table or a path is printed.
+
+The options of `run`, `eval` and `rollout` include the config, as `--section.key value`. Only what was typed overrides a
+recipe: a default here never does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from sparring.analysis.endings import describe_endings, is_nothing_played
+from sparring.analysis.failures import counted
+from sparring.cli.words import parse
+from sparring.core.errors import ConfigError, DataError, EnvFault
+from sparring.core.folder import check_place
+from sparring.core.progress import Progress, terminal_progress
+from sparring.core.ranges import Count, Name, Place, Seed
+from sparring.core.terminal import open_console, write
+from sparring.core.types import Trajectory
+from sparring.models.loading import BUNDLED, BUNDLED_NAMES
+from sparring.runs.config import Config, PlayConfig, find_config, load_recipe, play_config
+
+Quiet = Annotated[bool, tyro.conf.arg(aliases=["-q"])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Run a recipe: every arm with every seed, then results.json and report.html.
+
+    A run that was stopped goes on with the same command, and ends with the same numbers as one that was not.
+    """
+
+    recipe: tyro.conf.Positional[Path]
+    """The recipe, a TOML file."""
+    out: Path | None = None
+    """The run's folder; none: runs/ and the recipe's name."""
+    seeds: tuple[Seed, ...] = ()
+    """Seeds in place of the recipe's."""
+    arms: tuple[Name, ...] = ()
+    """Run only these arms of the recipe."""
+    quiet: Quiet = False
+    """Show no progress."""
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(default_factory=Config)
+    """Overrides: they win over the recipe, in every arm. Defaults shown here are those without a recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """Play a split of a world with one or more models, greedily, one episode a task.
+
+    A checkpoint inside a run's folder is played with that run's settings. With `--policy openai` the models are those
+    of a server (`--openai.base_url`), which act from the instruction and worked examples alone.
+    """
+
+    models: tyro.conf.Positional[tuple[Place, ...]]
+    """Folders, Hub ids, names of bundled models (`sparring-worlds`, …); or a server's models (none: `openai.model`)."""
+    policy: Literal["model", "openai"] = "model"
+    """Who plays: models in this process, or those of an OpenAI-compatible server (docs/openai.md)."""
+    recipe: Path | None = None
+    """A recipe or a run's folder whose settings are used; none: those of the run that the first model lies in."""
+    out: Path | None = None
+    """JSONL file to write the trajectories to; it must not exist yet."""
+    quiet: Quiet = False
+    """Show no progress."""
+    config: Annotated[PlayConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
+        default_factory=PlayConfig
+    )
+    """Overrides: they win over the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutOptions:
+    """Play a world and write the trajectories, one JSON object a line."""
+
+    out: Path
+    """JSONL file to write to; it must not exist yet."""
+    policy: Literal["model", "openai", "expert", "random"] = "model"
+    """Who plays: `model.path`; a server's `openai.model`; the experts; or actions drawn from what experts play."""
+    split: Name = "train"
+    """Split whose tasks are played."""
+    num_tasks: Count | None = None
+    """Tasks, spread evenly over the types; none: all."""
+    seed: Seed = 0
+    """Seed of every draw."""
+    recipe: Path | None = None
+    """A recipe or a run's folder whose settings are used."""
+    quiet: Quiet = False
+    """Show no progress."""
+    config: Annotated[PlayConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
+        default_factory=PlayConfig
+    )
+    """Overrides: they win over the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Rebuild report.html from a run's folder."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvsOptions:
+    """List the worlds: what works on this machine, and how to get what does not."""
+
+
+def run_command(name: str, words: Sequence[str]) -> None:
+    """Parse a subcommand's words and do it.
+
+    Raises:
+        SparringError: whatever the user can mend.
+        SystemExit: after `--help`, or with code 2 where a word can't be parsed.
+    """
+    options_class, do = {
+        "run": (RunOptions, run),
+        "eval": (EvalOptions, evaluate),
+        "rollout": (RolloutOptions, rollout),
+        "report": (ReportOptions, report),
+        "envs": (EnvsOptions, envs),
+    }[name]
+    if (here := str(Path.cwd())) not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # as `python -m` does, so that a world of the user's own is found where they stand
+    options, overrides = parse(options_class, f"sparring {name}", words)
+    do(options, overrides)
+
+
+def run(options: RunOptions, overrides: Mapping[str, Any]) -> None:
+    """Run a recipe and print what came out."""
+    recipe = load_recipe(options.recipe, overrides, seeds=options.seeds or None, arms=options.arms or None)
+    out = options.out or Path("runs") / recipe.name
+    _hush_loading([arm.config.model.path for arm in recipe.arms.values()])
+    with _heard(options.quiet) as progress, progress.phase(f"{recipe.name} → {out}"):
+        from sparring.runs.recipe import run_recipe
+
+        results = run_recipe(recipe, out, progress)
+    from sparring.report.text import broken_lines, contribution_lines, notice_lines, pool_lines, summary_table
+
+    console = open_console()
+    console.print(summary_table(results))
+    told = (contribution_lines, pool_lines, notice_lines, broken_lines)
+    for line in [line for lines in told for line in lines(results)]:
+        console.print(line, markup=False, highlight=False)
+    console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def evaluate(options: EvalOptions, overrides: Mapping[str, Any]) -> None:
+    """Play a split with each model and print a table."""
+    from sparring.runs.play import evaluate_models, evaluation_table
+
+    is_served = options.policy == "openai"
+    served = overrides.get("openai.model")
+    models = options.models or ((served,) if is_served and served else ())
+    if not models:
+        what = "as the server calls it" if is_served else f"a folder, a Hub id, {BUNDLED_NAMES}"
+        raise ConfigError(f"eval: name at least one model: {what}.")
+    source = options.recipe or (None if is_served else find_config(Path(models[0])))
+    config = play_config(source, overrides, arm_of=None if is_served else Path(models[0]))
+    console = open_console()
+    if source and not options.recipe:
+        console.print(f"Settings: {source}", markup=False, highlight=False, soft_wrap=True)
+    _hush_loading(models)
+    with _heard(options.quiet) as progress:
+        played = evaluate_models(config, models, _new_file(options.out), progress, player=options.policy)
+    console.print(evaluation_table(config, played))
+    for model, trajectories in played.items():
+        if trajectories and not counted(trajectories):
+            raise EnvFault(f"{model}: {describe_endings(trajectories)}.")
+    _note_endings([one for trajectories in played.values() for one in trajectories])
+
+
+def rollout(options: RolloutOptions, overrides: Mapping[str, Any]) -> None:
+    """Play a split and write the trajectories."""
+    from sparring.runs.play import play
+
+    config = play_config(options.recipe, overrides)
+    out = _new_file(options.out)
+    _hush_loading([config.model.path])
+    with _heard(options.quiet) as progress:
+        trajectories = play(
+            config,
+            options.policy,
+            split=options.split,
+            num_tasks=options.num_tasks,
+            seed=options.seed,
+            out=out,
+            progress=progress,
+        )
+    rewards = [trajectory.reward for trajectory in counted(trajectories)]
+    if trajectories and not rewards:
+        raise EnvFault(f"{describe_endings(trajectories)}. They are in {out}.")
+    faults = [trajectory.error for trajectory in trajectories if trajectory.stop.value == "env_fault"]
+    mean = f"mean reward {sum(rewards) / len(rewards):.3f}" if rewards else "no reward"
+    broken = f", {len(faults)} broken by infrastructure (the first: {faults[0]})" if faults else ""
+    write(f"{len(rewards)} trajectories{broken}, {mean}: {out}")
+    _note_endings(trajectories)
+
+
+def report(options: ReportOptions, _: Mapping[str, Any]) -> None:
+    """Rebuild a report and print its path."""
+    from sparring.report import write_report
+
+    if not (options.run / "config.json").is_file():
+        raise DataError(f"{options.run}: is no run's folder (it has no config.json).")
+    with _heard(quiet=True):
+        path = write_report(options.run)
+    write(str(path))
+
+
+def envs(_: EnvsOptions, __: Mapping[str, Any]) -> None:
+    """Print what works here."""
+    from sparring.envs.status import status_table
+
+    open_console().print(status_table(), soft_wrap=True)
+
+
+# ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def _heard(quiet: bool) -> Iterator[Progress]:
+    """Show progress, and with it what the package has to say: its log from warnings on, and Python's warnings."""
+    with terminal_progress(quiet=quiet) as progress:
+        handler = _NoteHandler(progress)
+        logger, show = logging.getLogger("sparring"), warnings.showwarning
+        ours = str(Path(__file__).parent)
+
+        def show_warning(message: Any, category: Any, filename: str, *rest: Any) -> None:
+            if filename.startswith(ours):
+                progress.note(str(message))
+            else:
+                show(message, category, filename, *rest)
+
+        logger.addHandler(handler)
+        warnings.showwarning = show_warning
+        try:
+            yield progress
+        finally:
+            logger.removeHandler(handler)
+            warnings.showwarning = show
+
+
+class _NoteHandler(logging.Handler):
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.WARNING)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.note(record.getMessage())
+
+
+def _hush_loading(models: Sequence[str]) -> None:
+    """Keep transformers from drawing a bar for each model it loads; a download from the Hub keeps its bar."""
+    if all(model in BUNDLED or Path(model).expanduser().is_dir() for model in models):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _note_endings(trajectories: Sequence[Trajectory]) -> None:
+    if is_nothing_played(trajectories):
+        write(f"sparring: {describe_endings(trajectories)}.", on_stderr=True)
+
+
+def _new_file(path: Path | None) -> Path | None:
+    if path is not None:
+        check_place(path.parent)
+        if path.exists():
+            raise ConfigError(f"--out {path}: exists already. Choose another file, or delete it.")
+    return path

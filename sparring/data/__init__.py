@@ -1,0 +1,1 @@
+"""Turns to token ids and masks, trajectories to preference pairs, pairs to batches."""

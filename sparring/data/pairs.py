@@ -1,0 +1,250 @@
+"""Trajectories of a round come in, preference pairs go out: one pure function per rule of the papers.
+
+Order is deterministic: tasks in the order in which they first appear, then chosen candidates, then rejected ones.
+
+Paper: arXiv 2511.22254 (Co-Evolving Agents), section 4, Eq. 6 and 8; arXiv 2403.02502 (ETO) where it is silent.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Literal
+
+from sparring.core.convert import check_values
+from sparring.core.ranges import Count, CountOrZero, Share, ShareBelowOne
+from sparring.core.types import PairKind, PreferencePair, StopReason, Trajectory
+
+ROUNDING = 1e-9
+"""Slack when rewards are compared: 0.29 - 0.28 is a gap of 0.01, whatever the last bit of the difference says."""
+
+_BEATEN = {PairKind.EXPERT_TARGET: PairKind.TARGET_EXPERT, PairKind.EXPERT_PARTNER: PairKind.PARTNER_EXPERT}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairConfig:
+    """How preference pairs are made from trajectories."""
+
+    min_gap: Share = 0.01
+    """Two rewards closer than this are a tie, and a tie makes no pair."""
+    dedupe: bool = True
+    """Keep one trajectory per agent, task and action sequence, and one pair per pair of action sequences."""
+    expert_beaten: Literal["choose_agent", "skip"] = "choose_agent"
+    """What becomes of a target trajectory that beats the expert's: it is chosen (ETO), or makes no pair."""
+    max_extra_turns: CountOrZero | None = 5
+    """The rejected side counts at most this many turns more than the chosen one (ETO); none: all its turns count."""
+    success_eps: ShareBelowOne = 1e-6
+    """A reward of at least one minus this is a success."""
+    num_pairs: Count | None = None
+    """Draw this many of the target's pairs each round (all where there are fewer), so that methods can be compared at
+    equal numbers; none: all."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
+
+
+def usable(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
+    """Drop what says nothing about the agent: episodes that infrastructure broke, and episodes without a turn.
+
+    Source: METHOD, "an infrastructure fault is never a reward".
+    """
+    return [t for t in trajectories if t.stop is not StopReason.ENV_FAULT and t.turns]
+
+
+def is_success(trajectory: Trajectory, success_eps: float) -> bool:
+    """Say whether the reward is one, up to `success_eps`: 0.9999995 is with 1e-6, 0.99 is not."""
+    return trajectory.reward >= 1.0 - success_eps
+
+
+def failures(trajectories: Iterable[Trajectory], success_eps: float = 1e-6) -> list[Trajectory]:
+    """Keep the usable trajectories with r < 1: F_tgt or F_fail.
+
+    Rewards 1.0, 0.7, 0.0 leave 0.7 and 0.0.
+
+    Source: arXiv 2511.22254, section 4.1.
+    """
+    return [t for t in usable(trajectories) if not is_success(t, success_eps)]
+
+
+def successes(trajectories: Iterable[Trajectory], success_eps: float = 1e-6) -> list[Trajectory]:
+    """Keep the usable trajectories with r = 1: what RFT adds to the experts'."""
+    return [t for t in usable(trajectories) if is_success(t, success_eps)]
+
+
+def actions(trajectory: Trajectory) -> tuple[str, ...]:
+    """Return the action sequence, by which duplicates are known; thoughts do not count."""
+    return tuple(turn.action for turn in trajectory.turns)
+
+
+def dedupe(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
+    """Keep the first trajectory per agent, task and action sequence."""
+    first: dict[tuple[str, str, tuple[str, ...]], Trajectory] = {}
+    for trajectory in trajectories:
+        first.setdefault((trajectory.agent, trajectory.task.id, actions(trajectory)), trajectory)
+    return list(first.values())
+
+
+def by_task(trajectories: Iterable[Trajectory]) -> dict[str, list[Trajectory]]:
+    """Group by task id, tasks in order of first appearance."""
+    tasks: dict[str, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        tasks.setdefault(trajectory.task.id, []).append(trajectory)
+    return tasks
+
+
+def rejected_turns(num_chosen: int, num_rejected: int, max_extra_turns: int | None) -> int:
+    """Count the turns of the rejected side that enter the loss: min(rejected, chosen + extra).
+
+    7 chosen and 30 rejected turns with 5 extra count 12; 7 and 9 count 9.
+
+    Source: ETO's code, which cuts so; it hides the five, here it has a name.
+    """
+    return num_rejected if max_extra_turns is None else min(num_rejected, num_chosen + max_extra_turns)
+
+
+def prefers(better: Trajectory, worse: Trajectory, min_gap: float) -> bool:
+    """Say whether `better` leads by `min_gap` or more; equal rewards never do, even with a `min_gap` of zero.
+
+    0.29 over 0.28 leads with 0.01; 0.285 over 0.28 is a tie.
+    """
+    gap = better.reward - worse.reward
+    return gap > ROUNDING and gap >= min_gap - ROUNDING
+
+
+def make_pair(kind: PairKind, chosen: Trajectory, rejected: Trajectory, config: PairConfig) -> PreferencePair:
+    """Pair two trajectories of one task, the rejected one cut."""
+    assert chosen.task.id == rejected.task.id, "a pair compares trajectories of one task"
+    num_chosen = len(chosen.turns)
+    num_rejected = rejected_turns(num_chosen, len(rejected.turns), config.max_extra_turns)
+    return PreferencePair(
+        kind=kind, chosen=chosen, rejected=rejected, chosen_turns=num_chosen, rejected_turns=num_rejected
+    )
+
+
+def failure_pairs(
+    target: Iterable[Trajectory],
+    partner: Iterable[Trajectory],
+    config: PairConfig,
+    *,
+    pair_scope: Literal["cross", "all"] = "cross",
+) -> list[PreferencePair]:
+    """Pair failures of the same task, the higher reward chosen: D_fail.
+
+    Target failures .2 and .6 and partner failure .4 of one task make (.4 over .2) and (.6 over .4), across agents; with
+    scope `all` also (.6 over .2). Successes and broken episodes are dropped here, so no caller can let one in.
+
+    Args:
+        target: the target agent's trajectories of the round, in any number per task.
+        partner: the partner's.
+        pair_scope: `cross` pairs F_tgt with F_fail, either way round; `all` pairs any two failures.
+
+    Source: arXiv 2511.22254, Eq. 6.
+    """
+    sides = [failures(side, config.success_eps) for side in (target, partner)]
+    ours, theirs = (by_task(dedupe(side) if config.dedupe else side) for side in sides)
+    pairs: list[PreferencePair] = []
+    for task_id in dict.fromkeys([*ours, *theirs]):
+        own, other = ours.get(task_id, []), theirs.get(task_id, [])
+        candidates = product(own, other) if pair_scope == "cross" else combinations([*own, *other], 2)
+        for a, b in candidates:
+            if prefers(a, b, config.min_gap):
+                pairs.append(make_pair(PairKind.FAILURE_FAILURE, a, b, config))
+            elif prefers(b, a, config.min_gap):
+                pairs.append(make_pair(PairKind.FAILURE_FAILURE, b, a, config))
+    return distinct(pairs) if config.dedupe else pairs
+
+
+def adopt_successes(
+    experts: Sequence[Trajectory], trajectories: Iterable[Trajectory], success_eps: float = 1e-6
+) -> list[Trajectory]:
+    """Give each task without an expert trajectory the agents' shortest success, where there is one.
+
+    Task A has an expert, tasks B and C have none; a success on A changes nothing, of two on B the one with fewer turns
+    is adopted (the first of equals), failures on C leave C without.
+
+    Source: ours, for few demonstrations and many tasks; the papers have an expert for every training task.
+    """
+    taught = {expert.task.id for expert in experts}
+    found = by_task(t for t in successes(trajectories, success_eps) if t.task.id not in taught)
+    return [*experts, *(min(candidates, key=lambda t: len(t.turns)) for candidates in found.values())]
+
+
+def expert_pairs(
+    experts: Iterable[Trajectory],
+    trajectories: Iterable[Trajectory],
+    kind: PairKind,
+    config: PairConfig,
+    *,
+    expert_beaten: Literal["choose_agent", "skip"] | None = None,
+) -> list[PreferencePair]:
+    """Pair the expert's trajectory with the agent's of the same task: expert over agent.
+
+    Expert .8 with agent .3, .8 and 1.0: (expert over .3), nothing, (1.0 over expert) or with `skip` nothing. The
+    expert's reward is the recorded one, never taken to be 1.
+
+    Args:
+        kind: `EXPERT_TARGET` or `EXPERT_PARTNER`; where the agent is chosen the pair gets the reverse kind.
+        expert_beaten: overrides the config's rule.
+
+    Source: arXiv 2403.02502 (ETO), section 3.2; arXiv 2511.22254, Eq. 8, first two sets.
+    """
+    assert kind in _BEATEN, f"not an expert kind: {kind}"
+    expert_beaten = expert_beaten or config.expert_beaten
+    gold, played = (by_task(dedupe(s) if config.dedupe else s) for s in (usable(experts), usable(trajectories)))
+    pairs: list[PreferencePair] = []
+    for task_id, rollouts in played.items():
+        for expert, rollout in product(gold.get(task_id, []), rollouts):
+            if prefers(expert, rollout, config.min_gap):
+                pairs.append(make_pair(kind, expert, rollout, config))
+            elif expert_beaten == "choose_agent" and prefers(rollout, expert, config.min_gap):
+                pairs.append(make_pair(_BEATEN[kind], rollout, expert, config))
+    return distinct(pairs) if config.dedupe else pairs
+
+
+def target_pairs(
+    experts: Sequence[Trajectory],
+    target: Sequence[Trajectory],
+    partner: Sequence[Trajectory],
+    config: PairConfig,
+    *,
+    pair_scope: Literal["cross", "all"] = "cross",
+) -> list[PreferencePair]:
+    """Unite the three sets that the target agent learns from: D_tgt.
+
+    Expert 1.0, target .6 and partner .4 of one task make (expert over target), (expert over partner), (target over
+    partner). A union is a set: where both agents played the same actions, the expert is paired with them once.
+
+    Source: arXiv 2511.22254, Eq. 8.
+    Deviates: a partner that beats the expert makes no pair (the paper says nothing; its task is to fail).
+    """
+    pairs = expert_pairs(experts, target, PairKind.EXPERT_TARGET, config)
+    pairs += expert_pairs(experts, partner, PairKind.EXPERT_PARTNER, config, expert_beaten="skip")
+    pairs += failure_pairs(target, partner, config, pair_scope=pair_scope)
+    return distinct(pairs) if config.dedupe else pairs
+
+
+def distinct(pairs: Iterable[PreferencePair]) -> list[PreferencePair]:
+    """Keep the first pair per task and pair of action sequences."""
+    first: dict[tuple[str, tuple[str, ...], tuple[str, ...]], PreferencePair] = {}
+    for pair in pairs:
+        first.setdefault((pair.chosen.task.id, actions(pair.chosen), actions(pair.rejected)), pair)
+    return list(first.values())
+
+
+def count_kinds(pairs: Iterable[PreferencePair]) -> Mapping[PairKind, int]:
+    """Count pairs per kind, kinds that do not occur included."""
+    counts = Counter(pair.kind for pair in pairs)
+    return {kind: counts[kind] for kind in PairKind}
+
+
+def subsample(pairs: Sequence[PreferencePair], num_pairs: int, seed: int) -> list[PreferencePair]:
+    """Draw `num_pairs` pairs without replacement, order kept; all of them where there are no more.
+
+    For the matched comparison, in which every method's target agent sees the same number of pairs.
+    """
+    if len(pairs) <= num_pairs:
+        return list(pairs)
+    return [pairs[i] for i in sorted(random.Random(seed).sample(range(len(pairs)), num_pairs))]

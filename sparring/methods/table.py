@@ -1,0 +1,45 @@
+"""The known methods by the names that recipes give them. A new method is a file of its own, and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sparring.methods.base import Agent, Session
+from sparring.methods.coevolve import coevolve
+from sparring.methods.coevolving_agents import coevolving_agents
+from sparring.methods.coevolving_agents_and_tasks import coevolving_agents_and_tasks
+from sparring.methods.eto import eto
+from sparring.methods.grpo import grpo
+from sparring.methods.ppo import ppo
+from sparring.methods.rft import rft
+from sparring.methods.sft import sft
+from sparring.methods.zero_shot import zero_shot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """An algorithm, and what must be known of it before it runs."""
+
+    run: Callable[[Session], Agent]
+    label: str
+    """The name that tables show."""
+    is_on_policy: bool = False
+    """It learns from the log-probabilities of what it samples, so it can't sample greedily."""
+    makes_tasks: bool = False
+    """It makes new tasks, which the world must have a part in."""
+
+
+METHODS: Mapping[str, Method] = {
+    "zero_shot": Method(run=zero_shot, label="Zero-shot"),
+    "sft": Method(run=sft, label="SFT"),
+    "rft": Method(run=rft, label="RFT"),
+    "eto": Method(run=eto, label="ETO"),
+    "coevolving_agents": Method(run=coevolving_agents, label="Co-Evolving Agents"),
+    "ppo": Method(run=ppo, label="PPO", is_on_policy=True),
+    "grpo": Method(run=grpo, label="GRPO", is_on_policy=True),
+    "coevolve": Method(run=coevolve, label="CoEvolve", is_on_policy=True, makes_tasks=True),
+    "coevolving_agents_and_tasks": Method(
+        run=coevolving_agents_and_tasks, label="Co-Evolving Agents and Tasks", makes_tasks=True
+    ),
+}

@@ -1,0 +1,1 @@
+"""A causal language model: finding, checking, loading, adapting and saving it, and facts about its kind."""

@@ -1,0 +1,1 @@
+"""Envs and policies to trajectories."""

@@ -1,0 +1,154 @@
+"""Which episodes a phase plays comes in, with its folder; their trajectories go out, wave by wave, resumable.
+
+A `Stage` knows the world and its live envs, and no method, model or order of phases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from sparring.core.errors import DataError, EnvFault
+from sparring.core.journal import Journal
+from sparring.core.phases import TRAJECTORIES, Phase
+from sparring.core.records import journaled, trajectory_to_json
+from sparring.core.types import StopReason, Trajectory
+from sparring.envs.base import Benchmark
+from sparring.policies.base import Policy
+from sparring.rollouts.loop import EpisodeSpec, Pool, count_lanes, cut_waves, rollout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Where episodes are played, and how many of them at once."""
+
+    benchmark: Benchmark
+    pool: Pool
+    num_slots: int
+    """Envs that play at once."""
+    wave_size: int | None
+    """Most episodes that are played, saved and resumed together; none: as many as `cut_waves` likes."""
+    max_broken: float
+    """Largest share of a phase's episodes that infrastructure may break."""
+
+    def play_phase(
+        self,
+        make_policy: Callable[[], Policy],
+        specs: Sequence[EpisodeSpec],
+        phase: Phase,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Play what is not yet written down, and finish the phase.
+
+        Args:
+            make_policy: called only if there is something left to play.
+            specs: all of the phase's episodes.
+            phase: gets the trajectories.
+            advance: told of how many episodes are there, as they come.
+
+        Raises:
+            EnvFault: every episode of a wave broke, or more of the phase's than `max_broken` allows.
+        """
+        journal = phase.journal(TRAJECTORIES)
+        rest, kept = _unfinished_waves(self._waves(specs), {one.id: one for one in journaled(journal)})
+        journal.replace(map(trajectory_to_json, kept))
+        advance(len(kept))
+        written, broken = list(kept), list[Trajectory]()
+
+        def finished(wave: Sequence[Trajectory]) -> None:
+            journal.append([trajectory_to_json(trajectory) for trajectory in wave])
+            lost = [trajectory for trajectory in wave if trajectory.stop is StopReason.ENV_FAULT]
+            written.extend(wave)
+            broken.extend(lost)
+            if len(lost) == len(wave) or len(broken) > self.max_broken * len(specs):
+                raise _too_many(broken, len(specs), phase, self.max_broken)
+
+        if rest:
+            self._rollout(make_policy(), rest, finished, advance)
+        by_id = {trajectory.id: trajectory for trajectory in written}
+        if list(by_id) != [spec.id for spec in specs]:  # two lanes finish their waves in an order of their own
+            journal.replace(trajectory_to_json(by_id[spec.id]) for spec in specs)
+        phase.finish({"num": len(specs), "broken": len(broken)})
+
+    def play(
+        self, policy: Policy, specs: Sequence[EpisodeSpec], journal: Journal, advance: Callable[[int], None]
+    ) -> list[Trajectory]:
+        """Play episodes from the first one on, and write them down."""
+        return self._rollout(
+            policy, self._waves(specs), lambda wave: journal.append(map(trajectory_to_json, wave)), advance
+        )
+
+    def _waves(self, specs: Sequence[EpisodeSpec]) -> list[Sequence[EpisodeSpec]]:
+        num_lanes = count_lanes(self.benchmark, self.num_slots)
+        return cut_waves(specs, self.wave_size, num_slots=self.num_slots, num_lanes=num_lanes)
+
+    def _rollout(
+        self,
+        policy: Policy,
+        waves: Sequence[Sequence[EpisodeSpec]],
+        finished: Callable[[list[Trajectory]], None],
+        advance: Callable[[int], None],
+    ) -> list[Trajectory]:
+        return rollout(
+            policy,
+            self.pool,
+            self.benchmark,
+            waves,
+            num_slots=self.num_slots,
+            finished=finished,
+            on_episode=lambda _: advance(1),
+        )
+
+
+def played(phase: Phase, specs: Sequence[EpisodeSpec]) -> list[Trajectory]:
+    """Read a finished phase's trajectories, in the order of its specs.
+
+    Raises:
+        DataError: they are not what the phase wrote, or not what the specs ask for.
+    """
+    found = phase.trajectories()
+    for trajectory, spec in zip_longest(found, specs):
+        if trajectory is None or spec is None or not _is_asked(trajectory, spec):
+            raise DataError(
+                f"{phase.path / TRAJECTORIES}: holds other episodes than this run's config asks for. {phase.remedy}"
+            )
+    return found
+
+
+def num_broken(trajectories: Iterable[Trajectory]) -> int:
+    """Count the episodes that infrastructure broke."""
+    return sum(trajectory.stop is StopReason.ENV_FAULT for trajectory in trajectories)
+
+
+def _is_asked(trajectory: Trajectory, spec: EpisodeSpec) -> bool:
+    asked = (spec.id, spec.task.id, spec.agent, spec.seed)
+    return (trajectory.id, trajectory.task.id, trajectory.agent, trajectory.seed) == asked
+
+
+def _too_many(broken: Sequence[Trajectory], num: int, phase: Phase, bound: float) -> EnvFault:
+    return EnvFault(
+        f"{phase.path}: infrastructure broke {len(broken)} of {num} episodes, {broken[0].id} first "
+        f"({broken[0].error}): a whole wave, or more than env.max_broken = {bound:g} allows. `sparring envs` says "
+        "whether the world runs here. What was played whole is kept: the same command plays the broken ones again, and "
+        "may allow more of them."
+    )
+
+
+def _unfinished_waves(
+    waves: Sequence[Sequence[EpisodeSpec]], known: Mapping[str, Trajectory]
+) -> tuple[list[Sequence[EpisodeSpec]], list[Trajectory]]:
+    """Split into waves still to be played and trajectories to keep: a wave counts only as a whole, none of it broken.
+
+    A wave's batches depend on all of its episodes, so half of one can't be gone on with bit for bit.
+    """
+    rest: list[Sequence[EpisodeSpec]] = []
+    kept: list[Trajectory] = []
+    for wave in waves:
+        own = [known.get(spec.id) for spec in wave]
+        whole = [one for one, spec in zip(own, wave, strict=True) if one and _is_asked(one, spec)]
+        if len(whole) == len(wave) and not num_broken(whole):
+            kept += whole
+        else:
+            rest.append(wave)
+    return rest, kept

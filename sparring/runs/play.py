@@ -1,0 +1,265 @@
+"""A config comes in, a model, a server, the experts or chance plays its tasks, trajectories and a table go out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sparring.rollouts.demonstrations import expert_actions, expert_trajectories
+from sparring.envs.base import Benchmark, select_tasks, tasks_of
+from sparring.envs.pool import EnvPool
+from sparring.core.errors import ConfigError, DataError
+from sparring.analysis.statistics import paired_difference, summarise
+from sparring.core.journal import Journal
+from sparring.policies.base import Policy
+from sparring.policies.scripted import RandomPolicy, ReplayPolicy
+from sparring.rollouts.loop import count_lanes, cut_waves, episode_specs
+from sparring.rollouts.loop import rollout as play_waves
+from sparring.core.phases import check_checkpoint
+from sparring.core.records import trajectory_to_json
+from sparring.core.types import StopReason, Task, Trajectory
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sparring.runs.config import PlayConfig
+    from sparring.core.progress import Progress
+
+EXAMPLE_STEP = 8
+"""Experts that are played at a time until there are enough worked examples."""
+
+NUM_TASKS_FOR_ACTIONS = 50
+"""Training tasks whose experts' actions chance draws from."""
+
+Player = Literal["model", "openai", "expert", "random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What every player plays in."""
+
+    config: PlayConfig
+    benchmark: Benchmark
+    pool: EnvPool
+
+    def tasks(self, split: str, num: int | None) -> list[Task]:
+        """Choose tasks of a split."""
+        return select_tasks(tasks_of(self.benchmark, split), kinds=self.config.env.kinds, num=num)
+
+    def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
+        """Return what the experts do, from `expert.path` or the world: task id → actions.
+
+        Raises:
+            DataError: there are no experts.
+        """
+        found = expert_actions(self.config.expert, self.benchmark, tasks)
+        if not found:
+            raise DataError(f"{self.config.env.id}: no expert trajectories. Name demonstrations with expert.path.")
+        return found
+
+
+def play(
+    config: PlayConfig,
+    player: Player,
+    *,
+    split: str,
+    num_tasks: int | None,
+    seed: int,
+    progress: Progress,
+    out: Path | None = None,
+) -> list[Trajectory]:
+    """Play `rollout.num_per_task` episodes of each task; `out` gets them wave by wave.
+
+    Raises:
+        SparringError: whatever the user can mend.
+    """
+    with EnvPool.of(config.env) as pool:
+        world = World(config=config, benchmark=config.env.load(), pool=pool)
+        tasks = world.tasks(split, num_tasks)
+        policy = _policy(world, player, tasks, seed, progress)
+        return _play(world, policy, tasks, name=player, seed=seed, progress=progress, out=out)
+
+
+def evaluate_models(
+    config: PlayConfig,
+    models: Sequence[str],
+    out: Path | None,
+    progress: Progress,
+    *,
+    player: Literal["model", "openai"] = "model",
+) -> dict[str, list[Trajectory]]:
+    """Let each model play the held-out tasks greedily, one episode each; return model → trajectories.
+
+    Args:
+        config: its `model.path` or `openai.model` gives way to each model's name.
+        models: folders, Hub ids or the bundled model's name; for `openai`, as the server calls them.
+        out: JSONL file that gets the trajectories.
+        progress: shows how it goes.
+        player: who plays the models: this process, or the server of `openai.base_url`.
+
+    Raises:
+        SparringError: whatever the user can mend.
+    """
+    if len(set(models)) < len(models):
+        raise ConfigError("eval: a model is named twice.")
+    greedy = replace(config.rollout, temperature=0.0, num_per_task=1)
+    with EnvPool.of(config.env) as pool:
+        benchmark = config.env.load()
+        played = {}
+        for model in models:
+            if player == "openai":
+                own = replace(config, rollout=greedy, openai=replace(config.openai, model=model))
+            else:
+                own = replace(config, rollout=greedy, model=replace(config.model, path=model))
+            world = World(config=own, benchmark=benchmark, pool=pool)
+            tasks = world.tasks(config.eval.split, config.eval.num_tasks)
+            policy = _policy(world, player, tasks, 0, progress)
+            played[model] = _play(world, policy, tasks, name=model, seed=0, progress=progress, out=out)
+    return played
+
+
+def evaluation_table(config: PlayConfig, played: Mapping[str, Sequence[Trajectory]]) -> Table:
+    """Lay out mean reward and success with 95 % intervals, and paired differences to the first model."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from sparring.report.text import between, percent, reward
+
+    resamples = config.eval.num_resamples
+    rewards = {
+        model: {0: {t.task.id: t.reward for t in trajectories if t.stop is not StopReason.ENV_FAULT}}
+        for model, trajectories in played.items()
+    }
+    table = Table(title=f"{config.env.id}: {config.eval.split}, 95 % intervals over tasks")
+    for column in ("model", "mean reward", "success", "tasks", "broken"):
+        table.add_column(column, justify="left" if column == "model" else "right", overflow="fold")
+    first = next(iter(rewards.values()))
+    if len(rewards) > 1:
+        table.add_column("− first (paired)", justify="right")
+    for model, trajectories in played.items():
+        found = summarise(rewards[model], num_resamples=resamples)
+        cells = [
+            model,
+            f"{reward(found.mean)} {between(found.ci_low, found.ci_high)}",
+            f"{percent(found.success)} {between(found.success_ci_low, found.success_ci_high, as_percent=True)}",
+            str(found.num),
+            str(len(trajectories) - found.num),
+        ]
+        if len(rewards) > 1:
+            gap = paired_difference(rewards[model], first, num_resamples=resamples)
+            interval = between(gap.low, gap.high, signed=True)
+            cells.append("–" if rewards[model] is first else f"{reward(gap.mean, signed=True)} {interval}")
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _play(
+    world: World,
+    policy: Policy,
+    tasks: Sequence[Task],
+    *,
+    name: str,
+    seed: int,
+    progress: Progress,
+    out: Path | None,
+) -> list[Trajectory]:
+    config = world.config
+    specs = episode_specs(name, tasks, agent="target", seed=seed, num_per_task=config.rollout.num_per_task)
+    journal = Journal(out) if out else None
+
+    def finished(wave: Sequence[Trajectory]) -> None:
+        if journal:
+            journal.append(trajectory_to_json(trajectory) for trajectory in wave)
+
+    num_lanes = count_lanes(world.benchmark, config.env.num_envs)
+    with progress.phase(f"{name} plays", total=len(specs)) as bar:
+        return play_waves(
+            policy,
+            world.pool,
+            world.benchmark,
+            cut_waves(specs, config.rollout.wave_size, num_slots=config.env.num_envs, num_lanes=num_lanes),
+            num_slots=config.env.num_envs,
+            finished=finished,
+            on_episode=lambda _: bar.advance(1),
+        )
+
+
+def _policy(world: World, player: Player, tasks: Sequence[Task], seed: int, progress: Progress) -> Policy:
+    if player == "model":
+        with progress.phase(f"loading {world.config.model.path}"):
+            return _model(world)
+    if player == "openai":
+        with progress.phase("laying out the prompt"):
+            return _server(world)
+    if player == "expert":
+        with progress.phase("asking the experts"):
+            actions = world.expert_actions(tasks)
+        missing = [task.id for task in tasks if task.id not in actions]
+        if missing:
+            progress.note(
+                f"{len(missing)} of {len(tasks)} tasks have no expert, {missing[0]} for one; their answer is empty."
+            )
+        return ReplayPolicy(dict.fromkeys(missing, ()) | actions)
+    with progress.phase("gathering actions"):
+        known = world.expert_actions(world.tasks("train", NUM_TASKS_FOR_ACTIONS))
+    return RandomPolicy(seed, sorted({action for actions in known.values() for action in actions}))
+
+
+def _model(world: World) -> Policy:
+    from sparring.data.chat import Chat
+    from sparring.policies.local.policy import LocalPolicy
+    from sparring.models.loading import end_ids_of, load_model
+
+    config = world.config
+    check_checkpoint(config.model.path)
+    model, tokenizer = load_model(config.model)
+    chat = Chat(
+        tokenizer,
+        config.chat,
+        instruction=world.benchmark.instruction,
+        examples=_examples(world),
+        end_ids=end_ids_of(model),
+    )
+    num_lanes = count_lanes(world.benchmark, config.env.num_envs)
+    return LocalPolicy(
+        model,
+        chat,
+        temperature=config.rollout.temperature,
+        max_new_tokens=config.rollout.max_new_tokens,
+        num_slots_per_lane=config.env.num_envs // num_lanes,
+        returns_early=num_lanes == 1,
+    )
+
+
+def _server(world: World) -> Policy:
+    from sparring.data.chat import Dialogue
+    from sparring.policies.openai import OpenAIPolicy
+
+    config = world.config
+    dialogue = Dialogue(config.chat, instruction=world.benchmark.instruction, examples=_examples(world))
+    return OpenAIPolicy(
+        config.openai,
+        dialogue,
+        temperature=config.rollout.temperature,
+        max_new_tokens=config.rollout.max_new_tokens,
+    )
+
+
+def _examples(world: World) -> list[Trajectory]:
+    """Return the worked examples that a run of this config shows: the first of its experts."""
+    num = world.config.chat.num_examples
+    if not num:
+        return []
+    config = world.config
+    tasks = select_tasks(world.tasks("train", config.env.num_train), num=config.expert.num_tasks)
+    play = {"format": config.chat.format, "num_slots": config.env.num_envs}
+    # The world's own experts are played, which takes time: no more of them than are shown.
+    step = max(1, len(tasks)) if config.expert.path else EXAMPLE_STEP
+    found: list[Trajectory] = []
+    for start in range(0, len(tasks), step):
+        found += expert_trajectories(config.expert, world.benchmark, world.pool, tasks[start : start + step], **play)
+        if len(found) >= num:
+            break
+    return found[:num]

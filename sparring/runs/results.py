@@ -1,0 +1,97 @@
+"""What a finished run's folder says, as the values of `results.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparring.analysis.collapse import notices
+from sparring.analysis.failures import counted, rewards_by_task, summarise_rollouts, to_json
+from sparring.core.convert import to_dict
+from sparring.core.phases import Phase
+from sparring.core.records import read_trajectories
+from sparring.report.curriculum import round_numbers, summarise_curriculum
+from sparring.report.folder import list_phases
+
+if TYPE_CHECKING:
+    from sparring.runs.config import Arm, Recipe
+
+
+def collect_results(recipe: Recipe, out: Path, eval_task_ids: Sequence[str]) -> dict[str, Any]:
+    """Read a finished run folder and return what it found: a pure function of the folder, without clock times."""
+    config = _shared_config(recipe)
+    return {
+        "name": recipe.name,
+        "split": config.eval.split,
+        "success_eps": config.pairs.success_eps,
+        "num_demonstrations": len({record.task.id for record in read_trajectories(out / "experts.jsonl")}),
+        "num_eval_tasks": len(eval_task_ids),
+        "broken": count_broken(recipe, out),
+        "arms": {
+            name: {
+                "method": arm.method,
+                "label": arm.label,
+                "config": to_dict(arm.config),
+                "seeds": {str(seed): _arm_results(arm, out / f"seed-{seed}" / name) for seed in recipe.seeds},
+            }
+            for name, arm in recipe.arms.items()
+        },
+    }
+
+
+def count_broken(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Count the episodes that infrastructure broke, in all phases of a run; one that arms share counts once.
+
+    Returns:
+        `num` of `episodes`, their `share`, and `phases`: how many in each phase that lost one.
+    """
+    num, episodes, phases = 0, 0, dict[str, int]()
+    found = list_phases(out, list(map(str, recipe.seeds)), list(recipe.arms))
+    for path, phase in {phase.path: phase for phase in reversed(found)}.items():
+        result = Phase(path).result()
+        if lost := result.get("broken", 0):
+            phases[f"seed-{phase.seed}/{phase.arm}/{phase.name}"] = lost
+        num, episodes = num + lost, episodes + (result["num"] if "broken" in result else 0)
+    share = num / episodes if episodes else 0.0
+    return {"num": num, "episodes": episodes, "share": share, "phases": dict(sorted(phases.items()))}
+
+
+def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
+    names = ("evaluations", "rollouts", "refreshed", "pairs", "training", "checks")
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    thresholds, eps = arm.config.analysis.hard_thresholds, arm.config.pairs.success_eps
+    sampled: dict[int, dict[str, list[float]]] = {}
+    for number in round_numbers(folder):
+        for agent in ("target", "partner"):
+            key = {"round": number, "agent": agent}
+            played = Phase(folder / f"round-{number}" / f"evaluate-{agent}")
+            if played.is_done:
+                trajectories = played.trajectories()
+                rewards = {t.task.id: t.reward for t in sorted(counted(trajectories), key=lambda t: t.task.id)}
+                summary = to_json(summarise_rollouts(trajectories, thresholds, eps))
+                found["evaluations"].append({**key, **summary, "rewards": rewards})
+            for name, suffix in (("rollouts", ""), ("refreshed", "-refreshed")):
+                explored = Phase(folder / f"round-{number}" / f"rollout-{agent}{suffix}")
+                if explored.is_done:
+                    trajectories = explored.trajectories()
+                    summary = to_json(summarise_rollouts(trajectories, thresholds, eps))
+                    found[name].append({**key, **summary})
+                    if (name, agent) == ("rollouts", "target"):
+                        sampled[number] = rewards_by_task(trajectories)
+            trained = Phase(folder / f"round-{number}" / f"train-{agent}")
+            if trained.is_done:
+                result = trained.result()
+                found["training"].append({**key, "steps": result["steps"], "metrics": result["metrics"]})
+                if result["pairs"]:
+                    found["pairs"].append({**key, "counts": result["pairs"]})
+            checked = Phase(folder / f"round-{number}" / f"accept-{agent}")
+            if checked.is_done:
+                found["checks"].append({**key, **checked.result()})
+    bounds = arm.config.analysis
+    found["notices"] = [
+        notice
+        for section, tasks in (("evaluations", "held-out tasks"), ("rollouts", "training tasks"))
+        for notice in notices(found[section], tasks, drop=bounds.collapse_drop, rise=bounds.collapse_rise)
+    ]
+    return {**found, **summarise_curriculum(folder, sampled, eps)}
