@@ -27,8 +27,9 @@ THREADS = (1, 2, 4)
 def child(request: dict[str, Any]) -> dict[str, Any]:
     """Clone the experts for an epoch, after two steps that are not counted."""
     from sparring.data.batches import Group
+    from sparring.engines.learner import LocalLearner
     from sparring.learning.objectives import SFTObjective
-    from sparring.learning.trainer import TrainConfig, fit
+    from sparring.learning.trainer import Start, TrainConfig, Watch, fit
     from sparring.models import threads
 
     if not request["is_side_by_side"]:
@@ -39,16 +40,16 @@ def child(request: dict[str, Any]) -> dict[str, Any]:
     config = TrainConfig(lr=1e-4, epochs=1, batch_size=8)
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        fit(model, groups[:NUM_WARM_UP], SFTObjective(), config, seed=0, state_dir=Path(folder) / "warm-up")
+        learner, start = LocalLearner(model), Start(seed=0, state_dir=Path(folder) / "warm-up")
+        fit(learner, groups[:NUM_WARM_UP], SFTObjective(), config, start)
         wall, cpu = time.monotonic(), time.process_time()
         fit(
-            model,
+            learner,
             groups,
             SFTObjective(),
             config,
-            seed=0,
-            state_dir=Path(folder) / "measured",
-            log=lambda record: losses.append(record["loss"]),
+            Start(seed=0, state_dir=Path(folder) / "measured"),
+            Watch(log=lambda record: losses.append(record["loss"])),
         )
         wall, cpu = time.monotonic() - wall, time.process_time() - cpu
     return {"wall_s": wall, "cpu_s": cpu, "losses": losses}

@@ -91,8 +91,9 @@ def make_groups(tasks: dict[str, list[Any]], case: str, num_tasks: int) -> list[
 
 def train_ours(model: Any, groups: Sequence[Any], *, autocast: bool) -> list[float]:
     """Train one epoch, in the order of `groups`, and return the losses."""
+    from sparring.engines.learner import LocalLearner
     from sparring.learning.objectives import LossConfig, PreferenceObjective
-    from sparring.learning.trainer import TrainConfig, fit
+    from sparring.learning.trainer import Start, TrainConfig, Watch, fit
 
     loss = LossConfig(beta=BETA, expert_dpo=1.0, expert_sft=0.0)
     config = TrainConfig(
@@ -109,13 +110,12 @@ def train_ours(model: Any, groups: Sequence[Any], *, autocast: bool) -> list[flo
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         fit(
-            model,
+            LocalLearner(model),
             groups,
             PreferenceObjective(config=loss),
             config,
-            seed=0,
-            state_dir=Path(folder),
-            log=lambda record: losses.append(record["loss"]),
+            Start(seed=0, state_dir=Path(folder)),
+            Watch(log=lambda record: losses.append(record["loss"])),
         )
     return losses
 

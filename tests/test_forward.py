@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +10,8 @@ import torch
 import transformers
 
 from sparring.data.batches import cut
-from sparring.engines import value_head as critic
 from sparring.engines.scoring import CPU_PASS_TOKENS, Forward, autocast_dtype
-from tests.training_toys import VOCABULARY, lone_groups, node, plain_logprobs, qwen
+from tests.training_toys import VOCABULARY, attach_value_head, lone_groups, node, plain_logprobs, qwen
 
 SMALL = {
     "vocab_size": VOCABULARY,
@@ -113,7 +111,7 @@ def test_values_are_those_of_what_the_head_takes(cap):
         model, width = make("OPT", ffn_dim=24, word_embed_proj_dim=8, max_position_embeddings=512), 8
     else:
         model, width = make("Gemma2", final_logit_softcapping=cap), 16
-    head = critic.attach(model, Path("nowhere"), lr=1.0)
+    head = attach_value_head(model, lr=1.0)
     assert head.weight.shape == (width,)
     torch.nn.init.normal_(head.weight)
     forward, seen = Forward(model, max_tokens=5000), []

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
+from sparring.engines.head import token_logprobs
 from sparring.learning import losses
 
 ONE = {"chosen": -10.0, "rejected": -12.0, "ref_chosen": -11.0, "ref_rejected": -11.0}
@@ -29,7 +30,7 @@ def head(num_tokens: int, width: int = 6, vocabulary: int = 11, *, bias: bool = 
 class TestTokenLogprobs:
     def test_docstring(self):
         weight = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])
-        logprob = losses.token_logprobs(torch.tensor([[1.0, 0.0]]), weight, torch.tensor([0]))
+        logprob = token_logprobs(torch.tensor([[1.0, 0.0]]), weight, torch.tensor([0]))
         assert logprob.item() == pytest.approx(-0.2877, abs=1e-4)
 
     @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
@@ -38,7 +39,7 @@ class TestTokenLogprobs:
         hidden_ND, weight_VD, targets_N, bias_V = head(7, bias=bias)
         inputs = [t.clone().requires_grad_() for t in (hidden_ND, weight_VD, bias_V) if t is not None]
         weights_N = torch.linspace(-1, 2, 7, dtype=torch.float64)
-        ours_N = losses.token_logprobs(inputs[0], inputs[1], targets_N, chunk=chunk, bias=inputs[2] if bias else None)
+        ours_N = token_logprobs(inputs[0], inputs[1], targets_N, chunk=chunk, bias=inputs[2] if bias else None)
         logits_NV = torch.nn.functional.linear(inputs[0], inputs[1], inputs[2] if bias else None)
         theirs_N = logits_NV.log_softmax(-1).gather(-1, targets_N[:, None]).squeeze(-1)
         torch.testing.assert_close(ours_N, theirs_N, rtol=1e-12, atol=1e-12)
@@ -51,39 +52,39 @@ class TestTokenLogprobs:
         hidden_ND, weight_VD, targets_N, bias_V = head(5, width=3, vocabulary=4, bias=True)
 
         def function(hidden, weight, bias):
-            return losses.token_logprobs(hidden, weight, targets_N, chunk=2, bias=bias)
+            return token_logprobs(hidden, weight, targets_N, chunk=2, bias=bias)
 
         assert bias_V is not None
         assert gradcheck(function, [t.requires_grad_() for t in (hidden_ND, weight_VD, bias_V)])
 
     def test_probabilities_of_all_targets_sum_to_one(self):
         hidden_ND, weight_VD, _, _ = head(1)
-        logprobs = losses.token_logprobs(hidden_ND.expand(11, -1), weight_VD, torch.arange(11), chunk=4)
+        logprobs = token_logprobs(hidden_ND.expand(11, -1), weight_VD, torch.arange(11), chunk=4)
         assert logprobs.exp().sum().item() == pytest.approx(1)
 
     def test_large_logits_do_not_overflow(self):
         hidden_ND, weight_VD, targets_N, _ = head(4, dtype=torch.float32)
-        logprobs = losses.token_logprobs((hidden_ND * 1e4).requires_grad_(), weight_VD, targets_N)
+        logprobs = token_logprobs((hidden_ND * 1e4).requires_grad_(), weight_VD, targets_N)
         logprobs.sum().backward()
         assert logprobs.isfinite().all()
 
     def test_frozen_head_and_frozen_body(self):
         hidden_ND, weight_VD, targets_N, _ = head(4)
-        losses.token_logprobs(hidden_ND.requires_grad_(), weight_VD, targets_N).sum().backward()
+        token_logprobs(hidden_ND.requires_grad_(), weight_VD, targets_N).sum().backward()
         assert hidden_ND.grad is not None and weight_VD.grad is None
-        losses.token_logprobs(hidden_ND.detach(), weight_VD.requires_grad_(), targets_N).sum().backward()
+        token_logprobs(hidden_ND.detach(), weight_VD.requires_grad_(), targets_N).sum().backward()
         assert weight_VD.grad is not None
 
     def test_no_action_tokens(self):
         hidden_ND, weight_VD, targets_N, _ = head(0)
-        assert losses.token_logprobs(hidden_ND.requires_grad_(), weight_VD, targets_N).shape == (0,)
+        assert token_logprobs(hidden_ND.requires_grad_(), weight_VD, targets_N).shape == (0,)
 
     def test_bfloat16_autocast_multiplies_in_bfloat16_and_answers_in_float32(self):
         hidden_ND, weight_VD, targets_N, _ = head(6, dtype=torch.float32)
-        exact = losses.token_logprobs(hidden_ND, weight_VD, targets_N)
+        exact = token_logprobs(hidden_ND, weight_VD, targets_N)
         weight_VD.requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            rounded = losses.token_logprobs(hidden_ND, weight_VD, targets_N)
+            rounded = token_logprobs(hidden_ND, weight_VD, targets_N)
         rounded.sum().backward()
         assert rounded.dtype == torch.float32 and weight_VD.grad is not None and weight_VD.grad.dtype == torch.float32
         assert not torch.equal(rounded, exact)

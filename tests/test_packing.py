@@ -15,10 +15,10 @@ from torch import Tensor
 from sparring.data.batches import pack_together
 from sparring.data.chat import Encoded
 from sparring.engines import packing
+from sparring.engines.learner import prepare
 from sparring.engines.packing import NAME, Packing, trusted_kernel
 from sparring.engines.scoring import Forward
 from sparring.engines.value_head import ValueHead
-from sparring.learning.trainer import prepare
 from sparring.models import threads
 from sparring.models.threads import SideBySide
 from tests.test_forward import make

@@ -14,11 +14,11 @@ from sparring.core.errors import DataError
 from sparring.data.batches import Group
 from sparring.engines import value_head as critic
 from sparring.engines.base import Objective
-from sparring.engines.checkpoint import moments_path
+from sparring.engines.learner import make_optimizer
 from sparring.engines.scoring import Forward
 from sparring.learning.policy_gradient import ActorCriticObjective, PolicyGradientObjective
-from sparring.learning.trainer import FitResult, TrainConfig, fit, make_optimizer
-from tests.training_toys import node, plain_logprobs, qwen, sampled_groups
+from sparring.learning.trainer import FitResult, TrainConfig, compute_of
+from tests.training_toys import attach_value_head, fit, newest_moments, node, plain_logprobs, qwen, sampled_groups
 
 RL = TrainConfig(lr=2e-3, epochs=2, batch_size=4, schedule="constant", warmup_ratio=0, max_tokens_per_batch=100)
 GRPO = PolicyGradientObjective(kl_weight=0.01)
@@ -27,7 +27,7 @@ PPO = ActorCriticObjective(policy=PolicyGradientObjective(clip_high=0.2), value_
 
 def actor_critic(lr: float = 0.01) -> torch.nn.Module:
     model = qwen()
-    critic.attach(model, Path("nowhere"), lr=lr)
+    attach_value_head(model, lr=lr)
     return model
 
 
@@ -122,7 +122,7 @@ def test_two_rounds_that_hand_on_adams_memory_are_one(tmp_path, objective):
     half, _, _ = trained(tmp_path / "first", objective, config=one)
     forgetful = qwen() if objective is GRPO else actor_critic()
     forgetful.load_state_dict(half.state_dict())
-    moments = moments_path(tmp_path / "first")
+    moments = newest_moments(tmp_path / "first")
     trained(tmp_path / "second", objective, model=half, config=one, moments=moments)
     trained(tmp_path / "other", objective, model=forgetful, config=one)
     assert same_weights(whole, half) and not same_weights(whole, forgetful)
@@ -131,7 +131,7 @@ def test_two_rounds_that_hand_on_adams_memory_are_one(tmp_path, objective):
 def test_memory_of_another_model_is_refused(tmp_path):
     trained(tmp_path / "first", PPO)
     with pytest.raises(DataError, match="for another model"):
-        trained(tmp_path / "second", GRPO, moments=moments_path(tmp_path / "first"))
+        trained(tmp_path / "second", GRPO, moments=newest_moments(tmp_path / "first"))
 
 
 class TestValueHead:
@@ -169,23 +169,24 @@ class TestValueHead:
         assert sum(errors[-4:]) / 4 < 0.2 < 0.25 < sum(errors[:4]) / 4, "the best constant makes an error of 0.25"
 
     def test_has_a_rate_of_its_own(self):
-        groups = make_optimizer(actor_critic(lr=0.02), RL).param_groups
+        groups = make_optimizer(actor_critic(lr=0.02), compute_of(RL, 1.0)).param_groups
         assert [group["scale"] for group in groups] == [1, 1, pytest.approx(10)]
         assert sum(len(group["params"]) for group in groups) == len(list(actor_critic().parameters()))
-        assert [group["scale"] for group in make_optimizer(qwen(), RL).param_groups] == [1, 1]
+        assert [group["scale"] for group in make_optimizer(qwen(), compute_of(RL, 1.0)).param_groups] == [1, 1]
 
     def test_is_saved_beside_the_model_and_comes_back(self, tmp_path):
         model, _, _ = trained(tmp_path / "fit", PPO)
         names = set(qwen().state_dict())
-        head = critic.detach(model)
+        head = model.value_head
+        del model.value_head
         assert set(model.state_dict()) == names and not hasattr(model, "value_head")
         critic.save(head, tmp_path)
         assert [path.name for path in tmp_path.glob("*.safetensors")] == ["value_head.safetensors"]
-        again = critic.attach(model, tmp_path, lr=0.01)
+        again = attach_value_head(model, tmp_path)
         assert head.weight.abs().max() > 0 and torch.equal(again.weight, head.weight)
         assert torch.equal(again.bias, head.bias)
 
     def test_of_another_width_is_refused(self, tmp_path):
         critic.save(critic.ValueHead(7, lr=0.1), tmp_path)
         with pytest.raises(DataError, match="value head of another model"):
-            critic.attach(qwen(), tmp_path, lr=0.1)
+            attach_value_head(qwen(), tmp_path)

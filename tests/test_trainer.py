@@ -21,13 +21,14 @@ from sparring.data.batches import Group
 from sparring.data.chat import Encoded
 from sparring.engines import checkpoint
 from sparring.engines.base import Objective
+from sparring.engines.learner import prepare
 from sparring.engines.routing import Balance
 from sparring.engines.scoring import Forward
 from sparring.learning import losses
 from sparring.learning.objectives import LossConfig, PreferenceObjective, SFTObjective
-from sparring.learning.trainer import FitResult, TrainConfig, fit, learning_rate, prepare
+from sparring.learning.trainer import FitResult, TrainConfig, learning_rate
 from tests.crashes import crash_at
-from tests.training_toys import VOCABULARY, edge, lone_groups, node, plain_logprobs, qwen, task_groups
+from tests.training_toys import VOCABULARY, edge, fit, lone_groups, node, plain_logprobs, qwen, task_groups
 
 SFT = TrainConfig(lr=5e-3, epochs=2, batch_size=4, max_tokens_per_batch=200)
 PREFERENCE = TrainConfig(lr=1e-3, epochs=2, batch_size=6, schedule="constant", warmup_ratio=0.1)
@@ -712,7 +713,7 @@ class TestWhatGoesWrong:
             def weight(self, group: Group) -> float:
                 return 1.0
 
-            def __call__(self, groups: Any, logprobs: Any, reference: Any) -> Any:
+            def __call__(self, groups: Any, logprobs: Any, reference: Any, values: Any) -> Any:
                 total = torch.cat(list(logprobs)).sum()
                 return (total - total.detach()).sqrt(), {}
 

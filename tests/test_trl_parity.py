@@ -15,9 +15,9 @@ from sparring.data.batches import Group, cut
 from sparring.data.chat import Encoded
 from sparring.engines.scoring import Forward
 from sparring.learning.objectives import LossConfig, PreferenceObjective
-from sparring.learning.trainer import TrainConfig, fit
+from sparring.learning.trainer import TrainConfig
 from tests.tiny_models import tiny_tokenizer
-from tests.training_toys import action_mask, edge, qwen, task_groups
+from tests.training_toys import action_mask, edge, fit, qwen, task_groups
 
 trl = pytest.importorskip("trl", reason="the oracle is a development dependency")
 datasets = pytest.importorskip("datasets", reason="comes with trl")

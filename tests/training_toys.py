@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -11,6 +13,12 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from sparring.core.types import PairKind
 from sparring.data.batches import Edge, Group, Sample, groups_from_samples
 from sparring.data.chat import Encoded
+from sparring.engines import checkpoint, value_head
+from sparring.engines.base import Objective
+from sparring.engines.learner import LocalLearner
+from sparring.engines.value_head import ValueHead
+from sparring.learning import trainer
+from sparring.learning.trainer import FitResult, Start, TrainConfig, Watch
 
 # Models as small as these gain nothing from threads, and lose much when threads wait for each other on a busy machine.
 torch.set_num_threads(1)
@@ -93,6 +101,38 @@ def plain_logprobs(model: torch.nn.Module, encoded: Encoded, *, temperature: flo
     logits = model(input_ids=ids).logits[0, :-1] / temperature
     logprobs = logits.log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
     return logprobs[torch.tensor(action_mask(encoded)[1:], dtype=torch.bool)]
+
+
+def fit(
+    model: torch.nn.Module,
+    groups: Sequence[Group],
+    objective: Objective,
+    config: TrainConfig,
+    *,
+    seed: int,
+    state_dir: Path,
+    moments: Path | None = None,
+    log: Callable[[dict[str, Any]], None] = lambda record: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> FitResult:
+    """Train a model in this process; with moments, from where another training's optimizer stood."""
+    start = Start(seed=seed, state_dir=state_dir, is_continued=moments is not None)
+    watch = Watch(log=log, progress=progress)
+    return trainer.fit(LocalLearner(model, moments=moments), groups, objective, config, start, watch)
+
+
+def attach_value_head(model: torch.nn.Module, folder: Path = Path("nowhere"), *, lr: float = 0.01) -> ValueHead:
+    """Hang a value head on a model: that of a checkpoint's folder, or a new one."""
+    head = value_head.load(model, folder, lr=lr)
+    model.add_module("value_head", head)
+    return head
+
+
+def newest_moments(state_dir: Path) -> Path:
+    """Return the optimizer's file in the state that was saved last."""
+    state = checkpoint.newest_state(state_dir)
+    assert state
+    return state.path / "optimizer.safetensors"
 
 
 def sampled_groups(num: int, model: torch.nn.Module, *, temperature: float = 1.0) -> list[Group]:

@@ -1,14 +1,25 @@
-"""What a trainer asks of whoever holds live weights, and what an objective is."""
+"""What a trainer asks of whoever holds live weights: the protocols of engines and learners, and what an objective is.
+
+The verbs are those of the Tinker API, so that weights may live in this process, on many devices or behind a server. A
+learner holds one agent's weights. Losses are sums divided by a denominator that is known beforehand, so that parts of a
+step add up wherever they were computed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from sparring.core.errors import TrainingError
 from sparring.data.batches import Group
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sparring.data.chat import Encoded
 
 Metrics = dict[str, tuple[float, float]]
 """Per name, a sum and the count to divide it by; so metrics of parts add up. A name that ends in `_max` has a maximum
@@ -61,4 +72,126 @@ class Objective(Protocol):
             reference: likewise of the reference, without gradient.
             values: per node, the value head's value before each action token; none for a model without one.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """How a learner computes: what a training's settings say of memory, precision and its optimizer."""
+
+    max_tokens_per_batch: int = 8192
+    """Tokens whose activations are kept at once."""
+    autocast: Literal["auto", "off"] = "auto"
+    """Multiply in bfloat16 where the hardware does so natively."""
+    recompute: bool = False
+    """Recompute activations in the backward pass."""
+    router_balance: float = 0.0
+    """Weight of a mixture of experts' auxiliary loss."""
+    weight_decay: float = 0.0
+    """Decoupled, on matrices alone."""
+    peak_lr: float = 1e-5
+    """The highest learning rate of the training: a value head's own rate keeps its proportion to it."""
+    temperature: float = 1.0
+    """Divides the logits; log-probabilities are those of sampling at it."""
+
+
+Scored = tuple[list["Tensor"], list["Tensor"] | None]
+"""Per node, log π of its action tokens, shape N; likewise the value before each, none without a value head."""
+
+
+class NotFiniteError(TrainingError):
+    """A loss or a gradient norm is not finite. No weight was changed."""
+
+    def __init__(self, what: str, value: float, groups: Sequence[Group]) -> None:
+        super().__init__(f"{what} is {value}")
+        self.groups = groups
+        """Where it happened."""
+
+
+class Learner(Protocol):
+    """Holds one agent's live weights."""
+
+    def score(self, nodes: Sequence[Encoded], compute: Compute) -> Scored:
+        """Compute log π of each node's action tokens, and values where there is a value head, without gradients."""
+        ...
+
+    def attach_value_head(self, *, lr: float, expected: float) -> None:
+        """Go on with the value head that the weights came with, or with a new one.
+
+        Args:
+            lr: the head's own learning rate.
+            expected: what a new head says everywhere.
+        """
+        ...
+
+    def check_savable(self) -> None:
+        """Find out before training whether the result can be saved.
+
+        Raises:
+            ModelError: it can't.
+        """
+        ...
+
+    def is_rounded(self, autocast: Literal["auto", "off"]) -> bool:
+        """Say whether the agent plays, trains or is saved in half precision."""
+        ...
+
+    def publish(self, folder: Path, *, moments: Path | None = None) -> None:
+        """Write the weights as an ordinary checkpoint folder, whole or not at all.
+
+        Args:
+            moments: a file for the optimizer's state, for a training that goes on from it; none: it is forgotten.
+        """
+        ...
+
+    def training(
+        self, compute: Compute, sample: Encoded, *, is_continued: bool = False
+    ) -> AbstractContextManager[None]:
+        """Make ready for the calls below, with an optimizer of its own, until the context ends.
+
+        Args:
+            compute: how to compute.
+            sample: a trajectory on which fast paths are compared with the model's own forward.
+            is_continued: the optimizer goes on from where the last training left it.
+        """
+        ...
+
+    def logprobs(self, nodes: Sequence[Encoded]) -> list[Tensor]:
+        """Compute log π of each node's action tokens with the weights as they are, without gradients."""
+        ...
+
+    def forward_backward(
+        self,
+        groups: Sequence[Group],
+        objective: Objective,
+        reference: Sequence[Sequence[Tensor]] | None,
+        denominator: float,
+    ) -> tuple[float, Metrics]:
+        """Add the gradients of the groups' loss, and return the loss and its metrics.
+
+        Args:
+            groups: of one step, or a part of it.
+            objective: what to minimise.
+            reference: per group and node, log π_ref; none where the objective needs none.
+            denominator: what the sum of losses is divided by.
+
+        Raises:
+            NotFiniteError: a loss is not finite; gradients are cleared.
+        """
+        ...
+
+    def step(self, lr: float, clip_norm: float | None) -> float:
+        """Take an optimizer step, and return the norm of the gradient before clipping.
+
+        Raises:
+            NotFiniteError: the norm is not finite; weights stay, and gradients are cleared.
+        """
+        ...
+
+    def save_state(self, folder: Path, step: int, numbers: Mapping[str, Any]) -> None:
+        """Write all that resuming this training needs, in the place of what was written before."""
+        ...
+
+    def load_state(self, folder: Path) -> tuple[int, dict[str, Any]] | None:
+        """Go on from the newest whole state in a folder: return its step and numbers; none where there is none."""
         ...

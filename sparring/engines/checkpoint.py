@@ -11,6 +11,7 @@ import errno
 import logging
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,10 @@ _NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
 _WEIGHT = "weight in single precision"
 """Beside a parameter's moments: the parameter itself."""
 _WEIGHTS, _OPTIMIZER, _NUMBERS = "weights.safetensors", "optimizer.safetensors", "state.json"
+
+
+Parameters = Mapping[str, "torch.nn.Parameter"]
+"""What training changes, by name."""
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
@@ -61,15 +66,10 @@ def newest_state(folder: Path) -> State | None:
 
 
 def save_state(
-    folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, numbers: dict[str, Any]
+    folder: Path, step: int, parameters: Parameters, optimizer: torch.optim.Optimizer, numbers: dict[str, Any]
 ) -> None:
     """Write the state after `step`, then delete all others."""
-    parameters = trainable(model)
-    moments = {
-        f"{name}/{key}": value
-        for name, parameter in parameters.items()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
+    moments = moments_of(parameters, optimizer)
     names = (f"step-{step}", *(f"step-{step}-{number}" for number in range(2, len(_states(folder)) + 2)))
     final = next(folder / name for name in names if not (folder / name).exists())
     temporary = folder / f"tmp-{final.name}"
@@ -88,8 +88,8 @@ def save_state(
             shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(state: State, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a state back into model and optimizer.
+def load_state(state: State, parameters: Parameters, optimizer: torch.optim.Optimizer) -> None:
+    """Put a state back into parameters and optimizer.
 
     Raises:
         DataError: it belongs to another model.
@@ -97,24 +97,12 @@ def load_state(state: State, model: torch.nn.Module, optimizer: torch.optim.Opti
     import torch
 
     weights, moments = read_tensors(state.path / _WEIGHTS), read_tensors(state.path / _OPTIMIZER)
-    parameters = trainable(model)
     if {n: p.shape for n, p in parameters.items()} != {n: w.shape for n, w in weights.items()}:
         raise DataError(f"{state.path}: weights of another model. Delete {state.path.parent} to train anew.")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-    _set_moments(moments, parameters, optimizer)
-
-
-def moments_path(folder: Path) -> Path:
-    """Return the file of the optimizer's moments in the state that was saved last, which may start another training.
-
-    Raises:
-        AssertionError: there is no state.
-    """
-    states = _states(folder)
-    assert states, f"{folder} holds no state"
-    return states[0] / _OPTIMIZER
+    set_moments(moments, parameters, optimizer)
 
 
 def _states(folder: Path) -> list[Path]:
@@ -128,27 +116,43 @@ def _order(path: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 1)
 
 
-def add_weights(path: Path, model: torch.nn.Module) -> None:
-    """Add the weights that training changes to a file of moments, for a model whose checkpoint holds them rounded."""
-    weights = {f"{name}/{_WEIGHT}": parameter.data for name, parameter in trainable(model).items()}
-    write_tensors(path, read_tensors(path) | weights)
+def moments_of(parameters: Parameters, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimizer's state by parameter and key."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
 
 
-def load_moments(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Give the optimizer the moments of a training before, and the model the weights beside them, if there are any.
+def save_moments(
+    path: Path, parameters: Parameters, optimizer: torch.optim.Optimizer, *, with_weights: bool = False
+) -> None:
+    """Write an optimizer's state for a training that goes on from it.
+
+    Args:
+        with_weights: write the parameters too, where the checkpoint holds them rounded.
+    """
+    moments = moments_of(parameters, optimizer)
+    if with_weights:
+        moments |= {f"{name}/{_WEIGHT}": parameter.data for name, parameter in parameters.items()}
+    write_tensors(path, moments)
+
+
+def load_moments(path: Path, parameters: Parameters, optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer the moments of a training before, and the parameters the weights beside them, if any.
 
     Raises:
         DataError: the file is unreadable or belongs to another model.
     """
-    moments, parameters = read_tensors(path), trainable(model)
+    moments = read_tensors(path)
     if not {name.rsplit("/", 1)[0] for name in moments} <= parameters.keys():
         raise DataError(f"{path}: an optimizer's state for another model. Delete it to start afresh.")
-    _set_moments(moments, parameters, optimizer)
+    set_moments(moments, parameters, optimizer)
 
 
-def _set_moments(
-    moments: dict[str, Tensor], parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
-) -> None:
+def set_moments(moments: dict[str, Tensor], parameters: Parameters, optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer a state by parameter and key."""
     for full_name, value in moments.items():
         name, key = full_name.rsplit("/", 1)
         parameter = parameters[name]

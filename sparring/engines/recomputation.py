@@ -31,6 +31,13 @@ def recompute_layers(model: torch.nn.Module) -> None:
             layer.forward = partial(_checkpointed, layer.forward)
 
 
+def restore_layers(model: torch.nn.Module) -> None:
+    """Take back what `recompute_layers` did."""
+    for layer in model.modules():
+        if is_wrapped(layer):
+            del layer.forward  # the instance's own, which hides the class's
+
+
 def is_wrapped(layer: torch.nn.Module) -> bool:
     """Say whether the backward pass computes what is within a layer again."""
     return getattr(vars(layer).get("forward"), "func", None) is _checkpointed

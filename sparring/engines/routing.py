@@ -35,8 +35,12 @@ class Balance:
         self._gathered: list[tuple[Tensor, Tensor | None]] = []
         self._real_N: Tensor | None = None
         self.is_open = False
-        for router in routers:
-            router.register_forward_hook(self._gather)
+        self._hooks = [router.register_forward_hook(self._gather) for router in routers]
+
+    def close(self) -> None:
+        """Let go of the routers."""
+        for hook in self._hooks:
+            hook.remove()
 
     def begin_pass(self, real_N: Tensor | None) -> None:
         """Take the next pass's tokens where `real_N` is true; all of them if it is none."""

@@ -1,8 +1,8 @@
 """A value head for PPO: a linear layer on the policy's last hidden states, kept beside the policy's checkpoint.
 
 While an agent learns, the head hangs on its model as the submodule `value_head`: optimizer, saved states and the
-gradient's norm then see one set of parameters, and `Forward` finds it there. It is taken off before the model is saved,
-so a checkpoint is an ordinary folder with one more file in it, which playing does not read.
+gradient's norm then see one set of parameters, and `Forward` finds it there. It is taken off before the model is saved
+or plays, so a checkpoint is an ordinary folder with one more file in it, which playing does not read.
 
 Source: arXiv 1707.06347, section 3 (a network that shares its body between policy and value).
 """
@@ -56,8 +56,8 @@ class ValueHead(torch.nn.Module):
             return hidden_ND.to(self.weight.dtype) @ self.weight / len(self.weight) + self.bias
 
 
-def attach(model: Any, checkpoint: Path, *, lr: float) -> ValueHead:
-    """Hang a value head on the model: the one in the checkpoint's folder, or a new one.
+def load(model: Any, checkpoint: Path, *, lr: float) -> ValueHead:
+    """Return the value head in a checkpoint's folder, or a new one, beside the model's weights.
 
     Raises:
         DataError: the file is unreadable or belongs to a model of another width.
@@ -72,15 +72,7 @@ def attach(model: Any, checkpoint: Path, *, lr: float) -> ValueHead:
             raise DataError(f"{path}: a value head of another model. Delete it to start with a new one.")
         head.load_state_dict(saved)
         head.is_new = False
-    model.add_module("value_head", head.to(weight.device))
-    return head
-
-
-def detach(model: Any) -> ValueHead:
-    """Take the value head off the model and return it."""
-    head = model.value_head
-    del model.value_head
-    return head
+    return head.to(weight.device)
 
 
 def save(head: ValueHead, checkpoint: Path) -> None:

@@ -14,19 +14,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparring.core.errors import DataError
 from sparring.core.types import StopReason, Trajectory
 from sparring.data.batches import Group, Sample, groups_from_samples, num_action_tokens
 from sparring.data.chat import Encoded
 from sparring.engines.checkpoint import keep_tensors, kept_tensors
-from sparring.engines.scoring import Forward, autocast_dtype
-from sparring.learning.trainer import TrainConfig, prepare
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
+
+    from sparring.engines.base import Compute, Learner
 
 Encode = Callable[[Trajectory], Encoded | None]
 """Answers none for a trajectory that exceeds the model's context."""
@@ -201,42 +200,20 @@ def groups_with_critic(
     )
 
 
-def score(
-    model: Any,
-    trajectories: Sequence[Trajectory],
-    encode: Encode,
-    path: Path,
-    *,
-    train: TrainConfig,
-    temperature: float,
-) -> Scores:
-    """Compute log π of each trajectory's action tokens, and values where the model has a value head.
+def score(learner: Learner, trajectories: Sequence[Trajectory], encode: Encode, path: Path, compute: Compute) -> Scores:
+    """Compute log π of each trajectory's action tokens, and values where the learner has a value head.
 
     Args:
-        model: as it is to be asked; it is made ready for training.
+        learner: is asked, with its weights as they are.
         trajectories: what to score; those that `encode` refuses are left out.
         encode: makes the nodes.
-        path: a safetensors file that keeps the result; if it is there, it is read and the model is not asked.
-        train: for its memory and precision.
-        temperature: of the log-probabilities.
+        path: a safetensors file that keeps the result; if it is there, it is read and the learner is not asked.
+        compute: memory, precision, and the temperature of the log-probabilities.
     """
-    import torch
-
     if (known := read_scores(path)) is not None:
         return known
-    prepare(model)
-    device: torch.device = next(model.parameters()).device
-    forward = Forward(
-        model,
-        max_tokens=train.max_tokens_per_batch,
-        autocast=autocast_dtype(device, train.autocast),
-        temperature=temperature,
-    )
     found = encoded(trajectories, encode)
-    if found:
-        forward.check(found[0][1])
-    with torch.no_grad():
-        logprobs, values = forward.with_values([node for _, node in found])
+    logprobs, values = learner.score([node for _, node in found], compute)
     columns = {"logprobs": logprobs, "values": values or []}
     rows = {
         f"{name}/{trajectory.id}": row.cpu().clone()

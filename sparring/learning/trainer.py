@@ -1,8 +1,8 @@
-"""Task groups, an objective and a model come in; the model's weights change, and a log of every step goes out.
+"""Task groups, an objective and a learner come in; its weights change, and a log of every step goes out.
 
-The trainer knows no method and no environment. A run that is killed at any moment and started again with the same
-arguments ends with the same weights and the same log, bit for bit on the same kind of CPU (docs/speed.md; a GPU's
-kernels add in varying order).
+The trainer keeps plan, schedule, log and resumption. It knows no method and no environment, and owns no weights. A run
+that is killed at any moment and started again with the same arguments ends with the same weights and the same log, bit
+for bit on the same kind of CPU (docs/speed.md; a GPU's kernels add in varying order).
 
 Paper: arXiv 2511.22254, sections 3 and 4: behavioural cloning (Eq. 5), DPO (Eq. 7), the target agent's loss (Eq. 9).
 """
@@ -15,7 +15,6 @@ import time
 import warnings
 from array import array
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -35,13 +34,11 @@ from sparring.core.ranges import (
     Share,
     Weight,
 )
-from sparring.data.batches import Group, Step, cut_to_budget, num_action_tokens, plan_steps
+from sparring.data.batches import Group, Step, num_action_tokens, plan_steps
 from sparring.engines import checkpoint
-from sparring.engines.base import Metrics, Objective, add_metrics
-from sparring.engines.scoring import Forward, autocast_dtype
+from sparring.engines.base import Compute, Learner, Metrics, NotFiniteError, Objective, add_metrics
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 DISPLACEMENT_WINDOW = 8
@@ -144,167 +141,134 @@ def learning_rate(step: int, num_steps: int, config: TrainConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - num_warmup) / max(1, num_steps - num_warmup)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where a training begins, and where it keeps its states."""
+
+    seed: int
+    """Determines the order of groups."""
+    state_dir: Path
+    """Where states and the reference's log-probabilities are kept. Delete it to train anew."""
+    is_continued: bool = False
+    """The optimizer goes on from where the learner's last training left it. Policy gradient takes so few steps a round
+    that Adam must not forget its averages between rounds."""
+    saves_last: bool = True
+    """Save a state after the last step, too. Who publishes the weights at once does without."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Who is told of a training's course."""
+
+    resumed: Callable[[int], None] = lambda step: None
+    """Told first of all how many steps will not be taken again, 0 at the start; later ones are logged again."""
+    log: Callable[[dict[str, Any]], None] = lambda record: None
+    """Gets one flat record per step: step, epoch, lr, loss, grad_norm, tokens and the objective's metrics per pair
+    kind. Steps after the last saved state are logged again after a resumption, with the same values."""
+    progress: Callable[[int, int], None] = lambda done, total: None
+    """Gets steps done and steps in all."""
+
+
 def fit(
-    model: Any,
+    learner: Learner,
     groups: Sequence[Group],
     objective: Objective,
     config: TrainConfig,
-    *,
-    seed: int,
-    state_dir: Path,
-    moments: Path | None = None,
-    resumed: Callable[[int], None] = lambda step: None,
-    log: Callable[[dict[str, Any]], None] = lambda record: None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    start: Start,
+    watch: Watch | None = None,
 ) -> FitResult:
-    """Train `model` in place.
-
-    The policy as it comes in is the reference. The model is put into evaluation mode (no dropout), and half-precision
-    weights become float32.
+    """Train a learner's weights. As they come in, they are the reference, also when resuming.
 
     Args:
-        model: a transformers causal language model, at the weights from which the phase starts, also when resuming.
+        learner: holds the weights from which the phase starts.
         groups: what to train on.
         objective: what to minimise.
-        seed: determines the order of groups.
-        state_dir: where states and the reference's log-probabilities are kept. Delete it to train anew.
-        moments: the optimizer's state to start with, as a training before left it (`checkpoint.moments_path`); none:
-            afresh. Policy gradient takes so few steps a round that Adam must not forget its averages between rounds.
-        resumed: told first of all how many steps will not be taken again, 0 at the start; later ones are logged again.
-        log: gets one flat record per step: step, epoch, lr, loss, grad_norm, tokens and the objective's metrics per
-            pair kind. Steps after the last saved state are logged again after a resumption, with the same values.
-        progress: gets steps done and steps in all.
+        config: how to optimise.
+        start: where training begins.
+        watch: who is told.
 
     Raises:
         TrainingError: there is nothing to train on, or a loss or gradient is not finite; weights are not touched then.
-        ConfigError: `state_dir` belongs to other data or another config.
+        ConfigError: `start.state_dir` belongs to other data or another config.
         DataError: `fit.json` in it is damaged.
     """
     if not groups:
         raise TrainingError(
             "nothing to train on: there are no trajectories or pairs, or none fits into chat.max_context"
         )
-    from sparring.models.threads import is_small, one_thread
+    _claim(start.state_dir, _fingerprint(groups, objective, config, start.seed))
+    compute = compute_of(config, objective.temperature)
+    with learner.training(compute, groups[0].nodes[0], is_continued=start.is_continued):
+        return _Fit(learner, groups, objective, config, start).run(watch or Watch())
 
-    course = _Fit(model, groups, objective, config, seed, state_dir, moments)
-    resumed(course.progress.step)
-    with one_thread() if is_small(model) else nullcontext():  # beside the forward's own
-        return course.run(log, progress)
+
+def compute_of(config: TrainConfig, temperature: float) -> Compute:
+    """Return what a learner must know of a training's settings."""
+    return Compute(
+        max_tokens_per_batch=config.max_tokens_per_batch,
+        autocast=config.autocast,
+        recompute=config.recompute,
+        router_balance=config.router_balance,
+        weight_decay=config.weight_decay,
+        peak_lr=config.lr,
+        temperature=temperature,
+    )
 
 
 class _Fit:
-    """One call of `fit`."""
+    """One call of `fit`, within the learner's training."""
 
     def __init__(
-        self,
-        model: Any,
-        groups: Sequence[Group],
-        objective: Objective,
-        config: TrainConfig,
-        seed: int,
-        state_dir: Path,
-        moments: Path | None,
+        self, learner: Learner, groups: Sequence[Group], objective: Objective, config: TrainConfig, start: Start
     ) -> None:
-        self.model, self.groups, self.objective = model, groups, objective
-        self.config, self.state_dir = config, state_dir
+        self.learner, self.groups, self.objective = learner, groups, objective
+        self.config, self.state_dir, self.saves_last = config, start.state_dir, start.saves_last
         self.steps = plan_steps(
             [objective.size(group) for group in groups],
             batch_size=config.batch_size,
             epochs=config.epochs,
-            seed=seed,
+            seed=start.seed,
             shuffle=config.shuffle,
         )
-        _claim(state_dir, _fingerprint(groups, objective, config, seed))
-        prepare(model, recompute=config.recompute)
-        self.forward = Forward(
-            model,
-            max_tokens=config.max_tokens_per_batch,
-            autocast=autocast_dtype(next(model.parameters()).device, config.autocast),
-            temperature=objective.temperature,
-        )
-        self.forward.check(groups[0].nodes[0])
-        if config.router_balance:
-            from sparring.engines.routing import Balance
-
-            self.forward.balance, self.forward.threads = Balance(model), None
         self.reference = self._reference() if objective.needs_reference else None
-        self.optimizer = make_optimizer(model, config)
-        if moments is not None:
-            checkpoint.load_moments(moments, model, self.optimizer)
-        saved = checkpoint.newest_state(state_dir)
-        if saved:
-            checkpoint.load_state(saved, model, self.optimizer)
-        self.progress = _Progress(**saved.numbers) if saved else _Progress()
-        self.saved_step = saved.step if saved else None
+        saved = learner.load_state(start.state_dir)
+        self.progress = _Progress(**saved[1]) if saved else _Progress()
+        self.saved_step = saved[0] if saved else None
         self.saved_at, self.save_interval = time.monotonic(), config.save_every_s
         self.is_whole = True
         """Whether weights, optimizer, progress and log are of one step, so that they may be saved."""
 
-    def run(self, log: Callable[[dict[str, Any]], None], progress: Callable[[int, int], None]) -> FitResult:
+    def run(self, watch: Watch) -> FitResult:
+        watch.resumed(self.progress.step)
         try:
             while self.progress.step < len(self.steps) and not self.progress.stopped:
-                log(self._step(self.steps[self.progress.step]))
+                watch.log(self._step(self.steps[self.progress.step]))
                 self.is_whole = True
-                progress(self.progress.step, len(self.steps))
+                watch.progress(self.progress.step, len(self.steps))
                 if time.monotonic() - self.saved_at >= self.save_interval:
                     self._save()
         except KeyboardInterrupt:
             if self.is_whole:
                 self._save()
             raise
-        self._save()
+        if self.saves_last:
+            self._save()
         metrics = {name: total / count for name, (total, count) in self.progress.sums.items() if count}
         return FitResult(steps=self.progress.step, metrics=metrics, stopped=self.progress.stopped)
 
     def _step(self, step: Step) -> dict[str, Any]:
-        import torch
-
         groups = [self.groups[index] for index in step.groups]
+        reference = None if self.reference is None else [self.reference[index] for index in step.groups]
         denominator = sum(map(self.objective.weight, groups))
-        metrics: Metrics = {}
-        loss = 0.0
-        for batch in cut_to_budget([group.num_tokens for group in groups], self.config.max_tokens_per_batch):
-            part, part_metrics = self._balanced([step.groups[index] for index in batch])
-            value = part.item() / denominator
-            if not math.isfinite(value):
-                raise self._not_finite("loss", value, [groups[index] for index in batch])
-            (part / denominator).backward()
-            loss += value
-            add_metrics(metrics, part_metrics)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf).item()
-        if not math.isfinite(norm):
-            raise self._not_finite("gradient norm", norm, groups)
         lr = learning_rate(self.progress.step, len(self.steps), self.config)
-        for parameter_group in self.optimizer.param_groups:
-            parameter_group["lr"] = lr * parameter_group["scale"]
-        self.is_whole = False
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            loss, metrics = self.learner.forward_backward(groups, self.objective, reference, denominator)
+            self.is_whole = False
+            norm = self.learner.step(lr, self.config.clip_norm)
+        except NotFiniteError as error:
+            raise self._not_finite(error, error.groups or groups) from None
         self._account(step, {"loss": (loss * denominator, denominator), "grad_norm": (norm, 1), **metrics})
         return self._record(step, lr, loss, norm, metrics)
-
-    def _balanced(self, indices: Sequence[int]) -> tuple[Tensor, Metrics]:
-        """Return the objective's loss, with that of uneven routing where it counts."""
-        balance = self.forward.balance
-        if balance is None:
-            return self._loss(indices)
-        balance.is_open = True
-        try:
-            loss, metrics = self._loss(indices)
-        finally:
-            balance.is_open = False
-        weight, uneven = sum(self.objective.weight(self.groups[index]) for index in indices), balance.take()
-        part = {"router_balance": (uneven.item() * weight, weight)}
-        return loss + self.config.router_balance * weight * uneven, metrics | part
-
-    def _loss(self, indices: Sequence[int]) -> tuple[Tensor, Metrics]:
-        groups = [self.groups[index] for index in indices]
-        logprobs, values = self.forward.with_values([node for group in groups for node in group.nodes])
-        if values is not None:
-            return self.objective(groups, logprobs, None, values)
-        if self.reference is None:
-            return self.objective(groups, logprobs, None)
-        return self.objective(groups, logprobs, [node for index in indices for node in self.reference[index]])
 
     def _account(self, step: Step, metrics: Metrics) -> None:
         self.progress.step += 1
@@ -332,12 +296,11 @@ class _Fit:
             record["stopped"] = self.progress.stopped
         return record
 
-    def _not_finite(self, what: str, value: float, groups: Sequence[Group]) -> TrainingError:
-        self.optimizer.zero_grad(set_to_none=True)
+    def _not_finite(self, error: NotFiniteError, groups: Sequence[Group]) -> TrainingError:
         tasks = ", ".join(dict.fromkeys(group.task_id for group in groups))
         return TrainingError(
-            f"{what} is {value} at step {self.progress.step + 1} of {len(self.steps)}, tasks {tasks}. The weights are "
-            "those of the step before. Lower the learning rate, or check the starting weights for non-finite values."
+            f"{error} at step {self.progress.step + 1} of {len(self.steps)}, tasks {tasks}. The weights are those of "
+            "the step before. Lower the learning rate, or check the starting weights for non-finite values."
         )
 
     def _reference(self) -> list[list[Tensor]]:
@@ -346,52 +309,23 @@ class _Fit:
 
         path = self.state_dir / "reference" / "logprobs.safetensors"
         nodes = [node for group in self.groups for node in group.nodes]
+        counts = [num_action_tokens(node) for node in nodes]
         if (kept := checkpoint.kept_tensors(path)) is not None:
-            flat_N = kept["logprobs"].to(self.forward.device)
+            parts = iter(kept["logprobs"].split(counts))
         else:
-            with torch.no_grad():
-                flat_N = torch.cat(self.forward(nodes))
-            checkpoint.keep_tensors(path, {"logprobs": flat_N})
-        parts = iter(flat_N.split([num_action_tokens(node) for node in nodes]))
+            scored = self.learner.logprobs(nodes)
+            checkpoint.keep_tensors(path, {"logprobs": torch.cat(scored)})
+            parts = iter(scored)
         return [[next(parts) for _ in group.nodes] for group in self.groups]
 
     def _save(self) -> None:
         if self.saved_step == self.progress.step:
             return
         started = time.monotonic()
-        checkpoint.save_state(self.state_dir, self.progress.step, self.model, self.optimizer, asdict(self.progress))
+        self.learner.save_state(self.state_dir, self.progress.step, asdict(self.progress))
         self.saved_at, self.saved_step = time.monotonic(), self.progress.step
         if self.save_interval > 0:
             self.save_interval = max(self.config.save_every_s, (self.saved_at - started) / SAVE_SHARE)
-
-
-def prepare(model: Any, *, recompute: bool = False) -> None:
-    """Make `model` ready for training: float32 weights, no noise, activations recomputed if asked for."""
-    import torch
-
-    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
-        model.float()
-    model.eval()
-    if recompute:
-        from sparring.engines.recomputation import recompute_layers
-
-        recompute_layers(model)
-
-
-def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Make AdamW with decay on matrices alone, fused where that exists; a value head has a learning rate of its own."""
-    import torch
-
-    head = getattr(model, "value_head", None)
-    own = set() if head is None else set(head.parameters())
-    parameters = [p for p in checkpoint.trainable(model).values() if p not in own]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay, "scale": 1.0},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0, "scale": 1.0},
-    ]
-    if head is not None:
-        groups.append({"params": list(head.parameters()), "weight_decay": 0.0, "scale": head.lr / config.lr})
-    return torch.optim.AdamW(groups, lr=config.lr, fused=parameters[0].device.type in ("cpu", "cuda"))
 
 
 def _fingerprint(groups: Sequence[Group], objective: Objective, config: TrainConfig, seed: int) -> dict[str, str]:

@@ -59,6 +59,12 @@ def came_in_half(model: Any) -> bool:
     return getattr(model, "stored_dtype", None) in DTYPES
 
 
+def round_weights(model: Any) -> None:
+    """Round the weights to what a checkpoint of them holds, in whatever dtype they are in now."""
+    for parameter, data in _rounded_as_it_came(model).items():
+        parameter.data.copy_(data)
+
+
 def _is_refused(generation_config: Any) -> bool:
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -85,10 +91,7 @@ def _sound(model: Any, is_refused: bool) -> Iterator[None]:
 @contextmanager
 def _as_it_came(model: Any) -> Iterator[None]:
     """Round the float32 weights to the dtype in which the model came, for a while; where they fit into it."""
-    import torch
-
-    name = DTYPES.get(getattr(model, "stored_dtype", ""))
-    rounded = {} if name is None else _rounded(model, getattr(torch, name))
+    rounded = _rounded_as_it_came(model)
     single = {parameter: parameter.data for parameter in rounded}
     for parameter, data in rounded.items():
         parameter.data = data
@@ -97,6 +100,13 @@ def _as_it_came(model: Any) -> Iterator[None]:
     finally:
         for parameter, data in single.items():
             parameter.data = data
+
+
+def _rounded_as_it_came(model: Any) -> dict[Any, Any]:
+    import torch
+
+    name = DTYPES.get(getattr(model, "stored_dtype", ""))
+    return {} if name is None else _rounded(model, getattr(torch, name))
 
 
 def _rounded(model: Any, dtype: Any) -> dict[Any, Any]:

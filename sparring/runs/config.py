@@ -14,31 +14,32 @@ from pathlib import Path
 from typing import Any
 
 from sparring.analysis.failures import AnalysisConfig
-from sparring.data.chat import ChatConfig
-from sparring.policies.completions import OpenAIConfig
-from sparring.core.convert import check_values, convert, from_dict, suggest, to_dict
-from sparring.rollouts.demonstrations import ExpertConfig
-from sparring.envs.base import EnvConfig
-from sparring.core.errors import ConfigError, DataError, quote
 from sparring.analysis.statistics import EvalConfig
+from sparring.core.convert import check_values, convert, from_dict, suggest, to_dict
+from sparring.core.errors import ConfigError, DataError, quote
 from sparring.core.journal import read_json
+from sparring.core.ranges import Name, Seed
+from sparring.data.chat import ChatConfig
+from sparring.data.pairs import PairConfig
+from sparring.envs.base import EnvConfig
+from sparring.learning.objectives import LossConfig
+from sparring.learning.trainer import TrainConfig
 from sparring.methods.coevolving_agents import FailConfig, PartnerConfig
 from sparring.methods.grpo import GrpoConfig
 from sparring.methods.loop import EtoConfig, LoopConfig
 from sparring.methods.ppo import PpoConfig
 from sparring.methods.rft import RftConfig
 from sparring.methods.table import METHODS
-from sparring.learning.objectives import LossConfig
-from sparring.data.pairs import PairConfig
 from sparring.models.loading import ModelConfig
-from sparring.core.ranges import Name, Seed
+from sparring.policies.completions import OpenAIConfig
+from sparring.rollouts.demonstrations import ExpertConfig
 from sparring.rollouts.loop import RolloutConfig
+from sparring.runs.keeping import RunConfig
 from sparring.synthesis.checks import ValidationConfig
 from sparring.synthesis.curriculum import SynthesisConfig
 from sparring.synthesis.language_model import LanguageModelConfig
 from sparring.synthesis.pool import PoolConfig
 from sparring.synthesis.signals import SignalConfig
-from sparring.learning.trainer import TrainConfig
 
 MAX_RECIPE = 10_000_000
 """Most bytes of a recipe."""
@@ -104,6 +105,8 @@ class Config:
     """Evaluation on held-out tasks."""
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     """What is counted among the failures."""
+    run: RunConfig = field(default_factory=RunConfig)
+    """What a run writes."""
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -157,6 +160,22 @@ class Recipe:
     """The run's name, and its folder's below `runs/`."""
     seeds: tuple[int, ...]
     arms: Mapping[str, Arm]
+
+    def shared_config(self) -> Config:
+        """Return the config whose world all arms share.
+
+        Raises:
+            ConfigError: two arms differ in their world, so that they could not be compared.
+        """
+        (first_name, first), *rest = self.arms.items()
+        for name, arm in rest:
+            for section in ("env", "expert", "eval"):
+                if getattr(arm.config, section) != getattr(first.config, section):
+                    raise ConfigError(
+                        f"arms.{name}: [{section}] differs from arm {first_name!r}. Arms of a recipe share their world "
+                        "and its tasks; use two recipes."
+                    )
+        return first.config
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved recipe as JSON values, in the shape of a recipe file; `recipe_from_dict` reads it."""

@@ -7,25 +7,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sparring.rollouts.demonstrations import expert_actions, expert_trajectories
-from sparring.envs.base import Benchmark, select_tasks, tasks_of
-from sparring.envs.pool import EnvPool
-from sparring.core.errors import ConfigError, DataError
 from sparring.analysis.statistics import paired_difference, summarise
+from sparring.core.errors import ConfigError, DataError
 from sparring.core.journal import Journal
-from sparring.policies.base import Policy
-from sparring.policies.scripted import RandomPolicy, ReplayPolicy
-from sparring.rollouts.loop import count_lanes, cut_waves, episode_specs
-from sparring.rollouts.loop import rollout as play_waves
 from sparring.core.phases import check_checkpoint
 from sparring.core.records import trajectory_to_json
 from sparring.core.types import StopReason, Task, Trajectory
+from sparring.envs.base import Benchmark, select_tasks, tasks_of
+from sparring.envs.pool import EnvPool
+from sparring.policies.base import Policy
+from sparring.policies.factory import Prompt, Sampling, server_policy
+from sparring.policies.scripted import RandomPolicy, ReplayPolicy
+from sparring.rollouts.demonstrations import expert_actions, expert_trajectories
+from sparring.rollouts.loop import count_lanes, cut_waves, episode_specs
+from sparring.rollouts.loop import rollout as play_waves
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sparring.runs.config import PlayConfig
     from sparring.core.progress import Progress
+    from sparring.runs.config import PlayConfig
 
 EXAMPLE_STEP = 8
 """Experts that are played at a time until there are enough worked examples."""
@@ -192,7 +193,7 @@ def _policy(world: World, player: Player, tasks: Sequence[Task], seed: int, prog
             return _model(world)
     if player == "openai":
         with progress.phase("laying out the prompt"):
-            return _server(world)
+            return server_policy(world.config.openai, _prompt(world), _sampling(world))
     if player == "expert":
         with progress.phase("asking the experts"):
             actions = world.expert_actions(tasks)
@@ -207,44 +208,26 @@ def _policy(world: World, player: Player, tasks: Sequence[Task], seed: int, prog
     return RandomPolicy(seed, sorted({action for actions in known.values() for action in actions}))
 
 
+def _sampling(world: World) -> Sampling:
+    config = world.config
+    return Sampling(
+        temperature=config.rollout.temperature,
+        max_new_tokens=config.rollout.max_new_tokens,
+        num_envs=config.env.num_envs,
+        num_lanes=count_lanes(world.benchmark, config.env.num_envs),
+    )
+
+
+def _prompt(world: World) -> Prompt:
+    return Prompt(config=world.config.chat, instruction=world.benchmark.instruction, examples=_examples(world))
+
+
 def _model(world: World) -> Policy:
-    from sparring.data.chat import Chat
-    from sparring.policies.local.policy import LocalPolicy
-    from sparring.models.loading import end_ids_of, load_model
+    from sparring.engines.local import LocalEngine
 
-    config = world.config
-    check_checkpoint(config.model.path)
-    model, tokenizer = load_model(config.model)
-    chat = Chat(
-        tokenizer,
-        config.chat,
-        instruction=world.benchmark.instruction,
-        examples=_examples(world),
-        end_ids=end_ids_of(model),
-    )
-    num_lanes = count_lanes(world.benchmark, config.env.num_envs)
-    return LocalPolicy(
-        model,
-        chat,
-        temperature=config.rollout.temperature,
-        max_new_tokens=config.rollout.max_new_tokens,
-        num_slots_per_lane=config.env.num_envs // num_lanes,
-        returns_early=num_lanes == 1,
-    )
-
-
-def _server(world: World) -> Policy:
-    from sparring.data.chat import Dialogue
-    from sparring.policies.openai import OpenAIPolicy
-
-    config = world.config
-    dialogue = Dialogue(config.chat, instruction=world.benchmark.instruction, examples=_examples(world))
-    return OpenAIPolicy(
-        config.openai,
-        dialogue,
-        temperature=config.rollout.temperature,
-        max_new_tokens=config.rollout.max_new_tokens,
-    )
+    check_checkpoint(world.config.model.path)
+    engine = LocalEngine(world.config.model, lambda model, tokenizer: _prompt(world).chat(model, tokenizer))
+    return engine.policy(world.config.model.path, _sampling(world))
 
 
 def _examples(world: World) -> list[Trajectory]:

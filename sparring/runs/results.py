@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def collect_results(recipe: Recipe, out: Path, eval_task_ids: Sequence[str]) -> dict[str, Any]:
     """Read a finished run folder and return what it found: a pure function of the folder, without clock times."""
-    config = _shared_config(recipe)
+    config = recipe.shared_config()
     return {
         "name": recipe.name,
         "split": config.eval.split,

@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sparring.envs.base import Benchmark
-from sparring.envs.synthesis import synthesis_of
 from sparring.core.errors import ConfigError
 from sparring.core.journal import read_json, write_json_atomic
-from sparring.rollouts.stage import num_broken
-from sparring.policies.base import Policy
 from sparring.core.phases import TRAJECTORIES, Phase
 from sparring.core.records import journaled
+from sparring.core.types import Task
+from sparring.envs.base import Benchmark
+from sparring.envs.synthesis import synthesis_of
+from sparring.policies.base import Policy
+from sparring.rollouts.stage import num_broken
 from sparring.synthesis.arena import Arena, Play
 from sparring.synthesis.curriculum import CoEvolveConfig, Curriculum, SynthesisResult, synthesise
 from sparring.synthesis.novelty import EvaluationGate
@@ -26,7 +27,6 @@ from sparring.synthesis.programmatic import Programmatic
 from sparring.synthesis.proposals import Synthesiser
 from sparring.synthesis.signals import Pattern
 from sparring.synthesis.validation import Ground
-from sparring.core.types import Task
 
 if TYPE_CHECKING:
     from sparring.runs.config import Config

@@ -18,16 +18,19 @@ from sparring.core.phases import Phase
 from sparring.core.progress import SilentProgress
 from sparring.core.records import read_trajectories
 from sparring.core.types import StopReason, Task, Trajectory, Turn
-from sparring.data.chat import Chat, ChatConfig
+from sparring.data.chat import ChatConfig
+from sparring.engines.local import LocalEngine
 from sparring.learning.advantages import Spread, advantages_by_task
-from sparring.learning.phase import Learner, grpo_training, train_phase
+from sparring.learning.phase import TrainingPhase, grpo_training
 from sparring.learning.policy_gradient import PolicyGradientObjective
 from sparring.learning.trainer import TrainConfig
 from sparring.methods.base import Agent
 from sparring.models.loading import ModelConfig, save_model
+from sparring.policies.factory import Prompt
 from sparring.runs.config import Recipe, recipe_from_dict
 from sparring.runs.recipe import run_recipe
-from sparring.runs.session import Session, World
+from sparring.runs.session import Session
+from sparring.runs.world import World
 from tests.methods.test_methods import DeadlyProgress, Killed, outcome
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.toy_world import ToyWorld
@@ -121,12 +124,10 @@ def test_a_mismatch_of_playing_and_training_is_warned_of(finished: Path, tmp_pat
         None,
     )
     chat = ChatConfig(format="action", instruction="", max_context=512)
-    learner = Learner(
-        model=ModelConfig(path=str(arm / "sft-target/checkpoint")),
-        make_chat=lambda _, tokenizer: Chat(tokenizer, chat, instruction=ToyWorld.instruction),
-        warn=notes.append,
-    )
-    train_phase(learner, training, Phase(tmp_path), "train", seed=0, bar=SilentProgress())
+    engine = LocalEngine(ModelConfig(), Prompt(config=chat, instruction=ToyWorld.instruction).chat)
+    learner, encoder = engine.learner(str(arm / "sft-target/checkpoint"))
+    phase = TrainingPhase(learner=learner, chat=encoder, phase=Phase(tmp_path), name="train", warn=notes.append)
+    phase.run(training, seed=0, bar=SilentProgress())
     (record,) = read_jsonl(tmp_path / "log.jsonl")
     assert abs(record["pg/ratio"] - 1) < 0.1
     assert [note[:42] for note in notes] == ([] if temperature == 1 else ["train: in the first step the sampled token"])

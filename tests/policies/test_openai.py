@@ -22,7 +22,7 @@ from sparring.data.chat import Chat, ChatConfig, Dialogue
 from sparring.envs.base import EnvConfig, select_tasks
 from sparring.envs.pool import EnvPool
 from sparring.learning.objectives import SFTObjective
-from sparring.learning.trainer import TrainConfig, fit
+from sparring.learning.trainer import TrainConfig
 from sparring.models.loading import load_model, save_model
 from sparring.policies.base import Episode
 from sparring.policies.completions import OpenAIConfig
@@ -33,6 +33,7 @@ from sparring.runs.config import PlayConfig
 from tests.serving import Answer, PolicyServer, ScriptedServer, Seen, completion, error
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.toy_world import TOY_RECIPE, ToyWorld
+from tests.training_toys import fit
 
 OPTIONS = {"size": 4, "num_turns": 7}
 WORLD = ToyWorld(size=4, num_turns=7)

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from sparring.core.errors import ModelError
 from sparring.engines import checkpoint
+from sparring.engines.learner import LocalLearner, make_optimizer, prepare
 from sparring.learning.objectives import SFTObjective
-from sparring.learning.trainer import TrainConfig, fit, make_optimizer, prepare
+from sparring.learning.trainer import Start, TrainConfig, compute_of, fit
 from sparring.models.folders import check_folder
 from sparring.models.loading import ModelConfig, load_model, save_model
 from sparring.models.saving import check_savable
@@ -63,15 +64,15 @@ def test_small_steps_are_not_lost_in_a_rounded_checkpoint(tmp_path):
     save_model(tiny_model(num_tokens=len(tokenizer)).to(torch.bfloat16), tokenizer, tmp_path / "model")
     model, tokenizer = in_single(tmp_path / "model")
     config = TrainConfig(lr=1e-6, epochs=1, batch_size=4, warmup_ratio=0)
-    fit(model, lone_groups(4), SFTObjective(), config, seed=0, state_dir=tmp_path / "state")
-    save_model(model, tokenizer, tmp_path / "trained")
+    learner = LocalLearner(model, tokenizer)
+    fit(learner, lone_groups(4), SFTObjective(), config, Start(seed=0, state_dir=tmp_path / "state"))
+    learner.publish(tmp_path / "trained", moments=tmp_path / "moments")
     rounded, _ = in_single(tmp_path / "trained")
     is_lost = rounded.lm_head.weight == in_single(tmp_path / "model")[0].lm_head.weight
     assert is_lost.float().mean() > 0.9 and not torch.equal(rounded.lm_head.weight, model.lm_head.weight)
-    moments = checkpoint.moments_path(tmp_path / "state")
-    checkpoint.add_weights(moments, model)
-    optimizer = make_optimizer(rounded, config)
-    checkpoint.load_moments(moments, rounded, optimizer)
+    parameters = checkpoint.trainable(rounded)
+    optimizer = make_optimizer(rounded, compute_of(config, 1.0))
+    checkpoint.load_moments(tmp_path / "moments", parameters, optimizer)
     for ours, theirs in zip(rounded.parameters(), model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
         assert set(optimizer.state[ours]) == {"step", "exp_avg", "exp_avg_sq"}

@@ -1,0 +1,228 @@
+"""Plays and trains for one arm with one seed, a resumable phase at a time.
+
+It says where a phase is written, and skips what was finished before. Phases that start from the same agent with the
+same settings are the same in every arm (the imitation of the experts, its evaluation, the first round's rollouts). They
+are done once, in the seed's `shared` folder, and linked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparring.core.folder import Run
+from sparring.core.memory import give_back
+from sparring.core.phases import CHECKPOINT, Phase, shared_phase
+from sparring.core.types import Trajectory
+from sparring.learning.phase import MOMENTS, SCORES, Training, TrainingPhase, drop_state
+from sparring.methods.base import Agent
+from sparring.policies.factory import Prompt, Sampling
+from sparring.rollouts.loop import EpisodeSpec, count_lanes
+from sparring.rollouts.stage import Stage, played
+from sparring.runs.seeds import derive_seed, digest
+from sparring.runs.world import World
+
+if TYPE_CHECKING:
+    from sparring.core.journal import Journal
+    from sparring.core.progress import Progress
+    from sparring.engines.local import LocalEngine
+    from sparring.learning.advantages import Scores
+    from sparring.policies.base import Policy
+    from sparring.runs.config import Config
+    from sparring.synthesis.arena import Attempt
+
+
+class PhaseRunner:
+    """The phases of one arm with one seed."""
+
+    def __init__(
+        self,
+        run: Run,
+        world: World,
+        config: Config,
+        *,
+        arm: str,
+        seed: int,
+        progress: Progress,
+        engine: LocalEngine | None = None,
+    ) -> None:
+        """Args:
+        engine: holds the weights; none: one of its own, once weights are needed.
+        """
+        self.run, self.world, self.config = run, world, config
+        self.arm, self.seed, self.progress = arm, seed, progress
+        self._engine = engine
+        self._num_lanes = count_lanes(world.benchmark, config.env.num_envs)
+        self._stage = Stage(
+            benchmark=world.benchmark,
+            pool=world.pool,
+            num_slots=config.env.num_envs,
+            wave_size=config.rollout.wave_size,
+            max_broken=config.env.max_broken,
+        )
+
+    @property
+    def engine(self) -> LocalEngine:
+        """Who holds the weights."""
+        if self._engine is None:
+            self._engine = make_engine(self.config, self.world)
+        return self._engine
+
+    def phase(self, name: str, *, shared_key: str | None = None) -> Phase:
+        """Return a phase of this arm; one with a key may be shared with other arms."""
+        own = f"seed-{self.seed}/{self.arm}/{name}"
+        if shared_key is None:
+            return self.run.phase(own)
+        shared = f"seed-{self.seed}/shared/{name.replace('/', '-')}-{shared_key}"
+        folder = shared_phase(self.run.folder / own, self.run.folder / shared)
+        return self.run.phase(str(folder.relative_to(self.run.folder)))
+
+    def warn(self, message: str) -> None:
+        """Tell the user of something that changes what the run means, and go on."""
+        self.progress.note(f"{self.arm}: {message}")
+
+    # ── Playing ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def play(
+        self,
+        agent: Agent,
+        name: str,
+        specs: Sequence[EpisodeSpec],
+        *,
+        temperature: float,
+        keep_logprobs: bool = False,
+    ) -> tuple[list[Trajectory], bool]:
+        """Let an agent play episodes; return them, and whether they were played just now."""
+        chat, play = self.config.chat, self.config.rollout
+        settings = (agent.lineage, chat, play.max_new_tokens, play.wave_size, temperature)
+        if keep_logprobs:  # another file than without them
+            settings = (*settings, "log-probabilities")
+        phase = self.phase(name, shared_key=digest(settings, specs) if agent.is_start else None)
+        if is_new := not phase.is_done:
+            with self.timed(name), self.progress.phase(self.title(name), total=len(specs)) as bar:
+                make_policy = partial(self.policy, agent, temperature, keep_logprobs=keep_logprobs)
+                self._stage.play_phase(make_policy, specs, phase, bar.advance)
+        return played(phase, specs), is_new
+
+    def play_attempts(
+        self,
+        agent_name: str,
+        journal: Journal,
+        advance: Callable[[int], None],
+        policy: Policy,
+        attempts: Sequence[Attempt],
+    ) -> list[Trajectory]:
+        """Play synthesis's episodes, whoever acts, and write them down."""
+        specs = [EpisodeSpec(id=one.id, task=one.task, agent=agent_name, seed=one.seed) for one in attempts]
+        return self._stage.play(policy, specs, journal, advance)
+
+    def policy(self, agent: Agent, temperature: float, *, keep_logprobs: bool = False) -> Policy:
+        """Return a policy that plays with an agent's weights."""
+        sampling = Sampling(
+            temperature=temperature,
+            max_new_tokens=self.config.rollout.max_new_tokens,
+            num_envs=self.config.env.num_envs,
+            num_lanes=self._num_lanes,
+            keep_logprobs=keep_logprobs,
+        )
+        self._check(agent)
+        return self.engine.policy(agent.checkpoint, sampling)
+
+    # ── Training ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def fit(self, agent: Agent, name: str, training: Training, *, shared_key: str | None = None) -> Agent:
+        """Train an agent, and return it as it then stands."""
+        phase = self.phase(name, shared_key=shared_key)
+        if phase.is_done:
+            drop_state(phase)  # which stays if the run was killed as the phase was finished
+        else:
+            self._train(agent, name, training, phase)
+        checkpoint = str(phase.path / CHECKPOINT)
+        return Agent(name=agent.name, checkpoint=checkpoint, lineage=digest(agent.lineage, self.arm, name))
+
+    def _train(self, agent: Agent, name: str, training: Training, phase: Phase) -> None:
+        self._check(agent)
+        moments = self._moments(agent) if training.is_continued else None
+        with self.timed(name), self.progress.phase(self.title(name)) as bar:
+            learner, chat = self.engine.learner(agent.checkpoint, moments=moments)
+            work = TrainingPhase(learner=learner, chat=chat, phase=phase, name=name, warn=self.warn)
+            try:
+                work.run(training, seed=derive_seed(self.seed, name), bar=bar)
+            except BaseException:
+                self.engine.forget(agent.checkpoint)
+                raise
+            self.engine.trained(learner, str(phase.path / CHECKPOINT))
+
+    def reference(self, agent: Agent, trajectories: Sequence[Trajectory], name: str) -> Scores | None:
+        """Ask an agent for the log-probabilities of trajectories, once per phase; none for a phase that is done."""
+        from sparring.learning.advantages import read_scores, score
+        from sparring.learning.phase import Encoder
+        from sparring.learning.trainer import compute_of
+
+        phase = self.phase(name)
+        path = phase.path / SCORES / "reference.safetensors"
+        if phase.is_done:
+            return None
+        if (known := read_scores(path)) is not None:
+            return known
+        self._check(agent)
+        with self.timed(name):
+            learner, chat = self.engine.learner(agent.checkpoint)
+            compute = compute_of(self.config.rl, self.config.rollout.temperature)
+            return score(learner, trajectories, Encoder(chat), path, compute)
+
+    def _moments(self, agent: Agent) -> Path | None:
+        """Return the optimizer's state that the agent's last training left, none where it left none."""
+        phase = self._trained(agent)
+        if phase is None or not phase.has(MOMENTS):
+            return None
+        phase.check(MOMENTS)
+        return phase.path / MOMENTS
+
+    def _trained(self, agent: Agent) -> Phase | None:
+        """Return the phase that made the agent's weights, none for the base model."""
+        if agent.checkpoint == self.config.model.path:
+            return None
+        return self.run.phase(str(Path(agent.checkpoint).parent.relative_to(self.run.folder)))
+
+    def _check(self, agent: Agent) -> None:
+        """Compare the files of a trained agent with what was saved."""
+        if phase := self._trained(agent):
+            phase.check(CHECKPOINT)
+
+    # ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def title(self, name: str) -> str:
+        """Return what the progress calls a phase."""
+        return f"{self.arm} · {name}" if self.seed == 0 else f"seed {self.seed} · {self.arm} · {name}"
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Write down how long something took, and give freed memory back."""
+        wall, cpu, env_cpu = time.perf_counter(), time.process_time(), self.world.pool.cpu_seconds()
+        yield
+        give_back()
+        self.run.add_timing(
+            seed=self.seed,
+            arm=self.arm,
+            phase=name,
+            wall_s=round(time.perf_counter() - wall, 3),
+            cpu_s=round(time.process_time() - cpu, 3),
+            env_cpu_s=round(max(0.0, self.world.pool.cpu_seconds() - env_cpu), 3),  # a restart loses what was used
+        )
+
+
+def make_engine(config: Config, world: World) -> LocalEngine:
+    """Return the engine that a config asks for, whose agents read what the world says first."""
+    from sparring.engines.local import LocalEngine
+
+    prompt = Prompt(
+        config=config.chat,
+        instruction=world.benchmark.instruction,
+        examples=world.experts[: config.chat.num_examples],
+    )
+    return LocalEngine(config.model, prompt.chat)
