@@ -55,8 +55,8 @@ method = "coevolving_agents"
 def child(request: dict[str, Any]) -> dict[str, float]:
     """Run the recipe once; start-up (imports, the first run at the smallest size) is not counted."""
     from sparring.core.progress import SilentProgress
-    from sparring.runs.config import load_recipe
     from sparring.runs.recipe import run_recipe
+    from sparring.runs.recipe_files import load_recipe
 
     def run(size: int, num_per_task: int) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,8 @@ from sparring.core.folder import Run
 from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.envs.base import load_benchmark, select_tasks, tasks_of
 from sparring.learning.trainer import TrainConfig
-from sparring.runs.config import Config, find_config, recipe_from_dict
+from sparring.runs.config import Config
+from sparring.runs.recipe_files import find_config, recipe_from_dict
 from sparring.runs.seeds import digest
 from tests.command_line import ENVIRONMENT, ROOT
 from tests.test_cli import called, model, recipe  # noqa: F401

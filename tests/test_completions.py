@@ -37,7 +37,8 @@ from sparring.policies.completions import (
     OpenAIConfig,
     Request,
 )
-from sparring.runs.config import PlayConfig, load_recipe, play_config, recipe_from_dict
+from sparring.runs.config import PlayConfig
+from sparring.runs.recipe_files import load_recipe, play_config, recipe_from_dict
 from tests.command_line import ENVIRONMENT, ROOT
 from tests.serving import Answer, ScriptedServer, Seen, completion, error
 

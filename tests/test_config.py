@@ -12,7 +12,8 @@ import pytest
 from sparring.core.convert import from_dict, to_dict, type_hints
 from sparring.core.errors import ConfigError
 from sparring.envs.base import EnvConfig
-from sparring.runs.config import Config, load_recipe, recipe_from_dict
+from sparring.runs.config import Config
+from sparring.runs.recipe_files import load_recipe, recipe_from_dict
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("**/*.toml"))
 

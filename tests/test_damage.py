@@ -23,8 +23,9 @@ from sparring.models.loading import save_model
 from sparring.report import write_report
 from sparring.report.folder import list_phases, read_costs
 from sparring.report.text import broken_lines
-from sparring.runs.config import Recipe, load_recipe
+from sparring.runs.config import Recipe
 from sparring.runs.recipe import run_recipe
+from sparring.runs.recipe_files import load_recipe
 from tests.crashes import Crash, crash_at
 from tests.test_kill import outcome
 from tests.tiny_models import tiny_model, tiny_tokenizer

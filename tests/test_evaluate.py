@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from sparring.analysis.statistics import Interval, bootstrap_mean, is_success, paired_difference, summarise, to_table
+from sparring.analysis.statistics import Interval, bootstrap_mean, paired_difference, summarise, to_table
+from sparring.core.filters import is_success
 
 
 def test_success_allows_for_rounding_alone():

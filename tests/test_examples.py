@@ -17,7 +17,7 @@ from sparring.envs.pool import EnvPool
 from sparring.policies.scripted import ReplayPolicy
 from sparring.rollouts.demonstrations import read_demonstrations
 from sparring.rollouts.loop import EpisodeSpec, cut_waves, rollout
-from sparring.runs.config import load_recipe
+from sparring.runs.recipe_files import load_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "your-environment.md").read_text(encoding="utf-8")

@@ -10,8 +10,8 @@ import pytest
 
 from sparring.core.progress import SilentProgress
 from sparring.report.view import results_from_json
-from sparring.runs.config import load_recipe
 from sparring.runs.recipe import run_recipe
+from sparring.runs.recipe_files import load_recipe
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted([*ROOT.glob("recipes/quickstart*.toml"), *ROOT.glob("examples/*.toml")])

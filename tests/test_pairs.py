@@ -7,22 +7,19 @@ from itertools import product
 
 import pytest
 
+from sparring.core.filters import dedupe, failures, successes, usable
 from sparring.core.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
 from sparring.data.pairs import (
     PairConfig,
     adopt_successes,
     count_kinds,
-    dedupe,
     distinct,
     expert_pairs,
     failure_pairs,
-    failures,
     prefers,
     rejected_turns,
     subsample,
-    successes,
     target_pairs,
-    usable,
 )
 
 CONFIG = PairConfig()

@@ -12,8 +12,8 @@ from sparring.core.errors import ConfigError
 from sparring.core.progress import SilentProgress
 from sparring.envs.base import load_benchmark, select_tasks
 from sparring.models.loading import BUNDLED, save_model
-from sparring.runs.config import load_recipe
 from sparring.runs.recipe import run_recipe
+from sparring.runs.recipe_files import load_recipe
 from tests.tiny_models import tiny_model
 
 PAPER = Path(__file__).parents[1] / "recipes" / "paper"

@@ -9,7 +9,7 @@ import pytest
 from sparring.core.errors import ConfigError
 from sparring.core.journal import read_jsonl
 from sparring.envs.base import select_tasks
-from sparring.runs.config import load_recipe
+from sparring.runs.recipe_files import load_recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted([*ROOT.glob("recipes/**/*.toml"), *ROOT.glob("examples/*.toml")])

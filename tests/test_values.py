@@ -19,7 +19,8 @@ from sparring.cli.commands import EnvsOptions, EvalOptions, ReportOptions, Rollo
 from sparring.core.convert import convert, from_dict, type_hints
 from sparring.core.errors import ConfigError, quote
 from sparring.core.ranges import MAX_TEXT, Range, Text
-from sparring.runs.config import Config, PlayConfig, load_recipe, recipe_from_dict
+from sparring.runs.config import Config, PlayConfig
+from sparring.runs.recipe_files import load_recipe, recipe_from_dict
 
 HUGE = 10**5000
 MOST = 700

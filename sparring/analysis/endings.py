@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from sparring.core.filters import usable
 from sparring.core.types import StopReason, Trajectory
 
 
@@ -37,4 +38,4 @@ def why_no_pairs(trajectories: Sequence[Trajectory]) -> str:
 
 def is_nothing_played(trajectories: Sequence[Trajectory]) -> bool:
     """Say whether no episode has an action that counts, though there are episodes."""
-    return bool(trajectories) and not any(one.turns and one.stop is not StopReason.ENV_FAULT for one in trajectories)
+    return bool(trajectories) and not usable(trajectories)

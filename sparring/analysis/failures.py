@@ -15,10 +15,10 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from sparring.analysis.statistics import SUCCESS_EPS, is_success
 from sparring.core.convert import check_values
+from sparring.core.filters import SUCCESS_EPS, counted, is_success
 from sparring.core.ranges import Share
-from sparring.core.types import StopReason, Trajectory
+from sparring.core.types import Trajectory
 
 Key = TypeVar("Key", bound=Hashable)
 """What episodes are compared by: a task, or a seed and a task."""
@@ -78,11 +78,6 @@ class RolloutSummary:
     """Episodes that infrastructure broke for good."""
     stops: dict[str, int]
     """Stop reason → episodes, broken ones included."""
-
-
-def counted(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
-    """Drop the episodes that infrastructure broke: their reward means nothing."""
-    return [t for t in trajectories if t.stop is not StopReason.ENV_FAULT]
 
 
 def is_hard(reward: float, threshold: float, success_eps: float = SUCCESS_EPS) -> bool:

@@ -18,10 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sparring.core.convert import check_values
+from sparring.core.filters import SUCCESS_EPS
 from sparring.core.ranges import Count, Name, Range
-
-SUCCESS_EPS = 1e-6
-"""A reward of at least one minus this is a success."""
 
 CONFIDENCE = 0.95
 """Share of the resamples that an interval covers."""
@@ -75,11 +73,6 @@ class Summary:
     """Episodes."""
     num_tasks: int
     num_seeds: int
-
-
-def is_success(reward: float, success_eps: float = SUCCESS_EPS) -> bool:
-    """Say whether a reward counts as success: r ≥ 1 − ε."""
-    return reward >= 1.0 - success_eps
 
 
 def to_table(rewards: SeedRewards) -> NDArray[np.float64]:

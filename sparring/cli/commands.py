@@ -19,16 +19,17 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from sparring.analysis.endings import describe_endings, is_nothing_played
-from sparring.analysis.failures import counted
 from sparring.cli.words import parse
 from sparring.core.errors import ConfigError, DataError, EnvFault
+from sparring.core.filters import counted
 from sparring.core.folder import check_place
 from sparring.core.progress import Progress, terminal_progress
 from sparring.core.ranges import Count, Name, Place, Seed
 from sparring.core.terminal import open_console, write
 from sparring.core.types import Trajectory
 from sparring.models.loading import BUNDLED, BUNDLED_NAMES
-from sparring.runs.config import Config, PlayConfig, find_config, load_recipe, play_config
+from sparring.runs.config import Config, PlayConfig
+from sparring.runs.recipe_files import find_config, load_recipe, play_config
 
 Quiet = Annotated[bool, tyro.conf.arg(aliases=["-q"])]
 
@@ -156,7 +157,8 @@ def run(options: RunOptions, overrides: Mapping[str, Any]) -> None:
 
 def evaluate(options: EvalOptions, overrides: Mapping[str, Any]) -> None:
     """Play a split with each model and print a table."""
-    from sparring.runs.play import evaluate_models, evaluation_table
+    from sparring.report.text import evaluation_table
+    from sparring.runs.play import evaluate_models
 
     is_served = options.policy == "openai"
     served = overrides.get("openai.model")
@@ -172,7 +174,8 @@ def evaluate(options: EvalOptions, overrides: Mapping[str, Any]) -> None:
     _hush_loading(models)
     with _heard(options.quiet) as progress:
         played = evaluate_models(config, models, _new_file(options.out), progress, player=options.policy)
-    console.print(evaluation_table(config, played))
+    title = f"{config.env.id}: {config.eval.split}"
+    console.print(evaluation_table(title, played, num_resamples=config.eval.num_resamples))
     for model, trajectories in played.items():
         if trajectories and not counted(trajectories):
             raise EnvFault(f"{model}: {describe_endings(trajectories)}.")

@@ -15,8 +15,9 @@ from itertools import combinations, product
 from typing import Literal
 
 from sparring.core.convert import check_values
+from sparring.core.filters import actions, by_task, dedupe, failures, successes, usable
 from sparring.core.ranges import Count, CountOrZero, Share, ShareBelowOne
-from sparring.core.types import PairKind, PreferencePair, StopReason, Trajectory
+from sparring.core.types import PairKind, PreferencePair, Trajectory
 
 ROUNDING = 1e-9
 """Slack when rewards are compared: 0.29 - 0.28 is a gap of 0.01, whatever the last bit of the difference says."""
@@ -44,55 +45,6 @@ class PairConfig:
 
     def __post_init__(self) -> None:
         check_values(self)
-
-
-def usable(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
-    """Drop what says nothing about the agent: episodes that infrastructure broke, and episodes without a turn.
-
-    Source: METHOD, "an infrastructure fault is never a reward".
-    """
-    return [t for t in trajectories if t.stop is not StopReason.ENV_FAULT and t.turns]
-
-
-def is_success(trajectory: Trajectory, success_eps: float) -> bool:
-    """Say whether the reward is one, up to `success_eps`: 0.9999995 is with 1e-6, 0.99 is not."""
-    return trajectory.reward >= 1.0 - success_eps
-
-
-def failures(trajectories: Iterable[Trajectory], success_eps: float = 1e-6) -> list[Trajectory]:
-    """Keep the usable trajectories with r < 1: F_tgt or F_fail.
-
-    Rewards 1.0, 0.7, 0.0 leave 0.7 and 0.0.
-
-    Source: arXiv 2511.22254, section 4.1.
-    """
-    return [t for t in usable(trajectories) if not is_success(t, success_eps)]
-
-
-def successes(trajectories: Iterable[Trajectory], success_eps: float = 1e-6) -> list[Trajectory]:
-    """Keep the usable trajectories with r = 1: what RFT adds to the experts'."""
-    return [t for t in usable(trajectories) if is_success(t, success_eps)]
-
-
-def actions(trajectory: Trajectory) -> tuple[str, ...]:
-    """Return the action sequence, by which duplicates are known; thoughts do not count."""
-    return tuple(turn.action for turn in trajectory.turns)
-
-
-def dedupe(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
-    """Keep the first trajectory per agent, task and action sequence."""
-    first: dict[tuple[str, str, tuple[str, ...]], Trajectory] = {}
-    for trajectory in trajectories:
-        first.setdefault((trajectory.agent, trajectory.task.id, actions(trajectory)), trajectory)
-    return list(first.values())
-
-
-def by_task(trajectories: Iterable[Trajectory]) -> dict[str, list[Trajectory]]:
-    """Group by task id, tasks in order of first appearance."""
-    tasks: dict[str, list[Trajectory]] = {}
-    for trajectory in trajectories:
-        tasks.setdefault(trajectory.task.id, []).append(trajectory)
-    return tasks
 
 
 def rejected_turns(num_chosen: int, num_rejected: int, max_extra_turns: int | None) -> int:

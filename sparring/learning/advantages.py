@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparring.core.errors import DataError
-from sparring.core.types import StopReason, Trajectory
+from sparring.core.filters import by_task, usable
+from sparring.core.types import Trajectory
 from sparring.data.batches import Group, Sample, groups_from_samples, num_action_tokens
 from sparring.data.chat import Encoded
 from sparring.engines.checkpoint import keep_tensors, kept_tensors
@@ -68,8 +69,8 @@ class Spread:
 
     @staticmethod
     def of(trajectories: Sequence[Trajectory]) -> Spread:
-        """Count the groups of what is playable."""
-        rewards = [{one.reward for one in group} for group in _by_task(trajectories)]
+        """Count the groups of what is usable."""
+        rewards = [{one.reward for one in group} for group in by_task(usable(trajectories)).values()]
         flat = [found for found in rewards if len(found) == 1]
         return Spread(num_groups=len(rewards), num_flat=len(flat), num_failed=flat.count({0.0}))
 
@@ -85,14 +86,9 @@ class Spread:
         return {"groups": self.num_groups, "groups_flat": self.num_flat, "groups_failed": self.num_failed}
 
 
-def playable(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """Leave out episodes that infrastructure broke, whose rewards mean nothing, and those without an action."""
-    return [t for t in trajectories if t.stop is not StopReason.ENV_FAULT and t.turns]
-
-
 def mean_reward(trajectories: Sequence[Trajectory]) -> float:
-    """Average the rewards of what is playable; 0 if nothing is."""
-    rewards = [trajectory.reward for trajectory in playable(trajectories)]
+    """Average the rewards of what is usable; 0 if nothing is."""
+    rewards = [trajectory.reward for trajectory in usable(trajectories)]
     return sum(rewards) / len(rewards) if rewards else 0.0
 
 
@@ -110,18 +106,11 @@ def advantages_by_task(trajectories: Sequence[Trajectory], *, is_scaled: bool = 
     from sparring.learning.losses import group_advantages
 
     advantages: dict[str, float] = {}
-    for group in _by_task(trajectories):
+    for group in by_task(usable(trajectories)).values():
         rewards_K = torch.tensor([trajectory.reward for trajectory in group], dtype=torch.float64)
         own_K = group_advantages(rewards_K, is_scaled=is_scaled).tolist()
         advantages.update(zip((trajectory.id for trajectory in group), own_K, strict=True))
     return advantages
-
-
-def _by_task(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
-    tasks: dict[str, list[Trajectory]] = {}
-    for trajectory in playable(trajectories):
-        tasks.setdefault(trajectory.task.id, []).append(trajectory)
-    return list(tasks.values())
 
 
 def groups_with_advantages(
@@ -239,8 +228,8 @@ def _scores(rows: Mapping[str, Tensor]) -> Scores:
 
 
 def encoded(trajectories: Sequence[Trajectory], encode: Encode) -> list[tuple[Trajectory, Encoded]]:
-    """Encode what is playable and fits the context."""
-    nodes = ((trajectory, encode(trajectory)) for trajectory in playable(trajectories))
+    """Encode what is usable and fits the context."""
+    nodes = ((trajectory, encode(trajectory)) for trajectory in usable(trajectories))
     return [(trajectory, node) for trajectory, node in nodes if node is not None]
 
 

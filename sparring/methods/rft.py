@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from sparring.analysis.endings import describe_endings
 from sparring.core.convert import check_values
+from sparring.core.filters import dedupe, successes
 from sparring.core.ranges import Repeats
-from sparring.data.pairs import dedupe, successes
 from sparring.methods.base import Agent, Session
 
 

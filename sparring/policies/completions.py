@@ -18,18 +18,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import os
 import random
 import re
 import threading
-import time
 import weakref
 import zlib
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import urlsplit
 
@@ -37,6 +34,7 @@ from sparring.core.convert import check_values
 from sparring.core.errors import ConfigError, EnvFault
 from sparring.core.ranges import ADJUSTABLE, ADJUSTABLE_WITH_NOTE, Deadline, Name, Range, Retries, Text
 from sparring.core.text import encodable
+from sparring.policies.answers import MAX_ERROR, error_of, retry_after, text_of
 
 if TYPE_CHECKING:
     import httpx
@@ -53,8 +51,6 @@ SHOWN_WAIT_S = 10.0
 """From this wait on the user is told of it."""
 MAX_BODY = 16 * 2**20
 """Most bytes of an answer that are read, as they are sent and as they are unpacked."""
-MAX_ERROR = 2**16
-"""Most bytes of a refusal that are read; what follows is left."""
 SHUT_S = 2.0
 """Longest wait for the connections to close when the client ends."""
 MAX_TEXT = 32_768
@@ -299,7 +295,7 @@ class CompletionClient:
 
     def _refusal(self, response: httpx.Response, answer: bytes) -> ContextFull | ConfigError:
         """Return what a status other than 2xx means for this request, or raise what it means for all."""
-        status, (code, message) = response.status_code, _error_of(answer)
+        status, (code, message) = response.status_code, error_of(answer)
         what = f"{self._where} answered {status}: {self._shown(message or response.reason_phrase)}"
         if response.is_redirect:
             target = self._shown(response.headers.get("location", "nowhere"))
@@ -313,7 +309,7 @@ class CompletionClient:
                 f"{what}. Check openai.base_url (it ends in /v1) and openai.model; is the account in order?"
             )
         if status in AGAIN or status >= 500:
-            raise _Again(what, wait_s=_retry_after(response.headers.get("retry-after", "")))
+            raise _Again(what, wait_s=retry_after(response.headers.get("retry-after", "")))
         if code in FULL_CODES or FULL_TEXT.search(message):
             self._has_answered = True
             return ContextFull(what)
@@ -324,10 +320,10 @@ class CompletionClient:
         try:
             choice = json.loads(answer)["choices"][0]
             message, ids = choice["message"], choice.get("token_ids")
-            text = _text_of(message.get("content")) or _text_of(message.get("refusal"))
-            text = self._without_key(text or _text_of(message.get("tool_calls")))
+            text = text_of(message.get("content")) or text_of(message.get("refusal"))
+            text = self._without_key(text or text_of(message.get("tool_calls")))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-            _, said = _error_of(answer)
+            _, said = error_of(answer)
             raise _Again(f"{self._where} sent no chat completion: {self._shown(said) or 'nothing'}") from None
         text = encodable(text)
         is_whole = len(text) <= MAX_TEXT and isinstance(ids, list) and all(type(one) is int and one >= 0 for one in ids)
@@ -396,44 +392,3 @@ async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _error_of(answer: bytes) -> tuple[str, str]:
-    """Return code and message of a server's error: `{"error": {…}}`, the object itself, or plain text."""
-    text = answer[:MAX_ERROR].decode("utf-8", "replace")
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
-        return "", text
-    if not isinstance(record, dict):
-        return "", text
-    inner = record.get("error", record)
-    if not isinstance(inner, dict):
-        return "", str(inner)
-    code = next((one for one in (inner.get("code"), inner.get("type")) if isinstance(one, str)), "")
-    return code, _text_of(inner.get("message")) or _text_of(inner.get("detail"))
-
-
-def _text_of(content: Any) -> str:
-    """Return what stands in a field for text: text, parts of text, or anything else as JSON."""
-    if content is None or content == []:
-        return ""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list) and all(
-        isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
-    ):
-        return "".join(part["text"] for part in content)
-    return json.dumps(content, ensure_ascii=False)
-
-
-def _retry_after(value: str) -> float:
-    """Return the seconds that a Retry-After header asks for (seconds or a date); 0 where it says nothing of use."""
-    try:
-        wait_s = float(value)
-    except ValueError:
-        try:
-            wait_s = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError, OverflowError):
-            return 0.0
-    return wait_s if math.isfinite(wait_s) and wait_s > 0 else 0.0

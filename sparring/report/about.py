@@ -116,10 +116,12 @@ def costs(results: Results, known: Costs) -> dict[str, Any] | None:
     if not known.by_phase:
         return None
     partner = next((a.agent_name("partner") for a in results.arms.values() if a.partner), "partner")
+    agents = sorted({agent for _, agent in known.by_phase}, key=lambda agent: (agent != "target", agent))
+    names = {"target": "target agent", "partner": partner}
     rows = [
-        {"act": title, "agent": agent, "name": partner if agent == "partner" else "target agent", "cost": cost}
+        {"act": title, "agent": agent, "name": names.get(agent, agent), "cost": cost}
         for act, title in ACTS.items()
-        for agent in ("target", "partner")
+        for agent in agents
         if (cost := known.by_phase.get((act, agent)))
     ]
     arms = [_arm_costs(arm, known) for arm in results.arms.values() if known.of(arm.name)]

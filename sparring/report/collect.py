@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sparring.analysis.failures import counted
+from sparring.core.filters import counted
 from sparring.core.phases import TRAJECTORIES, Phase
 from sparring.core.types import Trajectory
 from sparring.report.folder import PhaseFolder

@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sparring.analysis.statistics import is_success
 from sparring.core.errors import DataError
+from sparring.core.filters import is_success
 from sparring.core.journal import read_journal, read_json
 from sparring.core.phases import Phase
 

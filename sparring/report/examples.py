@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparring.analysis.failures import is_hard
-from sparring.analysis.statistics import is_success
+from sparring.core.filters import is_success
 from sparring.core.records import read_trajectories
 from sparring.core.types import Task, Trajectory
 from sparring.report.collect import SetKey

@@ -7,7 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from sparring.analysis.failures import FailureComparison, compare_failures, histogram, is_hard, outcomes
-from sparring.analysis.statistics import SeedRewards, is_success
+from sparring.analysis.statistics import SeedRewards
+from sparring.core.filters import is_success
 from sparring.report import charts
 from sparring.report.sections import Source
 from sparring.report.series import MAX_ROUNDS, shown_rounds

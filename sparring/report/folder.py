@@ -17,7 +17,7 @@ from sparring.core.journal import read_journal
 from sparring.core.phases import DONE, Phase
 
 _PHASE = re.compile(
-    r"(?:round-(?P<round>\d+)/)?(?:(?P<made>synthesis)|(?P<act>sft|rollout|evaluate|train|check)-(?P<agent>target|partner).*)"
+    r"(?:round-(?P<round>\d+)/)?(?:(?P<made>synthesis)|(?P<act>sft|rollout|evaluate|train|check)-(?P<agent>[a-z_]+).*)"
 )
 
 
@@ -40,6 +40,13 @@ class PhaseFolder:
 def list_phases(run_dir: Path, seeds: Sequence[str], arms: Sequence[str]) -> list[PhaseFolder]:
     """List the finished phases, by seed and arm in the given order, then by round and name."""
     return [phase for seed in seeds for arm in arms for phase in _phases_of(run_dir, seed, arm)]
+
+
+def agent_names(arm_folder: Path) -> list[str]:
+    """List the agents that have phases in the folder of an arm with one seed, the target first."""
+    names = {path.parent.relative_to(arm_folder).as_posix() for path in arm_folder.glob(f"round-*/*/{DONE}")}
+    found = {match["agent"] for name in names if (match := _PHASE.fullmatch(name)) and match["agent"]}
+    return sorted(found, key=lambda agent: (agent != "target", agent))
 
 
 def _phases_of(run_dir: Path, seed: str, arm: str) -> Iterator[PhaseFolder]:

@@ -7,15 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from sparring.analysis.failures import compare_failures
-from sparring.analysis.statistics import (
-    Interval,
-    SeedRewards,
-    bootstrap_mean,
-    is_success,
-    paired_difference,
-    summarise,
-    to_table,
-)
+from sparring.analysis.statistics import Interval, SeedRewards, bootstrap_mean, paired_difference, summarise, to_table
+from sparring.core.filters import is_success
 from sparring.report.series import shown_rounds
 from sparring.report.text import NOTHING, between, percent, reward
 from sparring.report.view import ArmResults, Results, results_from_json

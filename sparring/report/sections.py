@@ -8,14 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from sparring.analysis.statistics import (
-    Interval,
-    SeedRewards,
-    bootstrap_mean,
-    paired_difference,
-    summarise,
-    to_table,
-)
+from sparring.analysis.statistics import Interval, SeedRewards, bootstrap_mean, paired_difference, summarise, to_table
 from sparring.report import charts
 from sparring.report.charts import RoundLine
 from sparring.report.collect import Episodes

@@ -78,6 +78,9 @@ def drawing(width: float, height: float, *children: Markup, label: str, class_: 
     )
 
 
+MARGINS: dict[str, float] = {"left": 34, "right": 12, "top": 26, "bottom": 24}
+
+
 @dataclass(frozen=True, slots=True)
 class Scale:
     """A linear map from data to pixels."""
@@ -133,13 +136,10 @@ class Panel:
         height: float,
         x_domain: tuple[float, float],
         y_domain: tuple[float, float],
-        *,
-        left: float = 34,
-        right: float = 12,
-        top: float = 26,
-        bottom: float = 24,
+        **margins: float,
     ) -> Panel:
-        """Lay a plot area out inside margins."""
+        """Lay a plot area out inside margins: `left`, `right`, `top` and `bottom`."""
+        left, right, top, bottom = ((MARGINS | margins)[side] for side in MARGINS)
         return Panel(Scale(*x_domain, left, width - right), Scale(*y_domain, height - bottom, top))
 
     def y_axis(self, num: int = 4) -> Markup:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparring.analysis.statistics import paired_difference, summarise
+from sparring.core.filters import counted
+from sparring.core.types import Trajectory
 from sparring.report.view import ArmResults, Results, results_from_json
 
 if TYPE_CHECKING:
@@ -78,6 +80,43 @@ def _cells(view: Results, arm: ArmResults) -> list[tuple[str, str]]:
         else:
             cells.append((NOTHING, ""))
     return cells
+
+
+def evaluation_table(title: str, played: Mapping[str, Sequence[Trajectory]], *, num_resamples: int) -> Table:
+    """Lay out mean reward and success of models that played the same tasks, and differences to the first one.
+
+    Args:
+        title: what was played.
+        played: model → trajectories.
+        num_resamples: of the 95 % intervals.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    rewards = {
+        model: {0: {t.task.id: t.reward for t in counted(trajectories)}} for model, trajectories in played.items()
+    }
+    table = Table(title=f"{title}, 95 % intervals over tasks")
+    for column in ("model", "mean reward", "success", "tasks", "broken"):
+        table.add_column(column, justify="left" if column == "model" else "right", overflow="fold")
+    first = next(iter(rewards.values()))
+    if len(rewards) > 1:
+        table.add_column("− first (paired)", justify="right")
+    for model, trajectories in played.items():
+        found = summarise(rewards[model], num_resamples=num_resamples)
+        cells = [
+            model,
+            f"{reward(found.mean)} {between(found.ci_low, found.ci_high)}",
+            f"{percent(found.success)} {between(found.success_ci_low, found.success_ci_high, as_percent=True)}",
+            str(found.num),
+            str(len(trajectories) - found.num),
+        ]
+        if len(rewards) > 1:
+            gap = paired_difference(rewards[model], first, num_resamples=num_resamples)
+            interval = between(gap.low, gap.high, signed=True)
+            cells.append("–" if rewards[model] is first else f"{reward(gap.mean, signed=True)} {interval}")
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def broken_lines(results: Mapping[str, Any] | Results) -> list[str]:

@@ -79,11 +79,14 @@ class ArmResults:
     @property
     def agents(self) -> list[str]:
         """The arm's agents, the target first."""
-        return ["target", "partner"] if self.partner else ["target"]
+        records = [one for seed in self.seeds.values() for one in (*seed.evaluations, *seed.rollouts)]
+        others = {one["agent"] if isinstance(one, Mapping) else one.agent for one in records} - {"target", "partner"}
+        return ["target", *(["partner"] if self.partner else []), *sorted(others)]
 
     def agent_name(self, agent: str) -> str:
         """Return what readers call the agent."""
-        return PARTNER_NAMES.get(self.partner, "partner") if agent == "partner" else "target agent"
+        names = {"target": "target agent", "partner": PARTNER_NAMES.get(self.partner, "partner")}
+        return names.get(agent, agent)
 
     def rounds(self, agent: str = "target") -> list[int]:
         """List the rounds after which the agent was evaluated."""

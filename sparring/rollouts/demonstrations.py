@@ -21,6 +21,7 @@ from typing import Any
 
 from sparring.core.convert import check_values, suggest
 from sparring.core.errors import ConfigError, DataError, EnvFault
+from sparring.core.filters import is_broken
 from sparring.core.journal import read_jsonl
 from sparring.core.ranges import Count, Place, Share
 from sparring.core.text import encodable
@@ -84,7 +85,7 @@ def expert_trajectories(
     specs = [EpisodeSpec(id=f"expert/{task.id}", task=task, agent="expert", seed=0) for task in solved]
     waves = cut_waves(specs, num_lanes=count_lanes(benchmark, num_slots))
     played = rollout(ReplayPolicy(actions), pool, benchmark, waves, num_slots=num_slots, on_episode=on_episode)
-    broken = [trajectory for trajectory in played if trajectory.stop is StopReason.ENV_FAULT]
+    broken = [trajectory for trajectory in played if is_broken(trajectory)]
     if broken:
         raise EnvFault(f"{len(broken)} of {len(played)} experts' episodes broke: {broken[0].error}")
     trimmed = [_without_rest(trajectory, len(actions[trajectory.task.id])) for trajectory in played]

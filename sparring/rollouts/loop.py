@@ -149,13 +149,7 @@ def rollout(
     specs = [spec for wave in waves for spec in wave]
     if len({spec.id for spec in specs}) != len(specs):
         raise ConfigError("rollout: two episodes have the same id.")
-    num_lanes = count_lanes(benchmark, num_slots)
-    share = num_slots // num_lanes
-    world = _World(policy, pool, benchmark, on_episode or _ignore)
-    lanes = [
-        _Lane(world, number, range(number * share, (number + 1) * share), deque(waves[number::num_lanes]))
-        for number in range(num_lanes)
-    ]
+    lanes = _lanes(_World(policy, pool, benchmark, on_episode or _ignore), waves, num_slots)
     played: dict[str, Trajectory] = {}
     try:
         for lane in lanes:
@@ -170,6 +164,15 @@ def rollout(
         for lane in lanes:
             lane.abandon()
     return [played[spec.id] for spec in specs]
+
+
+def _lanes(world: _World, waves: Sequence[Sequence[EpisodeSpec]], num_slots: int) -> list[_Lane]:
+    num_lanes = count_lanes(world.benchmark, num_slots)
+    share = num_slots // num_lanes
+    return [
+        _Lane(world, number, range(number * share, (number + 1) * share), deque(waves[number::num_lanes]))
+        for number in range(num_lanes)
+    ]
 
 
 def _ignore(_: object) -> None:

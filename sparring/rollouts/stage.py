@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from sparring.core.errors import DataError, EnvFault
+from sparring.core.filters import is_broken
 from sparring.core.journal import Journal
 from sparring.core.phases import TRAJECTORIES, Phase
 from sparring.core.records import journaled, trajectory_to_json
-from sparring.core.types import StopReason, Trajectory
+from sparring.core.types import Trajectory
 from sparring.envs.base import Benchmark
 from sparring.policies.base import Policy
 from sparring.rollouts.loop import EpisodeSpec, Pool, count_lanes, cut_waves, rollout
@@ -58,7 +59,7 @@ class Stage:
 
         def finished(wave: Sequence[Trajectory]) -> None:
             journal.append([trajectory_to_json(trajectory) for trajectory in wave])
-            lost = [trajectory for trajectory in wave if trajectory.stop is StopReason.ENV_FAULT]
+            lost = [trajectory for trajectory in wave if is_broken(trajectory)]
             written.extend(wave)
             broken.extend(lost)
             if len(lost) == len(wave) or len(broken) > self.max_broken * len(specs):
@@ -118,7 +119,7 @@ def played(phase: Phase, specs: Sequence[EpisodeSpec]) -> list[Trajectory]:
 
 def num_broken(trajectories: Iterable[Trajectory]) -> int:
     """Count the episodes that infrastructure broke."""
-    return sum(trajectory.stop is StopReason.ENV_FAULT for trajectory in trajectories)
+    return sum(map(is_broken, trajectories))
 
 
 def _is_asked(trajectory: Trajectory, spec: EpisodeSpec) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from sparring.analysis.failures import counted
+from sparring.core.filters import counted
 from sparring.core.phases import CHECKPOINT
 from sparring.learning.phase import Training, keep_weights
 from sparring.methods.base import Agent

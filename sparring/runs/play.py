@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sparring.analysis.statistics import paired_difference, summarise
 from sparring.core.errors import ConfigError, DataError
 from sparring.core.journal import Journal
 from sparring.core.phases import check_checkpoint
 from sparring.core.records import trajectory_to_json
-from sparring.core.types import StopReason, Task, Trajectory
+from sparring.core.types import Task, Trajectory
 from sparring.envs.base import Benchmark, select_tasks, tasks_of
 from sparring.envs.pool import EnvPool
 from sparring.policies.base import Policy
@@ -23,8 +22,6 @@ from sparring.rollouts.loop import count_lanes, cut_waves, episode_specs
 from sparring.rollouts.loop import rollout as play_waves
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from sparring.core.progress import Progress
     from sparring.runs.config import PlayConfig
 
@@ -119,41 +116,6 @@ def evaluate_models(
             policy = _policy(world, player, tasks, 0, progress)
             played[model] = _play(world, policy, tasks, name=model, seed=0, progress=progress, out=out)
     return played
-
-
-def evaluation_table(config: PlayConfig, played: Mapping[str, Sequence[Trajectory]]) -> Table:
-    """Lay out mean reward and success with 95 % intervals, and paired differences to the first model."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from sparring.report.text import between, percent, reward
-
-    resamples = config.eval.num_resamples
-    rewards = {
-        model: {0: {t.task.id: t.reward for t in trajectories if t.stop is not StopReason.ENV_FAULT}}
-        for model, trajectories in played.items()
-    }
-    table = Table(title=f"{config.env.id}: {config.eval.split}, 95 % intervals over tasks")
-    for column in ("model", "mean reward", "success", "tasks", "broken"):
-        table.add_column(column, justify="left" if column == "model" else "right", overflow="fold")
-    first = next(iter(rewards.values()))
-    if len(rewards) > 1:
-        table.add_column("− first (paired)", justify="right")
-    for model, trajectories in played.items():
-        found = summarise(rewards[model], num_resamples=resamples)
-        cells = [
-            model,
-            f"{reward(found.mean)} {between(found.ci_low, found.ci_high)}",
-            f"{percent(found.success)} {between(found.success_ci_low, found.success_ci_high, as_percent=True)}",
-            str(found.num),
-            str(len(trajectories) - found.num),
-        ]
-        if len(rewards) > 1:
-            gap = paired_difference(rewards[model], first, num_resamples=resamples)
-            interval = between(gap.low, gap.high, signed=True)
-            cells.append("–" if rewards[model] is first else f"{reward(gap.mean, signed=True)} {interval}")
-        table.add_row(*map(Text, cells))
-    return table
 
 
 def _play(

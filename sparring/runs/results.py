@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparring.analysis.collapse import notices
-from sparring.analysis.failures import counted, rewards_by_task, summarise_rollouts, to_json
+from sparring.analysis.failures import rewards_by_task, summarise_rollouts, to_json
 from sparring.core.convert import to_dict
+from sparring.core.filters import counted
 from sparring.core.phases import Phase
 from sparring.core.records import read_trajectories
 from sparring.report.curriculum import round_numbers, summarise_curriculum
-from sparring.report.folder import list_phases
+from sparring.report.folder import agent_names, list_phases
 
 if TYPE_CHECKING:
     from sparring.runs.config import Arm, Recipe
@@ -62,8 +63,9 @@ def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     thresholds, eps = arm.config.analysis.hard_thresholds, arm.config.pairs.success_eps
     sampled: dict[int, dict[str, list[float]]] = {}
+    agents = agent_names(folder)
     for number in round_numbers(folder):
-        for agent in ("target", "partner"):
+        for agent in agents:
             key = {"round": number, "agent": agent}
             played = Phase(folder / f"round-{number}" / f"evaluate-{agent}")
             if played.is_done:

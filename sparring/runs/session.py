@@ -16,11 +16,12 @@ from sparring.analysis.collapse import signs
 from sparring.analysis.endings import describe_endings, is_nothing_played, why_no_pairs
 from sparring.analysis.failures import summarise_rollouts, to_json
 from sparring.core.errors import TrainingError
+from sparring.core.filters import actions, successes
 from sparring.core.folder import Run
 from sparring.core.phases import TRAJECTORIES
 from sparring.core.types import PreferencePair, Task, Trajectory
 from sparring.data.batches import groups_from_pairs, groups_from_trajectories
-from sparring.data.pairs import actions, subsample, successes
+from sparring.data.pairs import subsample
 from sparring.envs.base import select_tasks
 from sparring.learning.advantages import Credit, Spread
 from sparring.learning.objectives import PreferenceObjective, SFTObjective

@@ -25,8 +25,9 @@ from statistics import fmean
 from typing import Literal
 
 from sparring.core.convert import check_values
+from sparring.core.filters import counted, is_broken
 from sparring.core.ranges import CountOrZero, Repeats, Share, ShareBelowOne
-from sparring.core.types import StopReason, Task, Trajectory
+from sparring.core.types import Task, Trajectory
 from sparring.envs.synthesis import Synthesis
 from sparring.synthesis.proposals import Proposal, content_key
 from sparring.synthesis.signals import ROUNDING
@@ -142,7 +143,7 @@ def check_known(proposal: Proposal, known: Sequence[Task]) -> Refusal | None:
 
 def check_goal(trajectory: Trajectory, config: ValidationConfig) -> Refusal | None:
     """Refuse a reference that does not reach the goal; a broken episode proves nothing."""
-    if trajectory.stop is StopReason.ENV_FAULT:
+    if is_broken(trajectory):
         return Refusal(reason=Reason.FAULT, detail=trajectory.error)
     enough = 1e-9 if config.keep_partial else 1.0 - config.success_eps
     if trajectory.reward < enough:
@@ -153,7 +154,7 @@ def check_goal(trajectory: Trajectory, config: ValidationConfig) -> Refusal | No
 def check_replays(replays: Sequence[Trajectory], config: ValidationConfig) -> Refusal | None:
     """Refuse a reference that is answered in another way, or rewarded in another way, from a fresh reset."""
     for number, replay in enumerate(replays, start=1):
-        if replay.stop is StopReason.ENV_FAULT:
+        if is_broken(replay):
             return Refusal(reason=Reason.FAULT, detail=replay.error)
         if _answers(replay) != _answers(replays[0]):
             return Refusal(reason=Reason.NOT_REPRODUCED, detail=f"replay {number} differs from the first")
@@ -170,7 +171,7 @@ def check_change(replay: Trajectory, world: Synthesis) -> Refusal | None:
 def check_null(episodes: Sequence[Trajectory], reason: Reason, config: ValidationConfig) -> Refusal | None:
     """Refuse a task that a policy without any sense solves."""
     for episode in episodes:
-        if episode.stop is StopReason.ENV_FAULT:
+        if is_broken(episode):
             return Refusal(reason=Reason.FAULT, detail=episode.error)
         if episode.reward >= 1.0 - config.success_eps:
             return Refusal(reason=reason, detail=f"in {len(episode.turns)} turns")
@@ -179,7 +180,7 @@ def check_null(episodes: Sequence[Trajectory], reason: Reason, config: Validatio
 
 def check_probe(episodes: Sequence[Trajectory], config: ValidationConfig) -> Refusal | None:
     """Quarantine a task with nothing to learn from: rewards (0, 0, 0, 1) pass, (1, 1, 1, 1) are too easy."""
-    rewards = [one.reward for one in episodes if one.stop is not StopReason.ENV_FAULT]
+    rewards = [one.reward for one in counted(episodes)]
     if not rewards:
         return Refusal(reason=Reason.FAULT, detail=episodes[0].error)
     low, high = config.probe_range

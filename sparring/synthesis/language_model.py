@@ -19,6 +19,7 @@ from typing import Annotated, Protocol, TypeVar
 
 from sparring.core.convert import check_values
 from sparring.core.errors import EnvFault
+from sparring.core.filters import usable
 from sparring.core.ranges import Range, Repeats, Temperature
 from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.envs.base import Benchmark
@@ -178,7 +179,7 @@ class LanguageModelSynthesiser:
         played = arena.play(Purpose.EXPLORE, explorer, [one.start for one in affordable], num=num)
         explored = []
         for one, episodes in zip(affordable, played, strict=True):
-            kept = tuple(episode for episode in episodes if episode.turns and episode.stop is not StopReason.ENV_FAULT)
+            kept = tuple(usable(episodes))
             if kept:
                 explored.append(replace(one, episodes=kept))
             else:
@@ -328,8 +329,7 @@ def _turn_lines(number: int, turn: Turn) -> list[str]:
 
 
 def _relabelled(relabel: Callable[[Trajectory, str], Task | None], episode: Trajectory, query: str) -> Task | None:
-    is_usable = episode.turns and episode.stop is not StopReason.ENV_FAULT
-    return relabel(episode, query) if is_usable else None
+    return relabel(episode, query) if usable([episode]) else None
 
 
 def _says(role: str, content: str) -> dict[str, str]:

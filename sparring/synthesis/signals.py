@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from sparring.core.convert import check_values
 from sparring.core.errors import DataError
+from sparring.core.filters import by_task, usable
 from sparring.core.ranges import PositiveShare, Repeats
 from sparring.core.types import StopReason, Task, Trajectory
 
@@ -129,11 +130,8 @@ class History:
 
 def visits_of(step: int, trajectories: Iterable[Trajectory]) -> list[Visit]:
     """Group a step's rollouts by task, tasks in order of first appearance; broken and empty episodes are left out."""
-    by_task: dict[str, list[Trajectory]] = {}
-    for trajectory in trajectories:
-        if trajectory.stop is not StopReason.ENV_FAULT and trajectory.turns:
-            by_task.setdefault(trajectory.task.id, []).append(trajectory)
-    return [Visit(step=step, task=found[0].task, rollouts=tuple(found)) for found in by_task.values()]
+    found = by_task(usable(trajectories)).values()
+    return [Visit(step=step, task=rollouts[0].task, rollouts=tuple(rollouts)) for rollouts in found]
 
 
 def remember(history: History, visits: Sequence[Visit], pattern: Pattern, window: int = 10) -> History:

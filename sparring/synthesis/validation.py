@@ -14,7 +14,8 @@ from statistics import fmean
 from typing import Any
 
 from sparring.core.errors import DataError
-from sparring.core.types import StopReason, Task, Trajectory
+from sparring.core.filters import counted
+from sparring.core.types import Task, Trajectory
 from sparring.envs.synthesis import Synthesis
 from sparring.policies.base import Policy
 from sparring.policies.scripted import RandomPolicy
@@ -283,5 +284,5 @@ def _probe(candidates: Sequence[_Candidate], ground: Ground, arena: Arena, confi
     played = arena.play(Purpose.PROBE, ground.agent, [one.task for one in trying], num=config.num_probes)
     for candidate, episodes in zip(trying, played, strict=True):
         candidate.refuse(check_probe(episodes, config))
-        usable = [one.reward for one in episodes if one.stop is not StopReason.ENV_FAULT]
+        usable = [one.reward for one in counted(episodes)]
         candidate.probe = fmean(usable) if usable else None

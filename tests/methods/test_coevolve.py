@@ -12,8 +12,9 @@ from sparring.core.journal import read_json, read_jsonl
 from sparring.core.progress import SilentProgress
 from sparring.core.records import read_trajectories
 from sparring.models.loading import save_model
-from sparring.runs.config import Recipe, recipe_from_dict
+from sparring.runs.config import Recipe
 from sparring.runs.recipe import run_recipe
+from sparring.runs.recipe_files import recipe_from_dict
 from sparring.synthesis.curriculum import SynthesisResult
 from tests.methods.test_methods import DeadlyProgress, Killed, outcome
 from tests.synthesis.growing_world import GrowingWorld

@@ -20,8 +20,9 @@ from sparring.methods.base import Agent
 from sparring.methods.coevolving_agents import coevolving_agents
 from sparring.methods.eto import eto
 from sparring.models.loading import save_model
-from sparring.runs.config import Config, Recipe, recipe_from_dict
+from sparring.runs.config import Config, Recipe
 from sparring.runs.recipe import run_recipe
+from sparring.runs.recipe_files import recipe_from_dict
 from tests.test_pairs import played
 from tests.tiny_models import tiny_model, tiny_tokenizer
 

@@ -27,8 +27,9 @@ from sparring.learning.trainer import TrainConfig
 from sparring.methods.base import Agent
 from sparring.models.loading import ModelConfig, save_model
 from sparring.policies.factory import Prompt
-from sparring.runs.config import Recipe, recipe_from_dict
+from sparring.runs.config import Recipe
 from sparring.runs.recipe import run_recipe
+from sparring.runs.recipe_files import recipe_from_dict
 from sparring.runs.session import Session
 from sparring.runs.world import World
 from tests.methods.test_methods import DeadlyProgress, Killed, outcome

@@ -303,7 +303,7 @@ def test_a_saved_model_is_loaded_whole(kind, tmp_path):
 def test_bundled_models_are_folders_of_the_package():
     import sparring
 
-    models = Path(sparring.__file__).parent / "models"
+    models = Path(sparring.__file__).parent / "models/bundled"
     assert {f"sparring-{name}": models / name for name in ("worlds", "tools", "code")} == BUNDLED
     assert resolve_model("someone/some-model") == "someone/some-model"
 

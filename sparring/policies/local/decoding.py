@@ -35,6 +35,8 @@ GPU_FORWARD_COST = 256
 MAX_FORWARD_TOKENS = 4096
 """Most tokens in one prefill forward, padding included; more are fed in chunks."""
 
+NOT_FINITE = "The model's logits are not finite: its weights are broken (a training that diverged?)."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
@@ -154,18 +156,16 @@ class Decoder(ABC):
             max_new_tokens: where an action without an end of turn is cut.
             temperature: 0 is greedy.
             uniform_BT: numbers in [0, 1) to sample an action's tokens from by inverse CDF; None if greedy.
-            enough: once this many actions are whole, the others are left as they are, to be decoded on later.
+            enough: once this many actions are whole, the others are left to be decoded on later.
 
         Raises:
             ModelError: the model's outputs are not finite.
         """
-        num, device = len(lengths), self._device
-        left = [max_new_tokens - drawn for drawn in num_drawn]
+        num, device, left = len(lengths), self._device, [max_new_tokens - drawn for drawn in num_drawn]
         window = round_up(max(length + more for length, more in zip(lengths, left, strict=True)))
         feed = self.steps(lengths, window)
         position_B, drawn_B = torch.tensor(lengths, device=device), torch.tensor(num_drawn, device=device)
-        is_live_B = torch.ones(num, dtype=torch.bool, device=device)
-        is_finite = torch.ones((), dtype=torch.bool, device=device)
+        is_live_B, is_finite = (torch.ones(shape, dtype=torch.bool, device=device) for shape in ((num,), ()))
         token_BT = torch.zeros(num, max(left), dtype=torch.long, device=device)
         probability_BT = torch.ones(num, max(left), device=device)
         num_over = step = 0
@@ -182,7 +182,7 @@ class Decoder(ABC):
             position_B = position_B + is_live_B  # a row that is over writes behind what it holds, and nobody sees that
             drawn_B = drawn_B + is_live_B
         if not is_finite:
-            raise ModelError("The model's logits are not finite: its weights are broken (a training that diverged?).")
+            raise ModelError(NOT_FINITE)
         tokens = [self._until_end(row[:more]) for row, more in zip(token_BT[:, :step].tolist(), left, strict=True)]
         logprobs = _logprobs(None if uniform_BT is None else probability_BT[:, :step], tokens)
         return Drawn(tokens=tokens, logprobs=logprobs, is_over=(~is_live_B).tolist(), logits_BV=logits_BV)

@@ -1,0 +1,69 @@
+"""Which trajectories count: not those that infrastructure broke, successes and failures apart, each sequence once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sparring.core.types import StopReason, Trajectory
+
+SUCCESS_EPS = 1e-6
+"""A reward of at least one minus this is a success."""
+
+
+def is_broken(trajectory: Trajectory) -> bool:
+    """Say whether infrastructure broke the episode, so that its reward means nothing."""
+    return trajectory.stop is StopReason.ENV_FAULT
+
+
+def counted(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
+    """Drop the episodes that infrastructure broke. Those without a turn stay: the agent earned nothing."""
+    return [t for t in trajectories if not is_broken(t)]
+
+
+def is_success(reward: float, success_eps: float = SUCCESS_EPS) -> bool:
+    """Say whether a reward counts as success, r ≥ 1 − ε: 0.9999995 does with 1e-6, 0.99 does not."""
+    return reward >= 1.0 - success_eps
+
+
+def usable(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
+    """Drop what says nothing about the agent: episodes that infrastructure broke, and episodes without a turn.
+
+    Source: METHOD, "an infrastructure fault is never a reward".
+    """
+    return [t for t in trajectories if not is_broken(t) and t.turns]
+
+
+def failures(trajectories: Iterable[Trajectory], success_eps: float = 1e-6) -> list[Trajectory]:
+    """Keep the usable trajectories with r < 1: F_tgt or F_fail.
+
+    Rewards 1.0, 0.7, 0.0 leave 0.7 and 0.0.
+
+    Source: arXiv 2511.22254, section 4.1.
+    """
+    return [t for t in usable(trajectories) if not is_success(t.reward, success_eps)]
+
+
+def successes(trajectories: Iterable[Trajectory], success_eps: float = 1e-6) -> list[Trajectory]:
+    """Keep the usable trajectories with r = 1: what RFT adds to the experts'."""
+    return [t for t in usable(trajectories) if is_success(t.reward, success_eps)]
+
+
+def actions(trajectory: Trajectory) -> tuple[str, ...]:
+    """Return the action sequence, by which duplicates are known; thoughts do not count."""
+    return tuple(turn.action for turn in trajectory.turns)
+
+
+def dedupe(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
+    """Keep the first trajectory per agent, task and action sequence."""
+    first: dict[tuple[str, str, tuple[str, ...]], Trajectory] = {}
+    for trajectory in trajectories:
+        first.setdefault((trajectory.agent, trajectory.task.id, actions(trajectory)), trajectory)
+    return list(first.values())
+
+
+def by_task(trajectories: Iterable[Trajectory]) -> dict[str, list[Trajectory]]:
+    """Group by task id, tasks in order of first appearance."""
+    tasks: dict[str, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        tasks.setdefault(trajectory.task.id, []).append(trajectory)
+    return tasks
