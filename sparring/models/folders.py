@@ -64,7 +64,7 @@ def fetch_folder(repo: str, *, trusts_code: bool) -> Path:
     small = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", *(["*.py"] if trusts_code else [])]
     try:
         folder = Path(snapshot_download(repo, allow_patterns=small, ignore_patterns=["*/*.json", "*/*.txt"]))
-        names = _weight_names(folder, _read_json(folder / "config.json", folder))
+        names = _weight_names(folder, read_json(folder / "config.json", folder))
         return Path(snapshot_download(repo, allow_patterns=names))
     except ModelError:
         raise
@@ -78,8 +78,8 @@ def check_folder(folder: Path, *, trusts_code: bool) -> Weights:
     Raises:
         ModelError: what is refused, by file and key.
     """
-    _check_files(folder)
-    config = _read_json(folder / "config.json", folder)
+    check_files(folder)
+    config = read_json(folder / "config.json", folder)
     if (folder / ADAPTER).exists():
         raise ModelError(
             f"model.path: {str(folder)!r} has an {ADAPTER}: adapters are not loaded. Merge it into its base model."
@@ -100,7 +100,7 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 # ── Files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _check_files(folder: Path) -> None:
+def check_files(folder: Path) -> None:
     """Refuse what is no ordinary file, and links that leave the folder, among the files that loading may open."""
     home = folder.resolve()
     # A snapshot in the Hub's cache links to files beside it.
@@ -125,7 +125,12 @@ def _readable_files(folder: Path) -> Iterator[Path]:
         yield from (path for path in entries if path.suffix in READABLE)
 
 
-def _read_json(path: Path, folder: Path) -> dict[str, Any]:
+def read_json(path: Path, folder: Path) -> dict[str, Any]:
+    """Read a JSON object of bounded size, which `folder` must have.
+
+    Raises:
+        ModelError: it is missing, unreadable or something else.
+    """
     if not path.is_file():
         raise ModelError(f"model.path: {str(folder)!r} has no {path.name}, so it is no Hugging Face model folder.")
     try:
@@ -161,7 +166,7 @@ def _weight_names(folder: Path, config: dict[str, Any]) -> list[str]:
 
 
 def _indexed(folder: Path, index_name: str) -> list[str]:
-    index = _read_json(folder / index_name, folder)
+    index = read_json(folder / index_name, folder)
     files = index.get("weight_map")
     if not isinstance(files, dict) or not files or not isinstance(index.get("metadata"), dict):
         raise ModelError(
@@ -245,8 +250,21 @@ def check_size(folder: Path, weights: Weights, *, trusts_code: bool) -> None:
     Raises:
         ModelError: it can't be built, or it is out of proportion.
     """
+    empty_model(folder, weights, trusts_code=trusts_code)
+
+
+def empty_model(folder: Path, weights: Weights, *, trusts_code: bool) -> Any:
+    """Build the model that the config describes on the meta device, where weights take no memory.
+
+    Raises:
+        ModelError: it can't be built, or it is out of proportion to the weights that are there.
+    """
     text = (folder / "config.json").read_text(encoding="utf-8")
-    num_parameters, num_buffers = _described(text, weights.num_tensors, str(folder) if trusts_code else None)
+    try:
+        model = _described(text, weights.num_tensors, str(folder) if trusts_code else None)
+    except Exception as error:  # a config from elsewhere can make the library raise anything
+        raise ModelError(f"model.path: can't load {str(folder)!r}: {one_line(error)}") from error
+    num_parameters, num_buffers = (sum(t.numel() for t in ts) for ts in (model.parameters(), model.buffers()))
     is_packed = "quantization_config" in text  # several weights in an element
     most = (16 if is_packed else 2) * weights.num_elements + SPARE_ELEMENTS
     if num_parameters > most or num_buffers > MAX_BUFFERS:
@@ -254,12 +272,12 @@ def check_size(folder: Path, weights: Weights, *, trusts_code: bool) -> None:
             f"model.path: config.json of {str(folder)!r} describes a model of {num_parameters:,} weights (and "
             f"{num_buffers:,} other numbers), but its weight files hold {weights.num_elements:,}."
         )
+    return model
 
 
 @lru_cache(maxsize=16)
-def _described(config: str, num_tensors: int, trusted: str | None) -> tuple[int, int]:
-    """Count the parameters and buffers of the model that a config's text describes; `trusted` is its folder if its code
-    may run."""
+def _described(config: str, num_tensors: int, trusted: str | None) -> Any:
+    """Build the model that a config's text describes, on meta; `trusted` is its folder if its code may run."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -277,8 +295,7 @@ def _described(config: str, num_tensors: int, trusted: str | None) -> tuple[int,
     is_trusted = trusted is not None
     parsed = AutoConfig.from_pretrained(trusted, trust_remote_code=True) if is_trusted else _parsed(json.loads(config))
     with torch.device("meta"), Limit():
-        model: torch.nn.Module = AutoModelForCausalLM.from_config(parsed, trust_remote_code=is_trusted)
-    return sum(p.numel() for p in model.parameters()), sum(b.numel() for b in model.buffers())
+        return AutoModelForCausalLM.from_config(parsed, trust_remote_code=is_trusted)
 
 
 def _parsed(config: dict[str, Any]) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from sparring.core.ranges import ADJUSTABLE_WITH_NOTE, Name, Place
 from sparring.data.chat import known_ids
 from sparring.models.agreement import check_agreement
 from sparring.models.folders import check_folder, check_size, fetch_folder, one_line
-from sparring.models.saving import write_folder
+from sparring.models.saving import fresh_folder, write_folder
 
 if TYPE_CHECKING:
     import torch
@@ -172,16 +171,8 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
     A model that was loaded from bfloat16 or float16 weights is saved in that dtype, whatever it is in by now.
     """
-    target = Path(folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    write_folder(model, tokenizer, fresh)
-    if target.exists():
-        target.rename(old)
-    fresh.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    with fresh_folder(Path(folder)) as fresh:
+        write_folder(model, tokenizer, fresh)
 
 
 def check_context(config: PretrainedConfig, max_context: int) -> None:

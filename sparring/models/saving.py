@@ -5,6 +5,7 @@ Saving can fail for reasons that have nothing to do with weights, so it is tried
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,20 @@ def check_savable(model: Any, tokenizer: Any, path: str) -> None:
         raise ModelError(
             f"model.path: a trained {path!r} could not be saved: {one_line(error)}. Mend its config.json or tokenizer."
         ) from error
+
+
+@contextmanager
+def fresh_folder(target: Path) -> Iterator[Path]:
+    """Yield a path beside `target` for a folder that takes its place once it is whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    yield fresh
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_folder(model: Any, tokenizer: Any, folder: Path, *, with_weights: bool = True) -> None:
