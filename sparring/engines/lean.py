@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from sparring.models.lora import has_adapters
 from sparring.models.plain_layers import has_plain_layers
 
 CHECK_TOKENS = 24
@@ -133,6 +134,8 @@ class LeanForward:
 
 def _is_bare(model: PreTrainedModel) -> bool:
     """Say whether the weights are float32, and in plain modules: an adapter's do nothing yet when they are compared."""
+    if has_adapters(model):
+        return False
     matrices = [part for part in model.modules() if any(p.dim() > 1 for p in part.parameters(recurse=False))]
     return all(type(part) in (torch.nn.Linear, torch.nn.Embedding) for part in matrices) and all(
         parameter.dtype == torch.float32 for parameter in model.parameters()

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from sparring.models.lora import has_adapters, weight_of
 from sparring.models.plain_layers import has_plain_layers
 from sparring.policies.local.cache import Block, SlotCache
 
@@ -68,8 +69,11 @@ class LeanModel:
 
     @staticmethod
     def of(model: PreTrainedModel, max_positions: int) -> LeanModel | None:
-        """Return the lean forward of a model, or none if it can't be had or differs from the model's own."""
-        if not has_plain_layers(model):
+        """Return the lean forward of a model, or none if it can't be had or differs from the model's own.
+
+        An adapter is merged into the copies of the weights, which in half precision would round away what it learnt.
+        """
+        if not has_plain_layers(model) or (has_adapters(model) and model.dtype != torch.float32):
             return None
         try:
             lean = LeanModel(model, max_positions)
@@ -168,10 +172,10 @@ def _join(layer: Any, num_heads: int, num_kv_heads: int) -> _Layer:
         qk_norm_HE = torch.stack(norms)
     return _Layer(
         attention_norm_D=_norm_weight(layer.input_layernorm),
-        qkv_PD=torch.cat([p.weight.detach() for p in (attention.q_proj, attention.k_proj, attention.v_proj)]),
+        qkv_PD=torch.cat([weight_of(p) for p in (attention.q_proj, attention.k_proj, attention.v_proj)]),
         qk_norm_HE=qk_norm_HE,
-        out_DP=attention.o_proj.weight.detach(),
+        out_DP=weight_of(attention.o_proj),
         mlp_norm_D=_norm_weight(layer.post_attention_layernorm),
-        gate_up_FD=torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]),
-        down_DF=mlp.down_proj.weight.detach(),
+        gate_up_FD=torch.cat([weight_of(mlp.gate_proj), weight_of(mlp.up_proj)]),
+        down_DF=weight_of(mlp.down_proj),
     )
