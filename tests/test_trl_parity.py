@@ -61,7 +61,9 @@ class MaskedPairs:
         return batch
 
 
-def make_oracle(model: torch.nn.Module, groups: Sequence[Group], folder: Path, **options: Any) -> Any:
+def make_oracle(
+    model: torch.nn.Module, groups: Sequence[Group], folder: Path, *, peft_config: Any = None, **options: Any
+) -> Any:
     """Make a DPOTrainer whose reference, precomputed, is the model as it comes in."""
     pairs = masked_pairs(groups)
     rows = {
@@ -87,6 +89,7 @@ def make_oracle(model: torch.nn.Module, groups: Sequence[Group], folder: Path, *
         train_dataset=datasets.Dataset.from_dict(rows | {"index": list(range(len(pairs)))}),
         data_collator=MaskedPairs(pairs),
         processing_class=tiny_tokenizer(),
+        peft_config=peft_config,
     )
 
 
