@@ -81,7 +81,7 @@ def test_overview_and_version() -> None:
     for words in ([], ["--help"], ["help"]):
         done = sparring(*words)
         assert done.returncode == 0
-        for command in ("run", "eval", "rollout", "report", "envs"):
+        for command in ("run", "eval", "rollout", "report", "merge", "envs"):
             assert f"\n  {command} " in done.stdout
     assert sparring("--version").stdout == f"sparring {package.__version__}\n"
 
@@ -102,6 +102,7 @@ def test_options_besides_the_config_are_pinned(capsys: pytest.CaptureFixture[str
         "eval": {"policy", "recipe", "out", "quiet", "no_quiet"},
         "rollout": {"out", "policy", "split", "num_tasks", "seed", "recipe", "quiet", "no_quiet"},
         "report": set(),
+        "merge": {"base"},
         "envs": set(),
     }
     for command, expected in own.items():

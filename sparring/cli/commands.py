@@ -112,6 +112,18 @@ class ReportOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MergeOptions:
+    """Add an adapter's weights to its base model's, and write a plain Hugging Face folder that needs no PEFT."""
+
+    adapter: tyro.conf.Positional[Path]
+    """The adapter's folder (adapter_config.json, adapter_model.safetensors)."""
+    out: tyro.conf.Positional[Path]
+    """The folder to write; it must not exist yet."""
+    base: Place | None = None
+    """The base model's folder, Hub id or bundled name; none: the one that the adapter names."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnvsOptions:
     """List the worlds: what works on this machine, and how to get what does not."""
 
@@ -128,6 +140,7 @@ def run_command(name: str, words: Sequence[str]) -> None:
         "eval": (EvalOptions, evaluate),
         "rollout": (RolloutOptions, rollout),
         "report": (ReportOptions, report),
+        "merge": (MergeOptions, merge),
         "envs": (EnvsOptions, envs),
     }[name]
     if (here := str(Path.cwd())) not in sys.path and "" not in sys.path:
@@ -218,6 +231,17 @@ def report(options: ReportOptions, _: Mapping[str, Any]) -> None:
     with _heard(quiet=True):
         path = write_report(options.run)
     write(str(path))
+
+
+def merge(options: MergeOptions, _: Mapping[str, Any]) -> None:
+    """Merge an adapter and print the folder's path."""
+    from sparring.models.merge import merge
+
+    check_place(options.out.parent)
+    _hush_loading([options.base or ""])
+    with _heard(quiet=True):
+        merge(options.adapter, options.out, options.base)
+    write(str(options.out))
 
 
 def envs(_: EnvsOptions, __: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparring.core.errors import ModelError, quote
-from sparring.models.folders import check_files, check_folder, empty_model, fetch_folder, one_line, read_json
+from sparring.models.folders import Weights, check_files, check_folder, empty_model, fetch_folder, one_line, read_json
 from sparring.models.linear_layers import is_named, linear_shapes
 
 if TYPE_CHECKING:
@@ -108,8 +108,35 @@ def check_adapter(folder: Path, base: str | None = None) -> AdapterFolder:
         adapter = replace(adapter, base=base)
     if not adapter.base:
         raise _refused(adapter.folder, "base_model_name_or_path", None, BASE_WANTED)
-    compare(adapter, linear_shapes(_empty_base(adapter)))
+    place, weights = base_folder(adapter)
+    compare(adapter, linear_shapes(empty_model(place, weights, trusts_code=False)))
     return adapter
+
+
+def base_folder(adapter: AdapterFolder) -> tuple[Path, Weights]:
+    """Return the folder of an adapter's base model, and what its weight files hold; a Hub id's is fetched.
+
+    Raises:
+        ModelError: it is not there, is refused, or is an adapter itself.
+    """
+    from sparring.models.loading import resolve_model
+
+    if is_adapter(adapter.base):
+        raise ModelError(
+            f"adapter: the base of {str(adapter.folder)!r} is {quote(adapter.base)}, an adapter itself, and adapters "
+            f"are not stacked. Merge that one first (sparring merge {quote(adapter.base, bare=True)} OUT), and name "
+            "OUT as the base."
+        )
+    try:
+        place = resolve_model(adapter.base)
+        base = Path(place) if Path(place).is_dir() else fetch_folder(place, trusts_code=False)
+        return base, check_folder(base, trusts_code=False)
+    except ModelError as error:
+        what = str(error).removeprefix("model.path: ")
+        raise ModelError(
+            f"adapter: the base of {str(adapter.folder)!r}, {quote(adapter.base)}, can't be used: {what} Name "
+            f"another with --base, or as base_model_name_or_path in {CONFIG}."
+        ) from error
 
 
 def read_adapter(folder: Path) -> AdapterFolder:
@@ -275,26 +302,3 @@ def _targets(config: Mapping[str, Any], folder: Path, widths: Mapping[str, Any])
         remedy = f"{WEIGHTS} also has weights for {quote(more[0])}: list it."
         raise _refused(folder, "target_modules", wanted, remedy)
     return () if any(config.get(key) for key in CHOICES) else tuple(wanted)
-
-
-def _empty_base(adapter: AdapterFolder) -> Any:
-    """Build the base model without memory for its weights."""
-    from sparring.models.loading import resolve_model
-
-    if is_adapter(adapter.base):
-        raise ModelError(
-            f"adapter: the base of {str(adapter.folder)!r} is {quote(adapter.base)}, an adapter itself, and adapters "
-            f"are not stacked. Merge that one first (sparring merge {quote(adapter.base, bare=True)} OUT), and name "
-            "OUT as the base."
-        )
-    try:
-        place = resolve_model(adapter.base)
-        base = Path(place) if Path(place).is_dir() else fetch_folder(place, trusts_code=False)
-        weights = check_folder(base, trusts_code=False)
-        return empty_model(base, weights, trusts_code=False)
-    except ModelError as error:
-        what = str(error).removeprefix("model.path: ")
-        raise ModelError(
-            f"adapter: the base of {str(adapter.folder)!r}, {quote(adapter.base)}, can't be used: {what} Name "
-            f"another with --base, or as base_model_name_or_path in {CONFIG}."
-        ) from error

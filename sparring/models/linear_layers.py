@@ -53,7 +53,7 @@ def find_targets(model: Any, wanted: Sequence[str]) -> Targets:
                 f"lora.targets: {type(model).__name__} is a mixture of experts in which no attention projections were "
                 "found. Name the layers that get adapters."
             )
-    transposed = {_is_transposed(layers[layer]) for layer in full}
+    transposed = {is_transposed(layers[layer]) for layer in full}
     return Targets(full=tuple(full), short=_shortened(model, full), are_transposed=transposed == {True})
 
 
@@ -81,7 +81,7 @@ def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
     """Return the width of input and output of each linear layer of the decoder."""
     shapes = {}
     for name, layer in linear_layers(model):
-        is_plain = not _is_transposed(layer)
+        is_plain = not is_transposed(layer)
         shapes[name] = (layer.in_features, layer.out_features) if is_plain else tuple(layer.weight.shape)
     return shapes
 
@@ -91,7 +91,8 @@ def _decoder(model: Any) -> Any:
     return model.base_model if decoder in (None, model.get_output_embeddings()) else decoder
 
 
-def _is_transposed(layer: Any) -> bool:
+def is_transposed(layer: Any) -> bool:
+    """Say whether a layer's weight is input × output."""
     return not hasattr(layer, "in_features")
 
 

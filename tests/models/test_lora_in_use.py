@@ -27,7 +27,7 @@ from sparring.policies.local.policy import LocalPolicy
 from tests.models.test_lora import KINDS, stir
 from tests.policies.architectures import tiny
 from tests.tiny_models import tiny_tokenizer
-from tests.training_toys import VOCABULARY, node, plain_logprobs, qwen
+from tests.training_toys import VOCABULARY, action_mask, node, qwen
 
 NODES = [node(seed, turns) for seed, turns in enumerate((6, 1, 3))]
 CONFIG = LoraConfig(rank=4)
@@ -41,6 +41,14 @@ def adapted(kind: str, num_tokens: int = VOCABULARY) -> Any:
         lora.attach(model, name, CONFIG, seed)
         stir(model, name, seed)
     return model
+
+
+def own_logprobs(model: Any, encoded: Encoded) -> Tensor:
+    """Compute log π of the action tokens by the model's own forward over one sequence."""
+    ids = torch.tensor([encoded.ids])
+    logprobs = model(input_ids=ids, use_cache=False).logits[0, :-1].log_softmax(-1)
+    mask = torch.tensor(action_mask(encoded)[1:], dtype=torch.bool)
+    return logprobs.gather(-1, ids[0, 1:, None]).squeeze(-1)[mask]
 
 
 def scored(model: Any, max_tokens: int) -> tuple[list[Tensor], Forward]:
@@ -59,7 +67,7 @@ def gradients(model: Any, logprobs: list[Tensor]) -> dict[str, Tensor]:
 
 
 def check_scoring(model: Any, max_tokens: int, *, recompute: bool = False) -> Forward:
-    own = [plain_logprobs(model, one) for one in NODES]
+    own = [own_logprobs(model, one) for one in NODES]
     wanted = gradients(model, own)
     if recompute:
         recompute_layers(model)
@@ -119,9 +127,9 @@ def test_what_was_sampled_is_what_training_recomputes(kind, monkeypatch):
         encoded = encode(chat, one)
         sampled_N = torch.tensor([value for turn in one.turns for value in turn.logprobs])
         with torch.no_grad():
-            torch.testing.assert_close(plain_logprobs(model, encoded), sampled_N, rtol=0, atol=1e-4)
+            torch.testing.assert_close(own_logprobs(model, encoded), sampled_N, rtol=0, atol=1e-4)
             lora.use(model, "other")
-            assert (plain_logprobs(model, encoded) - sampled_N).abs().max() > 0.01, "the adapter makes no difference"
+            assert (own_logprobs(model, encoded) - sampled_N).abs().max() > 0.01, "the adapter makes no difference"
             lora.use(model, "target")
 
 
@@ -152,7 +160,7 @@ def test_a_value_head_learns_beside_an_adapter(tmp_path):
     lora.use(model, "target")
     with torch.no_grad():
         model.value_head.weight.normal_()
-    (logprobs, values), wanted = Forward(model, max_tokens=5000).with_values(NODES), plain_logprobs(model, NODES[0])
+    (logprobs, values), wanted = Forward(model, max_tokens=5000).with_values(NODES), own_logprobs(model, NODES[0])
     assert values is not None
     torch.testing.assert_close(logprobs[0], wanted, rtol=0, atol=1e-4)
     got = gradients(model, [*logprobs, *values])
