@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from recipes.real import fetch_smollm2 as script
-from sparring.policies.local import save_model
+from sparring.models.loading import save_model
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]

@@ -187,8 +187,8 @@ def check(folder: Path) -> None:
     """
     import torch
 
-    from sparring.errors import SparringError
-    from sparring.policies.local import ModelConfig, end_ids_of, load_model
+    from sparring.core.errors import SparringError
+    from sparring.models.loading import ModelConfig, end_ids_of, load_model
 
     try:
         model: Any
