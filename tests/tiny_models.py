@@ -48,6 +48,9 @@ QWEN3 = (
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
+QWEN25 = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou stand at a machine.<|im_end|>\n{% endif %}" + CHATML
+)
 PLAIN = (
     "{% for m in messages %}{{ 'Q: ' if m.role == 'user' else 'A: ' }}{{ m.content.strip() }}\n{% endfor %}"
     "{% if add_generation_prompt %}A:{% endif %}"
@@ -73,14 +76,15 @@ TEMPLATES = {
     "llama2": LLAMA2,
     "llama3": LLAMA3,
     "qwen3": QWEN3,
+    "qwen2.5": QWEN25,
     "plain": PLAIN,
     "bare": BARE,
     "glm": GLM,
     "channels": CHANNELS,
 }
-"""`llama2` refuses consecutive user turns, and it, `llama3` and `plain` strip content. `bare` has no generation prompt,
-`glm` ends an answer with the opener of the user's turn, `channels` names a channel before it and ends the last one in
-another way."""
+"""`llama2` refuses consecutive user turns, and it, `llama3` and `plain` strip content. `qwen2.5` begins with a system
+message of its own, as SmolLM2's does. `bare` has no generation prompt, `glm` ends an answer with the opener of the
+user's turn, `channels` names a channel before it and ends the last one in another way."""
 PROMPT_OPENS_REASONING = {"r1": R1}
 """Here an answer begins inside reasoning."""
 
@@ -121,7 +125,7 @@ def tiny_tokenizer(name: str = "chatml") -> PreTrainedTokenizerFast:
         )
     backend.train_from_iterator(CORPUS * 3, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>" if name == "llama2" else special[1])
-    if name in ("chatml", "qwen3", "bare"):
+    if name in ("chatml", "qwen3", "qwen2.5", "bare"):
         tokenizer.eos_token = "<|im_end|>"
     elif name in ("plain", "glm", "channels", "r1"):
         tokenizer.eos_token = special[0]
