@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
-from sparring.chat import Chat
-from sparring.config import Config, Recipe, recipe_from_dict
-from sparring.engine import run_recipe
+from sparring.core.journal import read_jsonl
+from sparring.core.progress import SilentProgress
+from sparring.core.types import StopReason, Task, Trajectory, Turn
+from sparring.data.chat import Chat
 from sparring.envs.base import EnvConfig, select_tasks
-from sparring.journal import read_jsonl
-from sparring.policies.local import save_model
-from sparring.progress import SilentProgress
-from sparring.types import StopReason, Task, Trajectory, Turn
+from sparring.models.loading import save_model
+from sparring.runs.config import Config, Recipe
+from sparring.runs.recipe import run_recipe
+from sparring.runs.recipe_files import recipe_from_dict
 from tests.policies.architectures import tiny
 from tests.tiny_models import tiny_tokenizer
 
