@@ -135,7 +135,8 @@ def test_the_cpu_recipe_has_demonstrations_enough() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_episode_is_laid_out_as_the_family_wants_it(name: str) -> None:
     """The default system message stands once, an empty thought before every answer; no agent writes either."""
-    family, tokenizer = FAMILIES[name], tiny_tokenizer(FAMILIES[name].template)
+    family = FAMILIES[name]
+    tokenizer: Any = tiny_tokenizer(family.template)
     config = load(name, {"chat.num_examples": 0}).arms["zero_shot"].config.chat
     chat = Chat(tokenizer, config, instruction="Act.")
     written = [chat.format.render("I see.", action) for action in ("look", "press red")]
@@ -201,7 +202,7 @@ def play(name: str, folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
 
 def save_family(family: Family, folder: Path) -> None:
     """Write a model's folder: its architecture, more embeddings than tokens, two tokens that end generation."""
-    tokenizer = tiny_tokenizer(family.template)
+    tokenizer: Any = tiny_tokenizer(family.template)
     model = tiny(family.kind, len(tokenizer) + PADDING, **{"max_position_embeddings": MAX_CONTEXT, **family.shape})
     ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>")]
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=ends[-1])
