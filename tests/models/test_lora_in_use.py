@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from sparring.core.types import Task, Turn
 from sparring.data.chat import Chat, ChatConfig, Encoded
-from sparring.engines import value_head
+from sparring.engines import checkpoint, value_head
 from sparring.engines.lean import LeanForward
 from sparring.engines.recomputation import recompute_layers
 from sparring.engines.scoring import Forward
@@ -156,7 +157,7 @@ def test_what_plays_leanly_has_the_adapter_merged():
 
 def test_a_value_head_learns_beside_an_adapter(tmp_path):
     model = adapted("qwen3")
-    value_head.attach(model, tmp_path, lr=1e-3)
+    model.add_module("value_head", value_head.load(model, tmp_path, lr=1e-3))
     lora.use(model, "target")
     with torch.no_grad():
         model.value_head.weight.normal_()
@@ -168,5 +169,43 @@ def test_a_value_head_learns_beside_an_adapter(tmp_path):
     assert all(name.startswith("value_head.") or ".target." in name for name in got)
     lora.copy(model, "target", "copied")
     assert model.value_head.weight.requires_grad
-    head = value_head.detach(model)
-    assert "value_head" not in dict(model.named_modules()) and head.weight.requires_grad
+
+
+def two_agents() -> Any:
+    model = adapted("qwen3")
+    lora.use(model, "target")
+    return model
+
+
+def steps(model: Any, optimizer: torch.optim.Optimizer, num: int) -> None:
+    for _ in range(num):
+        (-sum(one.mean() for one in Forward(model, max_tokens=5000)(NODES))).backward()  # pyright: ignore
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("has_head", [False, True], ids=["adapter alone", "with a value head"])
+def test_a_training_that_was_stopped_ends_bit_for_bit_where_one_in_one_piece_does(tmp_path, has_head):
+    def begin() -> tuple[Any, torch.optim.Optimizer]:
+        model = two_agents()
+        if has_head:
+            model.add_module("value_head", value_head.load(model, tmp_path, lr=1e-3))
+        return model, torch.optim.AdamW(checkpoint.trainable(model).values(), lr=1e-2)
+
+    whole, optimizer = begin()
+    steps(whole, optimizer, 4)
+    stopped, optimizer = begin()
+    steps(stopped, optimizer, 2)
+    checkpoint.save_state(tmp_path / "state", 2, checkpoint.trainable(stopped), optimizer, {})
+    again, optimizer = begin()
+    stir(again, "target", 99)
+    saved = checkpoint.newest_state(tmp_path / "state")
+    assert saved is not None
+    checkpoint.load_state(saved, checkpoint.trainable(again), optimizer)
+    steps(again, optimizer, 2)
+    for name in ("target", "other"):
+        for key, tensor in lora.state(whole, name).items():
+            assert torch.equal(lora.state(again, name)[key], tensor), key
+    with safe_open(saved.path / "weights.safetensors", framework="numpy") as file:
+        kept = set(file.keys())
+    assert kept == set(checkpoint.trainable(whole)) and all("value_head" in k or ".target." in k for k in kept)

@@ -53,8 +53,8 @@ def dtypes(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_log_probabilities_are_the_adapters(kind, tmp_path):
-    if kind in ("xlstm", "openai-gpt", "modernbert-decoder"):
-        pytest.skip("its own folder is not loaded as it was saved")
+    if kind in ("bamba", "falcon_h1", "granitemoehybrid", "mamba2", "nemotron_h"):
+        pytest.skip("transformers does not read back the infinity in its own config")
     model = saved(tmp_path, kind)
     merge(tmp_path / "adapter", tmp_path / "out")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()

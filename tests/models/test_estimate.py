@@ -1,0 +1,159 @@
+"""The estimate of memory against what models really hold, what is said of it, and what is refused."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparring.core.errors import ConfigError
+from sparring.engines.scoring import CPU_PASS_TOKENS, Forward
+from sparring.models import lora, memory
+from sparring.models.loading import BUNDLED, save_model
+from sparring.models.lora import LoraConfig
+from sparring.models.memory import Demand, check_fits, estimate, memory_of, out_of_memory
+from tests.policies.architectures import tiny
+from tests.tiny_models import tiny_tokenizer
+from tests.training_toys import node
+
+NUM_TOKENS = 400
+BUNDLED_DEMAND = Demand(folder=BUNDLED["sparring-worlds"])
+CPU = torch.device("cpu")
+
+
+def saved(kind: str, folder: Path, **changes: Any) -> tuple[Any, Demand]:
+    model = tiny(kind, NUM_TOKENS, **changes)
+    save_model(model, tiny_tokenizer(), folder)
+    return model, Demand(folder=folder, num_agents=1)
+
+
+def held(model: Any, nodes: list[Any]) -> int:
+    """Sum what the backward pass of scoring holds on to, weights left out."""
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    seen: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if (key := tensor.untyped_storage()._cdata) not in own:
+            seen[key] = tensor
+        return tensor
+
+    forward = Forward(model, max_tokens=5000)
+    forward.threads = None  # hooks are a thread's own
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward(nodes)
+    return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
+
+
+@pytest.mark.parametrize("rank", [None, 4], ids=["full", "lora"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "gemma", "phi", "olmo2", "gpt_neox"])
+def test_activations_are_what_the_backward_pass_holds(kind, rank, tmp_path):
+    changes: dict[str, Any] = {"use_sliding_window": False, "max_window_layers": 2} if kind == "qwen3" else {}
+    if kind in ("llama", "qwen3"):  # wide enough for what depends on lengths alone not to matter
+        changes |= {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "num_hidden_layers": 4}
+    model, demand = saved(kind, tmp_path / "model", **changes)
+    if rank:
+        lora.attach(model, "target", LoraConfig(rank=rank), 0)
+    nodes = [node(seed, 20) for seed in range(6)]
+    nodes = [replace(one, ids=one.ids[:150], spans=((100, 150),)) for one in nodes]
+    found = estimate(replace(demand, lora=LoraConfig(rank=rank), max_tokens_per_batch=sum(len(n.ids) for n in nodes)))
+    assert found.activations == pytest.approx(held(model, nodes), rel=0.1)
+
+
+def test_weights_and_adapters_are_counted_by_dtype(tmp_path):
+    model, demand = saved("llama", tmp_path / "model")
+    num = sum(parameter.numel() for parameter in model.parameters())
+    full = estimate(replace(demand, num_agents=2))
+    assert (full.weights, full.adapters, full.gradients, full.moments) == (8 * num, 0, 12 * num, 8 * num)
+    lora.attach(model, "target", LoraConfig(rank=3), 0)
+    size = sum(tensor.numel() for tensor in lora.state(model, "target").values())
+    twins = estimate(replace(demand, num_agents=2, dtype="bfloat16", lora=LoraConfig(rank=3)))
+    assert (twins.weights, twins.adapters, twins.gradients, twins.moments) == (2 * num, 8 * size, 12 * size, 8 * size)
+    on_gpu = estimate(replace(demand, device="cuda"))
+    assert on_gpu.gradients == 4 * num, "one pass at a time"
+    packed = estimate(replace(demand, dtype="bfloat16", lora=LoraConfig(rank=3, quantize="4bit")))
+    num_linear = sum(layer.weight.numel() for _, layer in memory.linear_layers(model))
+    assert packed.weights == pytest.approx(2 * (num - num_linear) + 0.5625 * num_linear, abs=1)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "qwen3"])
+def test_the_cache_is_what_full_episodes_hold(kind, tmp_path):
+    model, demand = saved(kind, tmp_path / "model")
+    found = estimate(replace(demand, num_envs=3, max_context=10))
+    with torch.no_grad():
+        cache = model(input_ids=torch.zeros(3, 10, dtype=torch.long), use_cache=True).past_key_values
+    assert found.cache == sum(t.numel() * 4 for layer in cache.layers for t in (layer.keys, layer.values))
+
+
+def test_recomputation_keeps_inputs_and_one_layer(tmp_path):
+    _, demand = saved("llama", tmp_path / "model", num_hidden_layers=8)
+    demand = replace(demand, lora=LoraConfig(rank=4), max_tokens_per_batch=4 * CPU_PASS_TOKENS)
+    kept, again = (estimate(replace(demand, recompute=on)).activations for on in (False, True))
+    inputs, layer = 4 * CPU_PASS_TOKENS * 4 * 32 * 8, kept / 8 / 4
+    assert again == pytest.approx(inputs + layer, rel=0.3) and again < kept / 5
+
+
+def test_numbers_of_the_engine_are_those_that_are_counted_with():
+    assert (CPU_PASS_TOKENS, inspect.signature(Forward).parameters["head_chunk"].default) == (
+        memory.CPU_PASS_TOKENS,
+        memory.HEAD_CHUNK,
+    )
+
+
+def test_it_is_told_in_a_line():
+    lines = estimate(BUNDLED_DEMAND).describe(24 * 10**9)
+    assert lines.startswith("weights 0.020 GB float32, gradients and moments 0.050 GB, activations about 0.")
+    assert " at 8,192 tokens, or, while playing, 0." in lines and lines.endswith(" in all; the device has 24")
+    adapters = replace(BUNDLED_DEMAND, lora=LoraConfig(rank=16), dtype="bfloat16", recompute=True)
+    told = estimate(adapters).describe()
+    assert told.startswith("weights 0.005 GB bfloat16, adapters, gradients and moments 0.00")
+    assert "8,192 tokens, recomputed" in told and "\n" not in told
+
+
+def test_what_can_not_fit_is_refused_with_what_would(monkeypatch):
+    full = estimate(replace(BUNDLED_DEMAND, num_envs=1))
+    monkeypatch.setattr(memory, "memory_of", lambda _: full.total)
+    check_fits(full, CPU)
+    monkeypatch.setattr(memory, "memory_of", lambda _: full.total * 2 // 3)
+    with pytest.raises(ConfigError) as caught:
+        check_fits(full, CPU)
+    message = str(caught.value)
+    assert message.startswith("memory: weights ") and "It would fit with recompute = true (" in message
+    assert "max_tokens_per_batch = 4096" in message and "4bit" not in message
+    monkeypatch.setattr(memory, "memory_of", lambda _: 10**6)
+    with pytest.raises(ConfigError, match="Or take a smaller model"):
+        check_fits(full, CPU)
+
+
+def test_on_a_gpu_four_bits_are_proposed(monkeypatch):
+    demand = replace(BUNDLED_DEMAND, device="cuda", num_envs=1, max_context=64, max_tokens_per_batch=512)
+    packed = replace(demand, lora=LoraConfig(rank=16, quantize="4bit"), recompute=True)
+    monkeypatch.setattr(memory, "memory_of", lambda _: estimate(packed).total)
+    with pytest.raises(ConfigError) as caught:
+        check_fits(estimate(demand), torch.device("cuda"))
+    assert 'It would fit with lora.rank = 16 and lora.quantize = "4bit" and recompute = true (' in str(caught.value)
+
+
+def test_this_machine_has_memory():
+    left = memory_of(CPU)
+    assert left is not None and 10**7 < left < 10**14
+
+
+def test_memory_that_ran_out_is_recognised():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**15)
+    advice = out_of_memory(caught.value)
+    assert advice is not None and "lora.rank" in advice and "recompute" in advice and "max_tokens_per_batch" in advice
+    with pytest.raises(MemoryError) as python:
+        bytearray(10**15)
+    assert out_of_memory(python.value) == advice
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory.")) == advice
+    try:
+        raise ValueError("wrapped") from caught.value
+    except ValueError as error:
+        assert out_of_memory(error) == advice
+    assert out_of_memory(RuntimeError("shape mismatch")) is None and out_of_memory(None) is None
