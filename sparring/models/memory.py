@@ -1,45 +1,31 @@
 """What a run takes of a device's memory, estimated from a model's config and weight headers before anything is loaded.
 
-Weights, gradients and moments are arithmetic. Activations are counted: the decoder runs on the meta device, where
-tensors have a shape and no content, and what its backward pass would need is summed; so they are those of any
-architecture, with its adapters. Playing and training take turns, so the larger of the two counts.
-
-Shapes: T tokens, N action tokens, D width, V vocabulary, F width of the gate, H query heads, K key-value heads, E head
-width.
+Weights, gradients and moments are arithmetic; what a token takes is counted (`counting.py`). Playing and training take
+turns, so the larger of the two counts. On a CPU the C library keeps gaps between what was freed, which come on top.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparring.core.errors import ConfigError
-from sparring.models.folders import check_folder, empty_model
-from sparring.models.linear_layers import linear_layers
-from sparring.models.lora import LoraConfig, attach, has_adapters, parameters
+from sparring.models.counting import ACTION_SHARE, count
+from sparring.models.lora import LoraConfig
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 GB = 10**9
-TRIAL_TOKENS = 64
-"""Tokens whose activations are counted; they are scaled, since each takes as much."""
 CPU_PASS_TOKENS = 1024
 """Tokens of a forward pass on a CPU, as in `engines.scoring`; on a GPU a pass has all that are kept."""
 HEAD_CHUNK = 1024
 """Action tokens whose logits exist at once, as in `engines.scoring`."""
-ACTION_SHARE = 1 / 4
-"""Share of a pass's tokens that are taken for action tokens."""
 SIDE_BY_SIDE = 3
 """Gradients at once of a small model on a CPU, whose passes have some of their own (`models.threads`)."""
-NF4_BYTES = 0.5 + 4 / 64
-"""Of a weight in 4 bits, with a float32 scale for each 64 of them."""
 LORA_RANK = 16
 """The rank that is proposed where full weights don't fit."""
 LEAST_TOKENS = 512
@@ -48,8 +34,6 @@ ADVICE = (
     "Set recompute to true or lower max_tokens_per_batch; train adapters alone (lora.rank) and, on a GPU, over a 4-bit "
     "base (lora.quantize); or play with fewer envs (env.num_envs) or a smaller chat.max_context."
 )
-_ATTENTION = "sparring_counted"
-"""The attention function's name at transformers while activations are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +59,7 @@ class Demand:
     max_context: int = 4096
     """Tokens of an episode at most."""
     num_agents: int = 2
-    """Agents in memory at once: models of their own, or adapters on one base."""
+    """Agents whose weights lie on the device at once: models of their own, or adapters on one base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +77,7 @@ class Estimate:
     logits: int
     """The language-model head's, and what its gradient takes."""
     cache: int
-    """Keys and values of all episodes at their full length."""
+    """Keys and values of all episodes at their full length, and the bfloat16 copy of full weights that plays."""
 
     @property
     def total(self) -> int:
@@ -127,8 +111,9 @@ def estimate(demand: Demand) -> Estimate:
         ModelError: the model's folder is refused, or its config describes no model.
         ConfigError: `lora.targets` names what it lacks.
     """
-    counts = _counts(demand.folder, demand.lora, demand.dtype, demand.is_autocast)
+    counts = count(demand.folder, demand.lora, demand.dtype, demand.is_autocast)
     num_agents, is_full = demand.num_agents, demand.lora.rank is None
+    copies = is_full and demand.is_autocast
     trained = counts.num_trained
     tokens = demand.max_tokens_per_batch
     num_in_pass = min(tokens, CPU_PASS_TOKENS) if demand.device == "cpu" else tokens
@@ -149,7 +134,8 @@ def estimate(demand: Demand) -> Estimate:
         moments=8 * trained,
         activations=int(activations),
         logits=logits,
-        cache=demand.num_envs * demand.max_context * counts.cached_token,
+        cache=demand.num_envs * demand.max_context * counts.cached_token // (2 if copies else 1)
+        + (2 * counts.num_base if copies else 0),
     )
 
 
@@ -206,174 +192,7 @@ def out_of_memory(error: BaseException | None) -> str | None:
     return None
 
 
-# ── Counting ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Counts:
-    """What a model and its adapter are, in numbers and bytes."""
-
-    num_base: int
-    base_bytes: int
-    num_trained: int
-    token: float
-    """What a token's activations take, all layers together."""
-    lean_token: float
-    """The same under the lean training forward; 0 where that doesn't serve."""
-    layer: float
-    """What a token's activations take in one layer."""
-    layer_input: float
-    """What a token takes where layers keep their inputs alone."""
-    vocabulary: int
-    head_gradient: int
-    cached_token: int
-    """What a token's keys and values take."""
-    is_half: bool
-    """Whether logits come in bfloat16."""
-    is_small: bool
-    """Whether the passes of a step run side by side on a CPU."""
-
-
-@lru_cache(maxsize=32)
-def _counts(folder: Path, lora: LoraConfig, dtype: str, is_autocast: bool) -> _Counts:
-    import torch
-
-    from sparring.models.threads import SMALL_MODEL
-
-    empty = empty_model(folder, check_folder(folder, trusts_code=False), trusts_code=False)
-    model = deepcopy(empty).to(getattr(torch, dtype if lora.rank is not None else "float32")).eval()
-    num_base = sum(parameter.numel() for parameter in model.parameters())
-    num_packed = 0
-    if lora.quantize == "4bit":
-        num_packed = sum(layer.weight.numel() for _, layer in linear_layers(model))
-    base_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    base_bytes -= num_packed * (model.dtype.itemsize - NF4_BYTES)
-    cached_token = _cached(model)
-    num_trained = num_base
-    if lora.rank is not None:
-        attach(model, "counted", lora, 0)
-        num_trained = sum(parameter.numel() for parameter in parameters(model, "counted").values())
-    if is_autocast:
-        model.to(torch.bfloat16)
-    head: Any = model.get_output_embeddings()
-    num_layers = max((len(part) for part in model.modules() if isinstance(part, torch.nn.ModuleList)), default=1)
-    saved = _saved(model) / TRIAL_TOKENS
-    width, size = head.weight.shape[1], 4 if is_autocast else model.dtype.itemsize
-    is_tied = head.weight is getattr(model.get_input_embeddings(), "weight", None)
-    return _Counts(
-        num_base=num_base,
-        base_bytes=int(base_bytes),
-        num_trained=num_trained,
-        token=saved,
-        lean_token=_lean(model) if not is_autocast else 0,
-        layer=saved / num_layers,
-        layer_input=(num_layers + 3) * width * size,  # and the last norm's
-        vocabulary=head.weight.shape[0],
-        head_gradient=(2 if is_tied else 1) * 4 * head.weight.numel(),
-        cached_token=cached_token,
-        is_half=model.dtype != torch.float32,
-        is_small=num_base <= SMALL_MODEL,
-    )
-
-
-def _saved(model: Any) -> int:
-    """Sum the bytes of the tensors that the decoder's backward pass would need for the trial's tokens."""
-    import torch
-    from transformers import AttentionInterface
-
-    model = deepcopy(model)
-    if getattr(model, "_supports_attention_backend", False):
-        AttentionInterface.register(_ATTENTION, _attend)
-        model.config._attn_implementation = _ATTENTION
-    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
-    seen: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if (key := tensor.untyped_storage()._cdata) not in own:
-            seen[key] = tensor  # held, so that no other storage gets its number
-        return tensor
-
-    ids_1T = torch.zeros(1, TRIAL_TOKENS, dtype=torch.long, device="meta")
-    # Some models look into the tokens for what the mask has to be, which meta tensors don't have; so it is given then.
-    masks = ({}, {"attention_mask": torch.zeros(1, 1, TRIAL_TOKENS, TRIAL_TOKENS, dtype=model.dtype, device="meta")})
-    for mask in masks:
-        seen.clear()
-        try:
-            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                out = model.base_model(input_ids=ids_1T, use_cache=False, **mask)
-        except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError):
-            continue
-        del out
-        return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
-    return _roughly_saved(model)
-
-
-def _attend(
-    module: Any, query_BHTE: Tensor, key: Tensor, value: Tensor, mask: Any = None, **_: Any
-) -> tuple[Tensor, None]:
-    """Keep what torch's fused attention keeps, in the manner of transformers' attention functions."""
-    import torch
-
-    class Attention(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            num, heads, length, _ = query.shape
-            out_BTHE = query.new_empty(num, length, heads, value.shape[-1])
-            ctx.save_for_backward(query, key, value, out_BTHE, query.new_empty(num, heads, length).float())
-            return torch.empty_like(out_BTHE)  # sequences' parts are put together in another tensor
-
-    return Attention.apply(query_BHTE, key, value), None  # pyright: ignore[reportReturnType]
-
-
-def _roughly_saved(model: Any) -> int:
-    """Estimate the same for a model that the meta device can't run: a mixture of experts, by what a token uses."""
-    config = model.config.get_text_config()
-    width, num_layers = config.hidden_size, config.num_hidden_layers
-    gates = getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None) or 4 * width
-    num_used = getattr(config, "num_experts_per_tok", None) or 1
-    numbers = num_layers * (16 * width + num_used * (5 * gates + 2 * width))
-    return TRIAL_TOKENS * numbers * model.dtype.itemsize
-
-
-def _lean(model: Any) -> int:
-    """Return what a token takes under the lean training forward of small models (`engines.lean`), 0 if it can't serve.
-
-    Its nodes keep, a layer: the stream twice, both norms' output, queries and keys before and after they are turned
-    (before: where they have norms), values, attention's output, and three of the gate's width.
-    """
-    from sparring.models.plain_layers import has_plain_layers
-    from sparring.models.threads import SMALL_MODEL
-
-    num = sum(parameter.numel() for parameter in model.parameters())
-    if num > SMALL_MODEL or has_adapters(model) or not has_plain_layers(model):
-        return 0
-    config = model.config
-    attention = model.base_model.layers[0].self_attn
-    head_width = attention.head_dim
-    queries, keys = config.num_attention_heads * head_width, config.num_key_value_heads * head_width
-    has_norms = hasattr(attention, "q_norm")
-    asked = 2 * config.hidden_size + 3 * config.intermediate_size + 2 * queries + config.num_attention_heads
-    seen = 2 * config.hidden_size + 2 * keys
-    asked, seen = asked + (queries if has_norms else 0), seen + (keys if has_norms else 0)
-    # The last layer asks at action tokens alone.
-    return int(4 * (config.num_hidden_layers * (asked + seen) - (1 - ACTION_SHARE) * asked))
-
-
-def _cached(model: Any) -> int:
-    """Return what a token's keys and values take in all layers; of recurrent layers, whose state is small, nothing."""
-    import torch
-
-    ids_1T = torch.zeros(1, 2, dtype=torch.long, device="meta")
-    try:
-        with torch.no_grad():
-            cache = model.base_model(input_ids=ids_1T, use_cache=True).past_key_values
-        stores = [(layer.keys, layer.values) for layer in cache.layers if getattr(layer, "keys", None) is not None]
-        return sum(t.shape[1] * t.shape[3] * t.element_size() for store in stores for t in store)
-    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        config = model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+# ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _alternatives(demand: Demand) -> Iterator[tuple[str, Demand]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from sparring.core.errors import ConfigError
 from sparring.engines.scoring import CPU_PASS_TOKENS, Forward
 from sparring.models import lora, memory
+from sparring.models.linear_layers import linear_layers
 from sparring.models.loading import BUNDLED, save_model
 from sparring.models.lora import LoraConfig
 from sparring.models.memory import Demand, check_fits, estimate, memory_of, out_of_memory
@@ -76,7 +77,7 @@ def test_weights_and_adapters_are_counted_by_dtype(tmp_path):
     on_gpu = estimate(replace(demand, device="cuda"))
     assert on_gpu.gradients == 4 * num, "one pass at a time"
     packed = estimate(replace(demand, dtype="bfloat16", lora=LoraConfig(rank=3, quantize="4bit")))
-    num_linear = sum(layer.weight.numel() for _, layer in memory.linear_layers(model))
+    num_linear = sum(layer.weight.numel() for _, layer in linear_layers(model))
     assert packed.weights == pytest.approx(2 * (num - num_linear) + 0.5625 * num_linear, abs=1)
 
 
@@ -87,6 +88,12 @@ def test_the_cache_is_what_full_episodes_hold(kind, tmp_path):
     with torch.no_grad():
         cache = model(input_ids=torch.zeros(3, 10, dtype=torch.long), use_cache=True).past_key_values
     assert found.cache == sum(t.numel() * 4 for layer in cache.layers for t in (layer.keys, layer.values))
+
+
+def test_full_weights_play_as_a_copy_in_half_precision_where_products_are(tmp_path):
+    model, demand = saved("llama", tmp_path / "model")
+    single, half = (estimate(replace(demand, device="cuda", is_autocast=on)).cache for on in (False, True))
+    assert half == single // 2 + 2 * sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_recomputation_keeps_inputs_and_one_layer(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,12 @@ def test_four_bits_need_a_gpu_and_bitsandbytes(monkeypatch):
     with pytest.raises(ConfigError, match="pip install bitsandbytes"):
         lora.quantization(config, torch.device("cuda"))
     assert lora.quantization(LoraConfig(rank=4), torch.device("cpu")) == {}
+
+
+def test_where_peft_is_missing_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ConfigError, match=r"pip install 'sparring\[lora\]'"):
+        lora.attach(tiny("llama", NUM_TOKENS), "target", CONFIG, 0)
 
 
 def test_tensors_of_another_adapter_are_refused():
