@@ -99,6 +99,7 @@ def use(model: PreTrainedModel, name: str) -> None:
 
     A value head beside it still learns.
     """
+    model.enable_adapters()  # whoever switched them off: the bare base is never played or scored unasked
     model.set_adapter(name)
     own = {id(parameter) for parameter in parameters(model, name).values()}
     for key, parameter in model.named_parameters():

@@ -164,6 +164,17 @@ def test_a_copy_begins_where_the_other_is_and_goes_its_own_way():
     assert bytes_of(model, "target") == source != bytes_of(model, "reference")
 
 
+def test_an_adapter_in_use_counts_even_if_adapters_were_switched_off():
+    model = tiny("qwen3", NUM_TOKENS)
+    lora.attach(model, "target", CONFIG, 1)
+    stir(model, "target", 1)
+    learnt = logits(model)
+    model.disable_adapters()
+    assert not torch.allclose(logits(model), learnt, atol=1e-2)
+    lora.use(model, "target")
+    assert torch.equal(logits(model), learnt)
+
+
 def test_what_is_dropped_is_gone_and_the_others_stay():
     model = tiny("qwen3", NUM_TOKENS)
     own = logits(model)
