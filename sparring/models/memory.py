@@ -6,9 +6,11 @@ turns, so the larger of the two counts. On a CPU the C library keeps gaps betwee
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import combinations, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,8 @@ SIDE_BY_SIDE = 3
 """Gradients at once of a small model on a CPU, whose passes have some of their own (`models.threads`)."""
 LORA_RANK = 16
 """The rank that is proposed where full weights don't fit."""
+PROPOSALS = 3
+"""Most that are told."""
 LEAST_TOKENS = 512
 """The smallest `max_tokens_per_batch` that is proposed."""
 ADVICE = (
@@ -148,11 +152,7 @@ def check_fits(found: Estimate, device: torch.device) -> None:
     available = memory_of(device)
     if available is None or found.total <= available:
         return
-    fitting = []
-    for what, changed in _alternatives(found.demand):
-        other = estimate(changed)
-        if other.total <= available:
-            fitting.append(f"{what} ({_gb(other.total)})")
+    fitting = [f"{what} ({_gb(other.total)})" for what, other in islice(_fitting(found.demand, available), PROPOSALS)]
     remedy = f"It would fit with {'; or with '.join(fitting)}." if fitting else f"{ADVICE} Or take a smaller model."
     raise ConfigError(f"memory: {found.describe(available)}. {remedy}")
 
@@ -195,25 +195,50 @@ def out_of_memory(error: BaseException | None) -> str | None:
 # ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _alternatives(demand: Demand) -> Iterator[tuple[str, Demand]]:
-    """Yield what could be changed, the smallest change first, by its keys."""
-    changes: list[tuple[str, dict[str, Any]]] = []
-    if not demand.recompute:
-        changes.append(("recompute = true", {"recompute": True}))
-    tokens = demand.max_tokens_per_batch
-    while tokens // 2 >= LEAST_TOKENS:
-        tokens //= 2
-        changes.append((f"max_tokens_per_batch = {tokens}", {"max_tokens_per_batch": tokens}))
+def _fitting(demand: Demand, available: int) -> Iterator[tuple[str, Estimate]]:
+    """Yield what would fit, by the keys that are changed, those with few changes first."""
+    switches: list[dict[str, Any]] = [] if demand.recompute else [{"recompute": True}]
+    rank = demand.lora.rank or LORA_RANK
     if demand.lora.rank is None:
-        changes.append((f"lora.rank = {LORA_RANK}", {"lora": LoraConfig(rank=LORA_RANK)}))
-        both = {"lora": LoraConfig(rank=LORA_RANK), "recompute": True}
-        changes.append((f"lora.rank = {LORA_RANK} and recompute = true", both))
+        switches.append({"lora": LoraConfig(rank=rank)})
     if demand.device == "cuda" and demand.lora.quantize == "none":
-        packed = replace(demand.lora, rank=demand.lora.rank or LORA_RANK, quantize="4bit")
-        rank = "" if demand.lora.rank else f"lora.rank = {LORA_RANK} and "
-        changes.append((f'{rank}lora.quantize = "4bit"', {"lora": packed}))
-        changes.append((f'{rank}lora.quantize = "4bit" and recompute = true', {"lora": packed, "recompute": True}))
-    yield from ((what, replace(demand, **change)) for what, change in changes)
+        switches.append({"lora": replace(demand.lora, rank=rank, quantize="4bit")})
+    for num in range(len(switches) + 1):
+        for chosen in combinations(switches, num):
+            if sum("lora" in switch for switch in chosen) > 1:
+                continue
+            changed = replace(demand, **{key: value for switch in chosen for key, value in switch.items()})
+            found = _shrunk(changed, available)
+            if found is not None:
+                yield _difference(demand, found.demand), found
+
+
+def _shrunk(demand: Demand, available: int) -> Estimate | None:
+    """Halve envs while playing takes too much, and tokens while training does; none if that doesn't help."""
+    found = estimate(demand)
+    while found.total > available:
+        is_playing = found.weights + found.adapters + found.cache > available
+        if is_playing and demand.num_envs > 1:
+            demand = replace(demand, num_envs=demand.num_envs // 2)
+        elif not is_playing and demand.max_tokens_per_batch // 2 >= LEAST_TOKENS:
+            demand = replace(demand, max_tokens_per_batch=demand.max_tokens_per_batch // 2)
+        else:
+            return None
+        found = estimate(demand)
+    return found
+
+
+def _difference(one: Demand, other: Demand) -> str:
+    """Name the keys in which another demand differs, with its values."""
+    parts = {
+        "lora.rank": (one.lora.rank, other.lora.rank),
+        "lora.quantize": (one.lora.quantize, other.lora.quantize),
+        "recompute": (one.recompute, other.recompute),
+        "max_tokens_per_batch": (one.max_tokens_per_batch, other.max_tokens_per_batch),
+        "env.num_envs": (one.num_envs, other.num_envs),
+    }
+    changes = [f"{key} = {json.dumps(new)}" for key, (old, new) in parts.items() if old != new]
+    return " and ".join(changes)
 
 
 def _gb(size: float) -> str:

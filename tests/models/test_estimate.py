@@ -121,28 +121,45 @@ def test_it_is_told_in_a_line():
     assert "8,192 tokens, recomputed" in told and "\n" not in told
 
 
+def refusal(demand: Demand, available: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(memory, "memory_of", lambda _: available)
+    with pytest.raises(ConfigError) as caught:
+        check_fits(estimate(demand), torch.device(demand.device))
+    message = str(caught.value)
+    assert message.startswith("memory: weights ") and "\n" not in message
+    return message
+
+
 def test_what_can_not_fit_is_refused_with_what_would(monkeypatch):
-    full = estimate(replace(BUNDLED_DEMAND, num_envs=1))
+    demand = replace(BUNDLED_DEMAND, num_envs=1)
+    full = estimate(demand)
     monkeypatch.setattr(memory, "memory_of", lambda _: full.total)
     check_fits(full, CPU)
-    monkeypatch.setattr(memory, "memory_of", lambda _: full.total * 2 // 3)
-    with pytest.raises(ConfigError) as caught:
-        check_fits(full, CPU)
-    message = str(caught.value)
-    assert message.startswith("memory: weights ") and "It would fit with recompute = true (" in message
-    assert "max_tokens_per_batch = 4096" in message and "4bit" not in message
-    monkeypatch.setattr(memory, "memory_of", lambda _: 10**6)
-    with pytest.raises(ConfigError, match="Or take a smaller model"):
-        check_fits(full, CPU)
+    message = refusal(demand, full.total * 2 // 3, monkeypatch)
+    assert "It would fit with max_tokens_per_batch = 4096 (0." in message and "; or with recompute = true (" in message
+    assert "4bit" not in message
+    assert "Or take a smaller model" in refusal(demand, 10**6, monkeypatch)
+
+
+def test_fewer_envs_are_proposed_where_it_is_playing_that_takes_too_much(monkeypatch):
+    demand = replace(BUNDLED_DEMAND, num_envs=64, max_tokens_per_batch=512)
+    found = estimate(demand)
+    message = refusal(demand, found.weights + found.cache // 2, monkeypatch)
+    assert "It would fit with env.num_envs = 32 (" in message
+
+
+def test_what_is_proposed_fits(monkeypatch):
+    demand = replace(BUNDLED_DEMAND, num_envs=16)
+    available = estimate(demand).total // 4
+    for what, found in memory._fitting(demand, available):
+        assert found.total <= available and estimate(found.demand) == found and what
 
 
 def test_on_a_gpu_four_bits_are_proposed(monkeypatch):
     demand = replace(BUNDLED_DEMAND, device="cuda", num_envs=1, max_context=64, max_tokens_per_batch=512)
     packed = replace(demand, lora=LoraConfig(rank=16, quantize="4bit"), recompute=True)
-    monkeypatch.setattr(memory, "memory_of", lambda _: estimate(packed).total)
-    with pytest.raises(ConfigError) as caught:
-        check_fits(estimate(demand), torch.device("cuda"))
-    assert 'It would fit with lora.rank = 16 and lora.quantize = "4bit" and recompute = true (' in str(caught.value)
+    message = refusal(demand, estimate(packed).total, monkeypatch)
+    assert 'It would fit with lora.rank = 16 and lora.quantize = "4bit" and recompute = true (' in message
 
 
 def test_this_machine_has_memory():
