@@ -77,29 +77,27 @@ def count(folder: Path, lora: LoraConfig, dtype: str, is_autocast: bool) -> Coun
     empty = empty_model(folder, check_folder(folder, trusts_code=False), trusts_code=False)
     model = deepcopy(empty).to(getattr(torch, dtype if lora.rank is not None else "float32")).eval()
     num_base = sum(parameter.numel() for parameter in model.parameters())
-    num_packed = 0
+    base_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     if lora.quantize == "4bit":
         num_packed = sum(layer.weight.numel() for _, layer in linear_layers(model))
-    base_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    base_bytes -= num_packed * (model.dtype.itemsize - NF4_BYTES)
-    cached_token = _cached(model)
-    num_trained = num_base
+        base_bytes -= num_packed * (model.dtype.itemsize - NF4_BYTES)
+    cached_token, num_trained = _cached(model), num_base
     if lora.rank is not None:
         attach(model, "counted", lora, 0)
         num_trained = sum(parameter.numel() for parameter in parameters(model, "counted").values())
     if is_autocast:
         model.to(torch.bfloat16)
     head: Any = model.get_output_embeddings()
-    num_layers = max((len(part) for part in model.modules() if isinstance(part, torch.nn.ModuleList)), default=1)
-    saved = _saved(model) / TRIAL_TOKENS
+    num_layers = max((len(m) for m in model.modules() if isinstance(m, torch.nn.ModuleList)), default=1)
     width, size = head.weight.shape[1], 4 if is_autocast else model.dtype.itemsize
     is_tied = head.weight is getattr(model.get_input_embeddings(), "weight", None)
+    lean, saved = 0 if is_autocast else _lean(model), _saved(model) / TRIAL_TOKENS
     return Counts(
         num_base=num_base,
         base_bytes=int(base_bytes),
         num_trained=num_trained,
         token=saved,
-        lean_token=_lean(model) if not is_autocast else 0,
+        lean_token=lean,
         layer=saved / num_layers,
         layer_input=(num_layers + 3) * width * size,  # and the last norm's
         vocabulary=head.weight.shape[0],
@@ -111,11 +109,13 @@ def count(folder: Path, lora: LoraConfig, dtype: str, is_autocast: bool) -> Coun
 
 
 def _saved(model: Any) -> int:
-    """Sum the bytes of the tensors that the decoder's backward pass would need for the trial's tokens."""
+    """Sum the bytes of the tensors that the decoder's backward pass would need for the trial's tokens.
+
+    The model is of no use afterwards: attention computes nothing.
+    """
     import torch
     from transformers import AttentionInterface
 
-    model = deepcopy(model)
     if getattr(model, "_supports_attention_backend", False):
         AttentionInterface.register(_ATTENTION, _attend)
         model.config._attn_implementation = _ATTENTION
