@@ -14,6 +14,7 @@ from sparring.core.errors import DataError
 from sparring.data.batches import Group
 from sparring.engines import value_head as critic
 from sparring.engines.base import Objective
+from sparring.engines.checkpoint import trainable
 from sparring.engines.learner import make_optimizer
 from sparring.engines.scoring import Forward
 from sparring.learning.policy_gradient import ActorCriticObjective, PolicyGradientObjective
@@ -134,6 +135,10 @@ def test_memory_of_another_model_is_refused(tmp_path):
         trained(tmp_path / "second", GRPO, moments=newest_moments(tmp_path / "first"))
 
 
+def optimizer_of(model: torch.nn.Module) -> torch.optim.AdamW:
+    return make_optimizer(model, trainable(model), compute_of(RL, 1.0))
+
+
 class TestValueHead:
     def test_a_new_one_expects_nothing_and_is_found_by_the_forward(self):
         model, nodes = actor_critic(), [node(1, 3), node(2, 2)]
@@ -169,10 +174,10 @@ class TestValueHead:
         assert sum(errors[-4:]) / 4 < 0.2 < 0.25 < sum(errors[:4]) / 4, "the best constant makes an error of 0.25"
 
     def test_has_a_rate_of_its_own(self):
-        groups = make_optimizer(actor_critic(lr=0.02), compute_of(RL, 1.0)).param_groups
+        groups = optimizer_of(actor_critic(lr=0.02)).param_groups
         assert [group["scale"] for group in groups] == [1, 1, pytest.approx(10)]
         assert sum(len(group["params"]) for group in groups) == len(list(actor_critic().parameters()))
-        assert [group["scale"] for group in make_optimizer(qwen(), compute_of(RL, 1.0)).param_groups] == [1, 1]
+        assert [group["scale"] for group in optimizer_of(qwen()).param_groups] == [1, 1]
 
     def test_is_saved_beside_the_model_and_comes_back(self, tmp_path):
         model, _, _ = trained(tmp_path / "fit", PPO)

@@ -118,7 +118,10 @@ def fit(
     """Train a model in this process; with moments, from where another training's optimizer stood."""
     start = Start(seed=seed, state_dir=state_dir, is_continued=moments is not None)
     watch = Watch(log=log, progress=progress)
-    return trainer.fit(LocalLearner(model, moments=moments), groups, objective, config, start, watch)
+    learner = LocalLearner(model)
+    if moments is not None:
+        learner.go_on_from(moments)
+    return trainer.fit(learner, groups, objective, config, start, watch)
 
 
 def attach_value_head(model: torch.nn.Module, folder: Path = Path("nowhere"), *, lr: float = 0.01) -> ValueHead:

@@ -19,7 +19,9 @@ from sparring.data.batches import Group
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sparring.data.chat import Encoded
+    from sparring.data.chat import Chat, Encoded
+    from sparring.policies.base import Policy
+    from sparring.policies.factory import Sampling
 
 Metrics = dict[str, tuple[float, float]]
 """Per name, a sum and the count to divide it by; so metrics of parts add up. A name that ends in `_max` has a maximum
@@ -83,8 +85,8 @@ class Compute:
     """Tokens whose activations are kept at once."""
     autocast: Literal["auto", "off"] = "auto"
     """Multiply in bfloat16 where the hardware does so natively."""
-    recompute: bool = False
-    """Recompute activations in the backward pass."""
+    recompute: bool | None = False
+    """Recompute activations in the backward pass; none: if the model is large."""
     router_balance: float = 0.0
     """Weight of a mixture of experts' auxiliary loss."""
     weight_decay: float = 0.0
@@ -106,6 +108,32 @@ class NotFiniteError(TrainingError):
         super().__init__(f"{what} is {value}")
         self.groups = groups
         """Where it happened."""
+
+
+class Engine(Protocol):
+    """Gives out learners and policies. Where the weights of a checkpoint live already, nothing is read."""
+
+    def learner(self, checkpoint: str, *, seed: int, moments: Path | None = None) -> tuple[Learner, Chat]:
+        """Return a learner that begins at a checkpoint's weights, and the chat of its tokenizer.
+
+        Args:
+            checkpoint: a folder, a Hub id or a bundled model's name.
+            seed: of what a new adapter draws, where there are adapters.
+            moments: where the optimizer's state lies that a continued training goes on from, if anywhere.
+        """
+        ...
+
+    def trained(self, learner: Learner, checkpoint: str) -> None:
+        """Take note that a learner's weights are those of another checkpoint now."""
+        ...
+
+    def forget(self, checkpoint: str) -> None:
+        """Let the weights go that were a checkpoint's, or were so until a training that failed."""
+        ...
+
+    def policy(self, checkpoint: str, sampling: Sampling, *, moments: Path | None = None) -> Policy:
+        """Return a policy that plays with a checkpoint's weights, as long as no training changes them."""
+        ...
 
 
 class Learner(Protocol):

@@ -151,6 +151,17 @@ def load_moments(path: Path, parameters: Parameters, optimizer: torch.optim.Opti
     set_moments(moments, parameters, optimizer)
 
 
+def load_single(path: Path, parameters: Parameters) -> None:
+    """Give parameters the weights in single precision that `save_moments` wrote beside the moments, if it did.
+
+    Raises:
+        DataError: the file is unreadable.
+    """
+    for name, value in read_tensors(path).items():
+        if name.endswith(f"/{_WEIGHT}"):
+            parameters[name.removesuffix(f"/{_WEIGHT}")].data.copy_(value)
+
+
 def set_moments(moments: dict[str, Tensor], parameters: Parameters, optimizer: torch.optim.Optimizer) -> None:
     """Give the optimizer a state by parameter and key."""
     for full_name, value in moments.items():

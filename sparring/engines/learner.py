@@ -1,4 +1,7 @@
-"""A learner in this process: one model on one device, its forward passes, gradients and optimizer."""
+"""A learner in this process: one model on one device, its forward passes, gradients and optimizer.
+
+What it trains is all of the model's weights, or one adapter on a model that others may share.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from sparring.engines.base import Compute, Metrics, NotFiniteError, Objective, S
 from sparring.engines.recomputation import recompute_layers, restore_layers
 from sparring.engines.routing import Balance
 from sparring.engines.scoring import Forward, autocast_dtype
+from sparring.models import lora
 from sparring.models.loading import save_model
 from sparring.models.saving import came_in_half, check_savable, round_weights
 from sparring.models.threads import is_small, one_thread
@@ -24,12 +28,15 @@ from sparring.models.threads import is_small, one_thread
 if TYPE_CHECKING:
     from sparring.data.chat import Encoded
 
+RECOMPUTE_FROM = 1_000_000_000
+"""Parameters from which activations are recomputed, where a config leaves that open."""
+
 
 class LocalLearner:
-    """Trains a transformers model in place.
+    """Trains a transformers model in place; see `engines.base.Learner` for what each call means.
 
-    The model stays in evaluation mode (no dropout), and half-precision weights become float32. Between trainings it may
-    play: nothing of a training is left on it.
+    The model stays in evaluation mode (no dropout but an adapter's own). Where all weights are trained, half-precision
+    ones become float32. Between trainings the model may play: nothing of a training is left on it.
     """
 
     def __init__(
@@ -38,72 +45,108 @@ class LocalLearner:
         tokenizer: Any = None,
         *,
         path: str = "",
-        moments: Path | None = None,
+        adapter: str = "",
+        base: str = "",
         plays_in_half: bool = False,
     ) -> None:
         """Args:
         model: a transformers causal language model.
         tokenizer: its own.
         path: where the weights came from.
-        moments: where the last training left the optimizer's state, for one that goes on from it.
+        adapter: the name of the adapter that is trained; empty: all weights are.
+        base: the base model's path, which the adapter's folders name.
         plays_in_half: the agent plays in bfloat16.
         """
-        self.model, self.tokenizer, self.path = model, tokenizer, path
-        self._moments = moments
+        self.model, self.tokenizer, self.path, self.adapter, self._base = model, tokenizer, path, adapter, base
         self._plays_in_half = plays_in_half
+        self._moments: Path | None = None
         self._head: value_head.ValueHead | None = None
         self._optimizer: torch.optim.AdamW | None = None
         self._forward: Forward | None = None
+        self._num_steps = 0
 
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.model.parameters()).device
 
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Return what is trained, by names that do not depend on what the adapter is called."""
+        if not self.adapter:
+            return checkpoint.trainable(self.model)
+        head = getattr(self.model, "value_head", None)
+        own = {} if head is None else {f"value_head.{name}": one for name, one in head.named_parameters()}
+        return {**lora.parameters(self.model, self.adapter), **own}
+
+    def activate(self) -> None:
+        """Let the learner's own adapter take part in the model's forward."""
+        if self.adapter and lora.active(self.model) != self.adapter:
+            lora.use(self.model, self.adapter)
+
     # ── Between trainings ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def score(self, nodes: Sequence[Encoded], compute: Compute) -> Scored:
         """Compute log π of each node's action tokens, and values where there is a value head, without gradients."""
-        prepare(self.model)
+        self._prepare(recompute=False)
         forward = self._make_forward(compute)
         if nodes:
             forward.check(nodes[0])
         with torch.no_grad():
             return forward.with_values(nodes)
 
+    def go_on_from(self, moments: Path) -> None:
+        """Remember where the last training left the optimizer's state; take the unrounded weights that lie beside it.
+
+        Raises:
+            DataError: the file is unreadable.
+        """
+        if self._optimizer is None and self._moments != moments:
+            self._moments = moments
+            checkpoint.load_single(moments, self.parameters())
+
     def attach_value_head(self, *, lr: float, expected: float) -> None:
-        """See `engines.base.Learner`."""
+        """Go on with the value head that the weights came with, or with a new one."""
         if self._head is None:
             self._head = value_head.load(self.model, Path(self.path), lr=lr)
             if self._head.is_new:
                 self._head.expect(expected)
         self.model.add_module("value_head", self._head)
 
+    def detach_value_head(self) -> None:
+        """Take the value head off the model, which can play then."""
+        if hasattr(self.model, "value_head"):
+            del self.model.value_head
+
     def check_savable(self) -> None:
-        """See `engines.base.Learner`."""
-        check_savable(self.model, self.tokenizer, self.path)
+        """Find out before training whether the result can be saved."""
+        if not self.adapter:
+            check_savable(self.model, self.tokenizer, self.path)
 
     def is_rounded(self, autocast: Literal["auto", "off"]) -> bool:
-        """See `engines.base.Learner`."""
+        """Say whether the agent plays, trains or is saved in half precision."""
         return self._plays_in_half or came_in_half(self.model) or autocast_dtype(self.device, autocast) is not None
 
     def publish(self, folder: Path, *, moments: Path | None = None) -> None:
-        """See `engines.base.Learner`. Weights that came in half precision are rounded, also here, unless moments go on.
+        """Write the weights as a checkpoint: an ordinary model folder, or an adapter's.
 
-        With moments the weights go on unrounded, since small steps would be lost; they are kept beside the moments.
+        All weights that came in half precision are rounded, also here. With moments they go on unrounded, since small
+        steps would be lost, and are kept beside the moments.
         """
+        is_kept_single = not self.adapter and came_in_half(self.model)
         if moments is not None:
             assert self._optimizer is not None, "there was no training"
-            parameters = checkpoint.trainable(self.model)
-            checkpoint.save_moments(moments, parameters, self._optimizer, with_weights=came_in_half(self.model))
-        if hasattr(self.model, "value_head"):
-            del self.model.value_head
-        save_model(self.model, self.tokenizer, folder)
+            checkpoint.save_moments(moments, self.parameters(), self._optimizer, with_weights=is_kept_single)
+        self.detach_value_head()
+        if self.adapter:
+            lora.save(self.model, self.adapter, folder, self._base, self.tokenizer)
+        else:
+            save_model(self.model, self.tokenizer, folder)
         if self._head is not None:
             value_head.save(self._head, folder)
         if moments is None:
             self._optimizer = self._moments = None
-            round_weights(self.model)
+            if is_kept_single:
+                round_weights(self.model)
         self.path = str(folder)
 
     def move(self, device: torch.device) -> None:
@@ -119,10 +162,10 @@ class LocalLearner:
 
     @contextmanager
     def training(self, compute: Compute, sample: Encoded, *, is_continued: bool = False) -> Iterator[None]:
-        """See `engines.base.Learner`."""
-        prepare(self.model, recompute=compute.recompute)
+        """Make ready for the calls below, with an optimizer of its own, until the context ends."""
+        self._prepare(recompute=self._recomputes(compute))
         forward = self._forward = self._make_forward(compute)
-        self._compute = compute
+        self._compute, self._num_steps = compute, 0
         with one_thread() if is_small(self.model) else nullcontext():  # beside the forward's own
             try:
                 forward.check(sample)
@@ -137,7 +180,7 @@ class LocalLearner:
                 self._forward = None
 
     def logprobs(self, nodes: Sequence[Encoded]) -> list[Tensor]:
-        """See `engines.base.Learner`."""
+        """Compute log π of each node's action tokens with the weights as they are, without gradients."""
         assert self._forward is not None, "outside a training"
         with torch.no_grad():
             return self._forward(nodes)
@@ -149,64 +192,80 @@ class LocalLearner:
         reference: Sequence[Sequence[Tensor]] | None,
         denominator: float,
     ) -> tuple[float, Metrics]:
-        """See `engines.base.Learner`."""
+        """Add the gradients of the groups' loss, and return the loss and its metrics."""
         metrics: Metrics = {}
         loss = 0.0
-        for batch in cut_to_budget([group.num_tokens for group in groups], self._compute.max_tokens_per_batch):
-            part = [groups[index] for index in batch]
-            known = None
-            if reference is not None:
-                known = [node.to(self.device) for index in batch for node in reference[index]]
-            part_loss, part_metrics = self._balanced(part, objective, known)
-            value = part_loss.item() / denominator
-            if not math.isfinite(value):
-                raise self._not_finite("loss", value, part)
-            (part_loss / denominator).backward()
-            loss += value
-            add_metrics(metrics, part_metrics)
+        with lora.dropping(self.model, self.adapter, self._num_steps) if self.adapter else nullcontext():
+            for batch in cut_to_budget([group.num_tokens for group in groups], self._compute.max_tokens_per_batch):
+                part = [groups[index] for index in batch]
+                known = None
+                if reference is not None:
+                    known = [node.to(self.device) for index in batch for node in reference[index]]
+                part_loss, part_metrics = self._balanced(part, objective, known)
+                value = part_loss.item() / denominator
+                if not math.isfinite(value):
+                    raise self._not_finite("loss", value, part)
+                (part_loss / denominator).backward()
+                loss += value
+                add_metrics(metrics, part_metrics)
         return loss, metrics
 
     def step(self, lr: float, clip_norm: float | None) -> float:
-        """See `engines.base.Learner`."""
+        """Take an optimizer step, and return the norm of the gradient before clipping."""
         assert self._optimizer is not None, "outside a training"
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm or math.inf).item()
+        parameters = list(self.parameters().values())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf).item()
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, ())
-        for parameters in self._optimizer.param_groups:
-            parameters["lr"] = lr * parameters["scale"]
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr * group["scale"]
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        self._num_steps += 1
         return norm
 
     def save_state(self, folder: Path, step: int, numbers: Mapping[str, Any]) -> None:
-        """See `engines.base.Learner`."""
+        """Write all that resuming this training needs, in the place of what was written before."""
         assert self._optimizer is not None, "outside a training"
-        checkpoint.save_state(folder, step, checkpoint.trainable(self.model), self._optimizer, dict(numbers))
+        checkpoint.save_state(folder, step, self.parameters(), self._optimizer, dict(numbers))
 
     def load_state(self, folder: Path) -> tuple[int, dict[str, Any]] | None:
-        """See `engines.base.Learner`."""
+        """Go on from the newest whole state in a folder: return its step and numbers; none where there is none."""
         assert self._optimizer is not None, "outside a training"
         saved = checkpoint.newest_state(folder)
         if saved is None:
             return None
-        checkpoint.load_state(saved, checkpoint.trainable(self.model), self._optimizer)
+        checkpoint.load_state(saved, self.parameters(), self._optimizer)
+        self._num_steps = saved.step
         return saved.step, saved.numbers
 
     # ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _prepare(self, *, recompute: bool) -> None:
+        self.activate()
+        prepare(self.model, recompute=recompute, keeps_dtype=bool(self.adapter))
+
+    def _recomputes(self, compute: Compute) -> bool:
+        if compute.recompute is not None:
+            return compute.recompute
+        return sum(parameter.numel() for parameter in self.model.parameters()) >= RECOMPUTE_FROM
+
     def _make_forward(self, compute: Compute) -> Forward:
-        return Forward(
+        forward = Forward(
             self.model,
             max_tokens=compute.max_tokens_per_batch,
             autocast=autocast_dtype(self.device, compute.autocast),
             temperature=compute.temperature,
         )
+        if self.adapter and lora.drops(self.model, self.adapter):
+            forward.threads = None  # what is dropped depends on the order of the passes
+        return forward
 
     def _begin_optimizer(self, compute: Compute, *, is_continued: bool) -> None:
-        before, self._optimizer = self._optimizer, make_optimizer(self.model, compute)
+        parameters = self.parameters()
+        before, self._optimizer = self._optimizer, make_optimizer(self.model, parameters, compute)
         if not is_continued:
             return
-        parameters = checkpoint.trainable(self.model)
         if before is not None:
             checkpoint.set_moments(checkpoint.moments_of(parameters, before), parameters, self._optimizer)
         elif self._moments is not None:
@@ -242,24 +301,32 @@ class LocalLearner:
         return NotFiniteError(what, value, groups)
 
 
-def prepare(model: Any, *, recompute: bool = False) -> None:
-    """Make `model` ready for training: float32 weights, no noise, activations recomputed if asked for."""
-    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
+def prepare(model: Any, *, recompute: bool = False, keeps_dtype: bool = False) -> None:
+    """Make `model` ready for training: float32 weights, no noise, activations recomputed if asked for.
+
+    Args:
+        model: a transformers model.
+        recompute: recompute activations in the backward pass.
+        keeps_dtype: leave weights in half precision: none of them is trained.
+    """
+    if not keeps_dtype and any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters()):
         model.float()
     model.eval()
     if recompute:
         recompute_layers(model)
 
 
-def make_optimizer(model: torch.nn.Module, compute: Compute) -> torch.optim.AdamW:
+def make_optimizer(
+    model: torch.nn.Module, parameters: Mapping[str, torch.nn.Parameter], compute: Compute
+) -> torch.optim.AdamW:
     """Make AdamW with decay on matrices alone, fused where that exists; a value head has a learning rate of its own."""
     head = getattr(model, "value_head", None)
     own = set() if head is None else set(head.parameters())
-    parameters = [p for p in checkpoint.trainable(model).values() if p not in own]
+    plain = [one for one in parameters.values() if one not in own]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": compute.weight_decay, "scale": 1.0},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0, "scale": 1.0},
+        {"params": [p for p in plain if p.dim() >= 2], "weight_decay": compute.weight_decay, "scale": 1.0},
+        {"params": [p for p in plain if p.dim() < 2], "weight_decay": 0.0, "scale": 1.0},
     ]
     if head is not None:
         groups.append({"params": list(head.parameters()), "weight_decay": 0.0, "scale": head.lr / compute.peak_lr})
-    return torch.optim.AdamW(groups, lr=compute.peak_lr, fused=parameters[0].device.type in ("cpu", "cuda"))
+    return torch.optim.AdamW(groups, lr=compute.peak_lr, fused=plain[0].device.type in ("cpu", "cuda"))

@@ -1,4 +1,4 @@
-"""The engine that holds weights in this process, on one device.
+"""Engines that hold weights in this process, on one device: each agent's own, or adapters on one base.
 
 Learners stay alive between phases: an agent that has just been trained plays with the weights that were trained, and is
 trained on where it stands. A checkpoint is read only where no learner holds it: at the start, after a resumption, and
@@ -15,17 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sparring.core.errors import ConfigError
 from sparring.data.chat import Chat
 from sparring.engines.learner import LocalLearner
+from sparring.models import lora
+from sparring.models.adapter_folders import is_adapter, read_adapter
 from sparring.models.loading import ModelConfig, check_context, is_bfloat16, load_model, resolve_device
+from sparring.models.lora import LoraConfig
 from sparring.models.rope import fix_rope
 
 if TYPE_CHECKING:
-    from sparring.policies.base import Policy
+    from collections.abc import Sequence
+
+    from sparring.engines.base import Learner
+    from sparring.policies.base import Episode, Policy, Reply
     from sparring.policies.factory import Sampling
 
 MAX_LEARNERS = 3
 """Learners that stay alive: both agents', and one that they are compared with."""
+MakeChat = Callable[[Any, Any], Chat]
+"""From a model and its tokenizer."""
 
 
 @dataclass(slots=True)
@@ -36,85 +45,189 @@ class _Held:
     chat: Chat
 
 
-class LocalEngine:
-    """Learners and policies over models in this process."""
+class _Holder:
+    """Which learner holds which checkpoint's weights."""
 
-    def __init__(self, model: ModelConfig, make_chat: Callable[[Any, Any], Chat]) -> None:
-        """Args:
-        model: how models are loaded; each learner has a path of its own.
-        make_chat: from a model and its tokenizer.
-        """
-        self._config, self._make_chat = model, make_chat
-        self._device = resolve_device(model.device)
-        self._plays_in_half = is_bfloat16(model, self._device)
+    def __init__(self) -> None:
         self._held: list[_Held] = []
         """The one that was used last stands last."""
         self.num_loads = 0
-        """Checkpoints that were read."""
+        """Models that were read."""
 
-    def learner(self, checkpoint: str, *, moments: Path | None = None) -> tuple[LocalLearner, Chat]:
-        """Return the learner that holds a checkpoint's weights, in float32, and the chat of its tokenizer.
-
-        Args:
-            checkpoint: a folder, a Hub id or a bundled model's name.
-            moments: where the optimizer's state lies that a continued training goes on from, if anywhere.
-        """
-        held = self._find(checkpoint)
-        if held is None:
-            held = self._load(checkpoint, moments)
-        else:
-            self._held.remove(held)
-        self._held.append(held)
-        self._rest_others(held)
-        return held.learner, held.chat
-
-    def trained(self, learner: LocalLearner, checkpoint: str) -> None:
-        """Take note that a learner holds another checkpoint's weights now."""
+    def trained(self, learner: Learner, checkpoint: str) -> None:
+        """Take note that a learner's weights are those of another checkpoint now."""
         self.forget(checkpoint)
         for held in self._held:
             if held.learner is learner:
                 held.checkpoint = checkpoint
 
     def forget(self, checkpoint: str) -> None:
-        """Let the learner go that holds a checkpoint's weights, or did so until a training that failed."""
-        self._held = [held for held in self._held if held.checkpoint != checkpoint]
+        """Let the weights go that were a checkpoint's, or were so until a training that failed."""
+        for held in [one for one in self._held if one.checkpoint == checkpoint]:
+            self._let_go(held)
 
-    def policy(self, checkpoint: str, sampling: Sampling) -> Policy:
+    def _let_go(self, held: _Held) -> None:
+        self._held.remove(held)
+
+    def _find(self, checkpoint: str) -> _Held | None:
+        return next((one for one in self._held if one.checkpoint == checkpoint), None)
+
+    def _hold(self, held: _Held, moments: Path | None) -> tuple[LocalLearner, Chat]:
+        if held in self._held:
+            self._held.remove(held)
+        while len(self._held) >= MAX_LEARNERS:
+            self._let_go(self._held[0])
+        self._held.append(held)
+        held.learner.activate()
+        if moments is not None:
+            held.learner.go_on_from(moments)
+        return held.learner, held.chat
+
+
+class FullEngine(_Holder):
+    """Each learner has a model of its own, all of whose weights are trained in float32."""
+
+    def __init__(self, model: ModelConfig, make_chat: MakeChat) -> None:
+        """Args:
+        model: how models are loaded; each learner has a path of its own.
+        make_chat: lays out what agents read first.
+        """
+        super().__init__()
+        self._config, self._make_chat = model, make_chat
+        self._device = resolve_device(model.device)
+        self._plays_in_half = is_bfloat16(model, self._device)
+
+    def learner(self, checkpoint: str, *, seed: int = 0, moments: Path | None = None) -> tuple[LocalLearner, Chat]:
+        """See `engines.base.Engine`."""
+        held = self._find(checkpoint) or self._load(checkpoint)
+        found = self._hold(held, moments)
+        if self._device.type != "cpu":  # the others rest in the computer's own memory
+            for other in self._held:
+                other.learner.move(self._device if other is held else torch.device("cpu"))
+        return found
+
+    def policy(self, checkpoint: str, sampling: Sampling, *, moments: Path | None = None) -> Policy:
         """Return a policy that plays with a checkpoint's weights, as long as no training changes them.
 
         Where agents play in float32 it plays with the learner's own weights. Elsewhere it has a copy in bfloat16.
         """
         from sparring.policies.factory import local_policy
 
-        held = self._find(checkpoint)
-        if self._plays_in_half and held is None:
+        if self._plays_in_half and self._find(checkpoint) is None:
             model, tokenizer = self._read(replace(self._config, path=checkpoint))
             return local_policy(model, self._make_chat(model, tokenizer), sampling)
-        learner, chat = self.learner(checkpoint)
+        learner, chat = self.learner(checkpoint, moments=moments)
         model = learner.model
         if self._plays_in_half:
             model = copy.deepcopy(model).to(torch.bfloat16).eval()
         return local_policy(model, chat, sampling)
 
-    def _find(self, checkpoint: str) -> _Held | None:
-        return next((one for one in self._held if one.checkpoint == checkpoint), None)
-
-    def _load(self, checkpoint: str, moments: Path | None) -> _Held:
-        while len(self._held) >= MAX_LEARNERS:
-            self._held.pop(0)
+    def _load(self, checkpoint: str) -> _Held:
         model, tokenizer = self._read(replace(self._config, path=checkpoint, dtype="float32"))
         chat = self._make_chat(model, tokenizer)
         check_context(model.config, chat.config.max_context)
         fix_rope(model, chat.config.max_context)
-        learner = LocalLearner(model, tokenizer, path=checkpoint, moments=moments, plays_in_half=self._plays_in_half)
+        learner = LocalLearner(model, tokenizer, path=checkpoint, plays_in_half=self._plays_in_half)
         return _Held(learner, checkpoint, chat)
 
     def _read(self, config: ModelConfig) -> tuple[Any, Any]:
         self.num_loads += 1
         return load_model(config)
 
-    def _rest_others(self, held: _Held) -> None:
-        """Keep only the learner in use on a GPU."""
-        if self._device.type != "cpu":
-            for other in self._held:
-                other.learner.move(self._device if other is held else torch.device("cpu"))
+
+class LoraEngine(_Holder):
+    """All learners are adapters on one base model, which is read once and never changes."""
+
+    def __init__(self, model: ModelConfig, config: LoraConfig, make_chat: MakeChat) -> None:
+        """Args:
+        model: how the base is loaded. Its path may be an adapter's folder: every agent then begins at that adapter.
+        config: with a rank.
+        make_chat: lays out what agents read first.
+
+        Raises:
+            ConfigError: 4 bits where there is no GPU; or the start is an adapter of another rank.
+        """
+        super().__init__()
+        self._lora, self._make_chat = config, make_chat
+        self._device = resolve_device(model.device)
+        lora.quantization(config, self._device)
+        self._start, self._base = model.path, model
+        if is_adapter(model.path):
+            adapter = read_adapter(Path(model.path))
+            if adapter.rank != config.rank:
+                raise ConfigError(
+                    f"lora.rank is {config.rank}, and the adapter {model.path!r} has rank {adapter.rank}; adapters are "
+                    f"not stacked. Set lora.rank to {adapter.rank} to train it on, or merge it first (sparring merge)."
+                )
+            self._base = replace(model, path=adapter.base, trust_remote_code=False)
+        self._model: Any = None
+        self._num_adapters = 0
+
+    def learner(self, checkpoint: str, *, seed: int = 0, moments: Path | None = None) -> tuple[LocalLearner, Chat]:
+        """See `engines.base.Engine`. What begins at the base gets an adapter of its own, drawn from the seed."""
+        held = self._find(checkpoint) if checkpoint != self._base.path else None
+        return self._hold(held or self._make(checkpoint, seed), moments)
+
+    def policy(self, checkpoint: str, sampling: Sampling, *, moments: Path | None = None) -> Policy:
+        """Return a policy that plays with a checkpoint's weights, as long as no training changes them."""
+        from sparring.policies.factory import local_policy
+
+        learner, chat = self.learner(checkpoint, moments=moments)
+        return _WithAdapter(learner, local_policy(learner.model, chat, sampling))
+
+    def _make(self, checkpoint: str, seed: int) -> _Held:
+        model = self._loaded()
+        self._num_adapters += 1
+        name = f"agent_{self._num_adapters}"
+        if checkpoint == self._base.path:
+            lora.attach(model, name, self._lora, seed)
+        else:
+            lora.load(model, name, Path(checkpoint))
+        learner = LocalLearner(
+            model,
+            self._tokenizer,
+            path=checkpoint,
+            adapter=name,
+            base=self._base.path,
+            plays_in_half=model.dtype != torch.float32,
+        )
+        return _Held(learner, checkpoint, self._chat)
+
+    def _loaded(self) -> Any:
+        """Return the base model, which is read once."""
+        if self._model is None:
+            self._model, self._tokenizer = load_model(self._base, **lora.quantization(self._lora, self._device))
+            self.num_loads += 1
+            self._chat = self._make_chat(self._model, self._tokenizer)
+            check_context(self._model.config, self._chat.config.max_context)
+            fix_rope(self._model, self._chat.config.max_context)
+        return self._model
+
+    def _let_go(self, held: _Held) -> None:
+        super()._let_go(held)
+        name, others = held.learner.adapter, [one.learner for one in self._held]
+        if lora.active(self._model) == name and others:
+            others[-1].activate()
+        if others or len(lora.names(self._model)) == 1:
+            lora.drop(self._model, name)
+
+
+class _WithAdapter:
+    """A policy whose own adapter is active whenever it acts."""
+
+    def __init__(self, learner: LocalLearner, policy: Policy) -> None:
+        self._learner, self._policy = learner, policy
+
+    def act(self, episodes: Sequence[Episode], *, lane: int = 0) -> Sequence[Reply | None]:
+        """See `policies.base.Policy`."""
+        self._learner.activate()
+        return self._policy.act(episodes, lane=lane)
+
+    def close(self, episode_id: str) -> None:
+        """See `policies.base.Policy`."""
+        self._policy.close(episode_id)
+
+
+def make_engine(model: ModelConfig, config: LoraConfig, make_chat: MakeChat) -> FullEngine | LoraEngine:
+    """Return the engine that trains what a config asks for."""
+    return FullEngine(model, make_chat) if config.rank is None else LoraEngine(model, config, make_chat)

@@ -71,8 +71,9 @@ class TrainConfig:
     """Order groups anew each epoch."""
     autocast: Literal["auto", "off"] = "auto"
     """Multiply in bfloat16 where the hardware does so natively; weights and their updates stay float32."""
-    recompute: Annotated[bool, ADJUSTABLE_WITH_NOTE] = False
-    """Recompute activations in the backward pass: less memory, a third more time."""
+    recompute: Annotated[bool | None, ADJUSTABLE_WITH_NOTE] = None
+    """Recompute activations in the backward pass: less memory, a third more time. None given: from a billion
+    parameters on."""
     router_balance: Weight = 0.0
     """Weight of the auxiliary loss that makes a mixture of experts use its experts evenly (its own training had about
     0.001 to 0.02, `router_aux_loss_coef`); 0: none, also for models without experts."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -14,6 +14,7 @@ from sparring.core.convert import check_values
 from sparring.core.errors import ConfigError, ModelError, quote
 from sparring.core.ranges import ADJUSTABLE_WITH_NOTE, Name, Place
 from sparring.data.chat import known_ids
+from sparring.models.adapter_folders import base_folder, check_adapter, is_adapter
 from sparring.models.agreement import check_agreement
 from sparring.models.folders import check_folder, check_size, fetch_folder, one_line
 from sparring.models.saving import fresh_folder, write_folder
@@ -66,6 +67,9 @@ def resolve_model(path: str, *, trusts_code: bool = False) -> str:
         return path
     if not folder.is_dir():
         raise ModelError(f"model.path: there is no folder {str(folder)!r}. Give a folder, a Hub id, {BUNDLED_NAMES}.")
+    if is_adapter(folder):
+        check_adapter(folder)
+        return str(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"model.path: {str(folder)!r} has no config.json, so it is no Hugging Face model folder.")
     if not any(folder.glob("*.safetensors")):
@@ -78,8 +82,14 @@ def resolve_model(path: str, *, trusts_code: bool = False) -> str:
     return str(folder)
 
 
-def load_model(model: ModelConfig | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(model: ModelConfig | str, **keywords: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model (in eval mode) and its tokenizer. Weights come from safetensors alone.
+
+    An adapter's folder gives its base model with the adapter on it, active.
+
+    Args:
+        model: which one; a path alone stands for a config with it.
+        keywords: what `lora.quantization` gives.
 
     Raises:
         ModelError: it is not there, incomplete, needs code that was not allowed, or has no chat template.
@@ -89,7 +99,11 @@ def load_model(model: ModelConfig | str) -> tuple[PreTrainedModel, PreTrainedTok
 
     config = model if isinstance(model, ModelConfig) else ModelConfig(path=model)
     device = resolve_device(config.device)
-    loaded, tokenizer = _load(config, torch.bfloat16 if is_bfloat16(config, device) else torch.float32)
+    if is_adapter(config.path):
+        return _load_with_adapter(config)
+    if keywords:
+        keywords["device_map"] = {"": device}
+    loaded, tokenizer = _load(config, torch.bfloat16 if is_bfloat16(config, device) else torch.float32, keywords)
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             f"model.path: the tokenizer of {config.path!r} has no chat template. Use a chat model, or put a "
@@ -98,7 +112,34 @@ def load_model(model: ModelConfig | str) -> tuple[PreTrainedModel, PreTrainedTok
     num_embeddings = cast(Any, loaded.get_input_embeddings()).num_embeddings
     if (num_tokens := max(known_ids(tokenizer)) + 1) > num_embeddings:
         raise ModelError(f"model.path: the tokenizer has {num_tokens} tokens, the model only {num_embeddings}.")
-    return cast("PreTrainedModel", torch.nn.Module.to(loaded, device)).eval(), tokenizer
+    placed = loaded if keywords else cast("PreTrainedModel", torch.nn.Module.to(loaded, device))
+    return placed.eval(), tokenizer
+
+
+def own_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer that an adapter's folder brings, none where it has none.
+
+    Raises:
+        ModelError: it can't be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a folder from elsewhere can make the libraries raise anything
+        raise ModelError(f"adapter: can't load the tokenizer of {str(folder)!r}: {one_line(error)}") from error
+
+
+def _load_with_adapter(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load an adapter's base, whose code is never run since the adapter named it and not the user, and the adapter."""
+    from sparring.models import lora
+
+    adapter = check_adapter(Path(config.path))
+    model, tokenizer = load_model(replace(config, path=adapter.base, trust_remote_code=False))
+    lora.load(model, "adapter", adapter.folder)
+    return model, own_tokenizer(adapter.folder) or tokenizer
 
 
 def end_ids_of(model: PreTrainedModel) -> frozenset[int]:
@@ -114,7 +155,9 @@ def end_ids_of(model: PreTrainedModel) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _load(config: ModelConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(
+    config: ModelConfig, dtype: torch.dtype, keywords: Mapping[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load what a checked folder holds.
 
     Raises:
@@ -140,6 +183,7 @@ def _load(config: ModelConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, Pre
                     use_safetensors=True,
                     ignore_mismatched_sizes=True,  # so that the report says which
                     output_loading_info=True,
+                    **keywords,
                 ),
             )
     except ModelError:
@@ -199,6 +243,8 @@ def check_room(path: str, max_context: int, *, trusts_code: bool = False) -> Non
 
     if not Path(path).is_dir():
         return
+    if is_adapter(path):
+        path, trusts_code = str(base_folder(check_adapter(Path(path)))[0]), False
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trusts_code)
     except Exception as error:  # a folder from elsewhere can make the library raise anything

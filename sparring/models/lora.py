@@ -153,6 +153,11 @@ def load_state(model: PreTrainedModel, name: str, tensors: Mapping[str, Tensor])
             parameter.copy_(tensors[key])
 
 
+def drops(model: PreTrainedModel, name: str) -> bool:
+    """Say whether an adapter drops some of its inputs in training."""
+    return _configs(model)[name].lora_dropout > 0
+
+
 @contextmanager
 def dropping(model: PreTrainedModel, name: str, seed: int) -> Iterator[None]:
     """Let an adapter's dropout drop for a while; elsewhere it never does, since models stay in evaluation mode.

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from sparring.core.errors import ConfigError, ModelError
 from sparring.models.adapter_folders import PREFIX, AdapterFolder, base_folder, check_adapter, read_tensors
-from sparring.models.folders import one_line, read_json
+from sparring.models.folders import read_json
 from sparring.models.linear_layers import is_transposed, linear_layers
-from sparring.models.loading import ModelConfig, load_model, save_model
+from sparring.models.loading import ModelConfig, load_model, own_tokenizer, save_model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BESIDE = ("value_head.safetensors",)
 """Files of an adapter's folder that go along."""
-TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
 def merge(folder: Path, out: Path, base: str | None = None) -> None:
@@ -44,7 +43,7 @@ def merge(folder: Path, out: Path, base: str | None = None) -> None:
     dtype = "bfloat16" if weights.dtype == "BF16" else "float32"
     model, tokenizer = load_model(ModelConfig(path=str(place), dtype=dtype, device="cpu"))
     add(model, adapter, read_tensors(adapter))
-    save_model(model, _tokenizer(adapter) or tokenizer, out)
+    save_model(model, own_tokenizer(adapter.folder) or tokenizer, out)
     for name in BESIDE:
         if (adapter.folder / name).is_file():
             shutil.copyfile(adapter.folder / name, out / name)
@@ -67,15 +66,3 @@ def add(model: Any, adapter: AdapterFolder, tensors: dict[str, Tensor]) -> None:
             if not merged.isfinite().all():
                 raise ModelError(f"adapter: {name} of {str(adapter.folder)!r} is not finite once it is merged.")
             weight.copy_(merged)
-
-
-def _tokenizer(adapter: AdapterFolder) -> Any:
-    """Load the tokenizer that the adapter's folder brings, none where it has none."""
-    from transformers import AutoTokenizer
-
-    if not any((adapter.folder / name).is_file() for name in TOKENIZER):
-        return None
-    try:
-        return AutoTokenizer.from_pretrained(adapter.folder, trust_remote_code=False)
-    except Exception as error:  # a folder from elsewhere can make the libraries raise anything
-        raise ModelError(f"adapter: can't load the tokenizer of {str(adapter.folder)!r}: {one_line(error)}") from error

@@ -26,6 +26,7 @@ from sparring.methods.ppo import PpoConfig
 from sparring.methods.rft import RftConfig
 from sparring.methods.table import METHODS
 from sparring.models.loading import ModelConfig
+from sparring.models.lora import LoraConfig
 from sparring.policies.completions import OpenAIConfig
 from sparring.rollouts.demonstrations import ExpertConfig
 from sparring.rollouts.loop import RolloutConfig
@@ -48,6 +49,8 @@ class Config:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     """The base model that every agent starts from."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Train adapters instead of all weights."""
     env: EnvConfig = field(default_factory=EnvConfig)
     """The world, its tasks and its live envs."""
     chat: ChatConfig = field(default_factory=ChatConfig)

@@ -29,7 +29,8 @@ from sparring.runs.world import World
 if TYPE_CHECKING:
     from sparring.core.journal import Journal
     from sparring.core.progress import Progress
-    from sparring.engines.local import LocalEngine
+    from sparring.data.chat import Chat
+    from sparring.engines.base import Engine, Learner
     from sparring.learning.advantages import Scores
     from sparring.policies.base import Policy
     from sparring.runs.config import Config
@@ -48,7 +49,7 @@ class PhaseRunner:
         arm: str,
         seed: int,
         progress: Progress,
-        engine: LocalEngine | None = None,
+        engine: Engine | None = None,
     ) -> None:
         """Args:
         engine: holds the weights; none: one of its own, once weights are needed.
@@ -66,7 +67,7 @@ class PhaseRunner:
         )
 
     @property
-    def engine(self) -> LocalEngine:
+    def engine(self) -> Engine:
         """Who holds the weights."""
         if self._engine is None:
             self._engine = make_engine(self.config, self.world)
@@ -130,7 +131,7 @@ class PhaseRunner:
             keep_logprobs=keep_logprobs,
         )
         self._check(agent)
-        return self.engine.policy(agent.checkpoint, sampling)
+        return self.engine.policy(agent.checkpoint, sampling, moments=self._moments(agent))
 
     # ── Training ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -146,9 +147,8 @@ class PhaseRunner:
 
     def _train(self, agent: Agent, name: str, training: Training, phase: Phase) -> None:
         self._check(agent)
-        moments = self._moments(agent) if training.is_continued else None
         with self.timed(name), self.progress.phase(self.title(name)) as bar:
-            learner, chat = self.engine.learner(agent.checkpoint, moments=moments)
+            learner, chat = self._learner(agent)
             work = TrainingPhase(learner=learner, chat=chat, phase=phase, name=name, warn=self.warn)
             try:
                 work.run(training, seed=derive_seed(self.seed, name), bar=bar)
@@ -171,14 +171,18 @@ class PhaseRunner:
             return known
         self._check(agent)
         with self.timed(name):
-            learner, chat = self.engine.learner(agent.checkpoint)
+            learner, chat = self._learner(agent)
             compute = compute_of(self.config.rl, self.config.rollout.temperature)
             return score(learner, trajectories, Encoder(chat), path, compute)
+
+    def _learner(self, agent: Agent) -> tuple[Learner, Chat]:
+        seed = derive_seed(self.seed, "adapter", agent.name)
+        return self.engine.learner(agent.checkpoint, seed=seed, moments=self._moments(agent))
 
     def _moments(self, agent: Agent) -> Path | None:
         """Return the optimizer's state that the agent's last training left, none where it left none."""
         phase = self._trained(agent)
-        if phase is None or not phase.has(MOMENTS):
+        if phase is None or not phase.has(MOMENTS) or not (phase.path / MOMENTS).exists():
             return None
         phase.check(MOMENTS)
         return phase.path / MOMENTS
@@ -216,13 +220,13 @@ class PhaseRunner:
         )
 
 
-def make_engine(config: Config, world: World) -> LocalEngine:
+def make_engine(config: Config, world: World) -> Engine:
     """Return the engine that a config asks for, whose agents read what the world says first."""
-    from sparring.engines.local import LocalEngine
+    from sparring.engines import local
 
     prompt = Prompt(
         config=config.chat,
         instruction=world.benchmark.instruction,
         examples=world.experts[: config.chat.num_examples],
     )
-    return LocalEngine(config.model, prompt.chat)
+    return local.make_engine(config.model, config.lora, prompt.chat)

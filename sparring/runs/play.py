@@ -185,10 +185,10 @@ def _prompt(world: World) -> Prompt:
 
 
 def _model(world: World) -> Policy:
-    from sparring.engines.local import LocalEngine
+    from sparring.engines.local import FullEngine
 
     check_checkpoint(world.config.model.path)
-    engine = LocalEngine(world.config.model, lambda model, tokenizer: _prompt(world).chat(model, tokenizer))
+    engine = FullEngine(world.config.model, lambda model, tokenizer: _prompt(world).chat(model, tokenizer))
     return engine.policy(world.config.model.path, _sampling(world))
 
 

@@ -25,7 +25,7 @@ from sparring.runs.world import build_world, choose_tasks
 
 if TYPE_CHECKING:
     from sparring.core.progress import Progress
-    from sparring.engines.local import LocalEngine
+    from sparring.engines.base import Engine
     from sparring.runs.config import Recipe
 
 
@@ -56,9 +56,9 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
         jobs = [(seed, name, arm) for seed in recipe.seeds for name, arm in recipe.arms.items()]
         with progress.phase(f"{recipe.name} → {out}", total=len(jobs)) as bar:
             world = build_world(run, config, benchmark, tasks, pool, progress)
-            engines: dict[str, LocalEngine] = {}
+            engines: dict[str, Engine] = {}
             for seed, name, arm in jobs:
-                key = digest(arm.config.model, arm.config.chat)
+                key = digest(arm.config.model, arm.config.lora, arm.config.chat)
                 if key not in engines:
                     engines[key] = make_engine(arm.config, world)
                 session = Session(run, world, arm.config, arm=name, seed=seed, progress=progress, engine=engines[key])

@@ -39,7 +39,7 @@ from sparring.synthesis.curriculum import SynthesisResult
 
 if TYPE_CHECKING:
     from sparring.core.progress import Progress
-    from sparring.engines.local import LocalEngine
+    from sparring.engines.base import Engine
     from sparring.learning.objectives import LossConfig
     from sparring.runs.config import Config
     from sparring.synthesis.curriculum import Curriculum
@@ -65,7 +65,7 @@ class Session:
         arm: str,
         seed: int,
         progress: Progress,
-        engine: LocalEngine | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self.world, self.config, self.arm, self.seed, self.progress = world, config, arm, seed, progress
         self._runner = PhaseRunner(run, world, config, arm=arm, seed=seed, progress=progress, engine=engine)
@@ -92,8 +92,9 @@ class Session:
 
     def base(self, name: str) -> Agent:
         """Return the base model as an agent, untrained."""
-        model = self.config.model
-        return Agent(name=name, checkpoint=model.path, lineage=digest(model), is_start=True)
+        model, lora = self.config.model, self.config.lora
+        made = digest(model) if lora.rank is None else digest(model, lora)
+        return Agent(name=name, checkpoint=model.path, lineage=made, is_start=True)
 
     def draw_tasks(self, round_number: int, num: int | None) -> Sequence[Task]:
         """Draw a round's training tasks, the same for every agent."""

@@ -19,7 +19,7 @@ from sparring.core.progress import SilentProgress
 from sparring.core.records import read_trajectories
 from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.data.chat import ChatConfig
-from sparring.engines.local import LocalEngine
+from sparring.engines.local import FullEngine
 from sparring.learning.advantages import Spread, advantages_by_task
 from sparring.learning.phase import TrainingPhase, grpo_training
 from sparring.learning.policy_gradient import PolicyGradientObjective
@@ -125,7 +125,7 @@ def test_a_mismatch_of_playing_and_training_is_warned_of(finished: Path, tmp_pat
         None,
     )
     chat = ChatConfig(format="action", instruction="", max_context=512)
-    engine = LocalEngine(ModelConfig(), Prompt(config=chat, instruction=ToyWorld.instruction).chat)
+    engine = FullEngine(ModelConfig(), Prompt(config=chat, instruction=ToyWorld.instruction).chat)
     learner, encoder = engine.learner(str(arm / "sft-target/checkpoint"))
     phase = TrainingPhase(learner=learner, chat=encoder, phase=Phase(tmp_path), name="train", warn=notes.append)
     phase.run(training, seed=0, bar=SilentProgress())

@@ -71,7 +71,7 @@ def test_small_steps_are_not_lost_in_a_rounded_checkpoint(tmp_path):
     is_lost = rounded.lm_head.weight == in_single(tmp_path / "model")[0].lm_head.weight
     assert is_lost.float().mean() > 0.9 and not torch.equal(rounded.lm_head.weight, model.lm_head.weight)
     parameters = checkpoint.trainable(rounded)
-    optimizer = make_optimizer(rounded, compute_of(config, 1.0))
+    optimizer = make_optimizer(rounded, parameters, compute_of(config, 1.0))
     checkpoint.load_moments(tmp_path / "moments", parameters, optimizer)
     for ours, theirs in zip(rounded.parameters(), model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
