@@ -143,23 +143,11 @@ class LoraEngine(_Holder):
         model: how the base is loaded. Its path may be an adapter's folder: every agent then begins at that adapter.
         config: with a rank.
         make_chat: lays out what agents read first.
-
-        Raises:
-            ConfigError: 4 bits where there is no GPU; or the start is an adapter of another rank.
         """
         super().__init__()
         self._lora, self._make_chat = config, make_chat
         self._device = resolve_device(model.device)
-        lora.quantization(config, self._device)
-        self._start, self._base = model.path, model
-        if is_adapter(model.path):
-            adapter = read_adapter(Path(model.path))
-            if adapter.rank != config.rank:
-                raise ConfigError(
-                    f"lora.rank is {config.rank}, and the adapter {model.path!r} has rank {adapter.rank}; adapters are "
-                    f"not stacked. Set lora.rank to {adapter.rank} to train it on, or merge it first (sparring merge)."
-                )
-            self._base = replace(model, path=adapter.base, trust_remote_code=False)
+        self._base = base_of(model)
         self._model: Any = None
         self._num_adapters = 0
 
@@ -231,3 +219,38 @@ class _WithAdapter:
 def make_engine(model: ModelConfig, config: LoraConfig, make_chat: MakeChat) -> FullEngine | LoraEngine:
     """Return the engine that trains what a config asks for."""
     return FullEngine(model, make_chat) if config.rank is None else LoraEngine(model, config, make_chat)
+
+
+def base_of(model: ModelConfig) -> ModelConfig:
+    """Return the config of an adapter's base model, where a config names an adapter; else the config itself."""
+    if not is_adapter(model.path):
+        return model
+    return replace(model, path=read_adapter(Path(model.path)).base, trust_remote_code=False)
+
+
+def check_start(model: ModelConfig, config: LoraConfig, *, trains: bool) -> None:
+    """Refuse a start that can't be trained as asked, before anything is loaded.
+
+    Args:
+        model: what every agent begins at.
+        config: how it is trained.
+        trains: whether it is trained at all.
+
+    Raises:
+        ConfigError: the device is not there; 4 bits where there is no GPU; or an adapter that would be trained in full,
+            or under another one.
+    """
+    lora.quantization(config, resolve_device(model.device))
+    if not trains or not is_adapter(model.path):
+        return
+    rank = read_adapter(Path(model.path)).rank
+    if config.rank is None:
+        raise ConfigError(
+            f"model.path: {model.path!r} is an adapter. Set lora.rank = {rank} to train it on, or merge it into its "
+            "base model (sparring merge) to train all weights."
+        )
+    if config.rank != rank:
+        raise ConfigError(
+            f"lora.rank is {config.rank}, and the adapter {model.path!r} has rank {rank}; adapters are not stacked. "
+            f"Set lora.rank = {rank} to train it on, or merge it into its base model first (sparring merge)."
+        )

@@ -24,6 +24,8 @@ class Method:
     run: Callable[[Session], Agent]
     label: str
     """The name that tables show."""
+    trains: bool = True
+    """It changes weights."""
     is_on_policy: bool = False
     """It learns from the log-probabilities of what it samples, so it can't sample greedily."""
     makes_tasks: bool = False
@@ -31,7 +33,7 @@ class Method:
 
 
 METHODS: Mapping[str, Method] = {
-    "zero_shot": Method(run=zero_shot, label="Zero-shot"),
+    "zero_shot": Method(run=zero_shot, label="Zero-shot", trains=False),
     "sft": Method(run=sft, label="SFT"),
     "rft": Method(run=rft, label="RFT"),
     "eto": Method(run=eto, label="ETO"),

@@ -35,7 +35,8 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
     Raises:
         SparringError: whatever the user can mend; nothing that was finished is lost.
     """
-    from sparring.models.loading import check_room, resolve_device, resolve_model
+    from sparring.engines.local import check_start
+    from sparring.models.loading import check_room, resolve_model
 
     check_place(out)
     config = recipe.shared_config()
@@ -46,7 +47,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
         trusts_code = arm.config.model.trust_remote_code
         models[arm.config.model.path] = path = resolve_model(arm.config.model.path, trusts_code=trusts_code)
         check_room(path, arm.config.chat.max_context, trusts_code=trusts_code)
-        resolve_device(arm.config.model.device)
+        check_start(arm.config.model, arm.config.lora, trains=METHODS[arm.method].trains)
     benchmark = config.env.load()
     tasks = choose_tasks(config, benchmark)
     _check_arms(recipe, benchmark, tasks[0])

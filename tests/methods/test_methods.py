@@ -95,7 +95,7 @@ class RecordingProgress(SilentProgress):
 
 def outcome(out: Path) -> dict[str, bytes]:
     """Return what a run ends with: its numbers, its trajectories and its weights."""
-    names = ("results.json", "trajectories.jsonl", "model.safetensors")
+    names = ("results.json", "trajectories.jsonl", "model.safetensors", "adapter_model.safetensors")
     files = [path for name in names for path in out.rglob(name)]
     found = {str(path.relative_to(out)): path.read_bytes() for path in files}
     return {

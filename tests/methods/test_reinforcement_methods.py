@@ -66,7 +66,7 @@ def make_recipe(model_folder: Path, *arms: str, **sections: dict[str, Any]) -> R
         "arms": {name: (ARMS | BASE)[name] for name in arms},
     }
     for name, section in sections.items():
-        values[name] = values[name] | section
+        values[name] = values.get(name, {}) | section
     return recipe_from_dict(values)
 
 
