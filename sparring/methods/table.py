@@ -26,6 +26,8 @@ class Method:
     """The name that tables show."""
     trains: bool = True
     """It changes weights."""
+    num_agents: int = 1
+    """Agents whose weights are needed by turns: a partner, or the start that a KL term holds on to, included."""
     is_on_policy: bool = False
     """It learns from the log-probabilities of what it samples, so it can't sample greedily."""
     makes_tasks: bool = False
@@ -37,11 +39,11 @@ METHODS: Mapping[str, Method] = {
     "sft": Method(run=sft, label="SFT"),
     "rft": Method(run=rft, label="RFT"),
     "eto": Method(run=eto, label="ETO"),
-    "coevolving_agents": Method(run=coevolving_agents, label="Co-Evolving Agents"),
-    "ppo": Method(run=ppo, label="PPO", is_on_policy=True),
-    "grpo": Method(run=grpo, label="GRPO", is_on_policy=True),
-    "coevolve": Method(run=coevolve, label="CoEvolve", is_on_policy=True, makes_tasks=True),
+    "coevolving_agents": Method(run=coevolving_agents, label="Co-Evolving Agents", num_agents=2),
+    "ppo": Method(run=ppo, label="PPO", num_agents=2, is_on_policy=True),
+    "grpo": Method(run=grpo, label="GRPO", num_agents=2, is_on_policy=True),
+    "coevolve": Method(run=coevolve, label="CoEvolve", num_agents=2, is_on_policy=True, makes_tasks=True),
     "coevolving_agents_and_tasks": Method(
-        run=coevolving_agents_and_tasks, label="Co-Evolving Agents and Tasks", makes_tasks=True
+        run=coevolving_agents_and_tasks, label="Co-Evolving Agents and Tasks", num_agents=2, makes_tasks=True
     ),
 }

@@ -14,12 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparring.core.errors import TrainingError
 from sparring.core.folder import Run
 from sparring.core.memory import give_back
 from sparring.core.phases import CHECKPOINT, Phase, shared_phase
 from sparring.core.types import Trajectory
-from sparring.learning.phase import MOMENTS, SCORES, Training, TrainingPhase, drop_state
+from sparring.learning.advantages import read_scores, score
+from sparring.learning.phase import MOMENTS, SCORES, Encoder, Training, TrainingPhase, drop_state
+from sparring.learning.trainer import compute_of
 from sparring.methods.base import Agent
+from sparring.models.memory import out_of_memory
 from sparring.policies.factory import Prompt, Sampling
 from sparring.rollouts.loop import EpisodeSpec, count_lanes
 from sparring.rollouts.stage import Stage, played
@@ -159,10 +163,6 @@ class PhaseRunner:
 
     def reference(self, agent: Agent, trajectories: Sequence[Trajectory], name: str) -> Scores | None:
         """Ask an agent for the log-probabilities of trajectories, once per phase; none for a phase that is done."""
-        from sparring.learning.advantages import read_scores, score
-        from sparring.learning.phase import Encoder
-        from sparring.learning.trainer import compute_of
-
         phase = self.phase(name)
         path = phase.path / SCORES / "reference.safetensors"
         if phase.is_done:
@@ -206,9 +206,18 @@ class PhaseRunner:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Write down how long something took, and give freed memory back."""
+        """Write down how long something took, and give freed memory back.
+
+        Raises:
+            TrainingError: memory ran out on the way.
+        """
         wall, cpu, env_cpu = time.perf_counter(), time.process_time(), self.world.pool.cpu_seconds()
-        yield
+        try:
+            yield
+        except Exception as error:
+            if advice := out_of_memory(error):
+                raise TrainingError(f"{self.arm}, {name}: {advice}") from error
+            raise
         give_back()
         self.run.add_timing(
             seed=self.seed,

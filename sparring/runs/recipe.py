@@ -17,6 +17,7 @@ from sparring.envs.pool import EnvPool
 from sparring.envs.synthesis import synthesis_of
 from sparring.methods.table import METHODS
 from sparring.runs.base_models import check_base_models
+from sparring.runs.memory_check import check_memory
 from sparring.runs.phase_runner import make_engine
 from sparring.runs.results import collect_results
 from sparring.runs.seeds import digest
@@ -48,6 +49,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
         models[arm.config.model.path] = path = resolve_model(arm.config.model.path, trusts_code=trusts_code)
         check_room(path, arm.config.chat.max_context, trusts_code=trusts_code)
         check_start(arm.config.model, arm.config.lora, trains=METHODS[arm.method].trains)
+    check_memory(recipe, progress)
     benchmark = config.env.load()
     tasks = choose_tasks(config, benchmark)
     _check_arms(recipe, benchmark, tasks[0])

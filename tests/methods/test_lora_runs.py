@@ -45,6 +45,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def learnt_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base that knows the toy world, so that there are rewards to learn from."""
+    run = tmp_path_factory.mktemp("learnt")
+    recipe = test_reinforcement_methods.make_recipe(model_folder, "grpo", grpo={"rounds": 1})
+    run_recipe(recipe, run, SilentProgress(), with_report=False)
+    return (run / "seed-0/grpo/sft-target/checkpoint").resolve()
+
+
 def preference_recipe(model_folder: Path, *arms: str, **sections: dict[str, Any]) -> Recipe:
     return test_methods.make_recipe(model_folder, *arms, lora=LORA, **(RATES | sections))
 
@@ -102,12 +111,12 @@ def test_agents_play_with_their_adapters_and_not_with_the_base(finished: Path, m
 
 
 def test_the_base_is_read_once_and_a_round_reads_nothing(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    learnt_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[str] = []
     monkeypatch.setattr(local, "load_model", lambda config, **more: loads.append(config.path) or load_model(config))
-    run_recipe(grpo_recipe(model_folder), tmp_path / "run", SilentProgress(), with_report=False)
-    assert loads == [str(model_folder)]
+    run_recipe(grpo_recipe(learnt_folder), tmp_path / "run", SilentProgress(), with_report=False)
+    assert loads == [str(learnt_folder)]
 
 
 @pytest.mark.parametrize("stops", [(9, 5, 13, 11, 7), (21, 3, 17, 8, 19)])
@@ -123,8 +132,8 @@ def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
     assert outcome(tmp_path) == whole and any(file.endswith("adapter_model.safetensors") for file in whole)
 
 
-def test_policy_gradient_goes_on_from_adams_memory_after_a_stop(model_folder: Path, tmp_path: Path) -> None:
-    recipe, out = grpo_recipe(model_folder), tmp_path / "stopped"
+def test_policy_gradient_goes_on_from_adams_memory_after_a_stop(learnt_folder: Path, tmp_path: Path) -> None:
+    recipe, out = grpo_recipe(learnt_folder), tmp_path / "stopped"
     run_recipe(recipe, tmp_path / "whole", SilentProgress(), with_report=False)
     for num_signs in (30, 21, 14, 26):
         with pytest.raises(Killed):
