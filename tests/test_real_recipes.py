@@ -4,7 +4,6 @@ chat template with its family's quirks. The models themselves are not loaded, an
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.data.chat import Chat
 from sparring.envs.base import EnvConfig, select_tasks
 from sparring.models.loading import save_model
-from sparring.runs.config import Config, Recipe
+from sparring.runs.config import Recipe
 from sparring.runs.recipe import run_recipe
-from sparring.runs.recipe_files import recipe_from_dict
+from sparring.runs.recipe_files import load_recipe
 from tests.policies.architectures import tiny
 from tests.tiny_models import tiny_tokenizer
 
@@ -80,12 +79,7 @@ def test_each_recipe_has_its_family() -> None:
 
 
 def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
-    """Read a recipe; a section that the config doesn't know yet is left out."""
-    values = tomllib.loads((REAL / f"{name}.toml").read_text(encoding="utf-8"))
-    assert values["lora"] == {"rank": 16, "alpha": 32}
-    if "lora" not in Config.__dataclass_fields__:
-        del values["lora"]
-    return recipe_from_dict(values, overrides, source=name)
+    return load_recipe(REAL / f"{name}.toml", overrides)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -97,7 +91,7 @@ def test_a_recipe_resolves_and_says_what_was_run(name: str) -> None:
     assert ("not run here" in head) == name.startswith("qwen")
     for arm in recipe.arms.values():
         config = arm.config
-        assert config.sft.lr == 2e-4
+        assert (config.lora.rank, config.lora.alpha) == (16, 32)
         assert 5e-6 <= config.dpo.lr <= 5e-5
         assert config.loop.later_lr == config.dpo.lr / 2
         assert (config.loop.later_beta, config.loss.beta, config.eval.split) == (0.5, 0.1, "test")
@@ -116,7 +110,7 @@ def test_the_gpu_recipes_are_the_papers_but_for_the_rates(name: str) -> None:
             0.7,
             None,
         )
-        assert config.sft.recompute and config.dpo.recompute
+        assert config.sft.recompute and config.dpo.recompute and config.sft.lr == 2e-4
 
 
 def test_the_cpu_recipe_has_demonstrations_enough() -> None:
@@ -156,6 +150,8 @@ def test_every_arm_starts_and_ends(name: str, tmp_path: Path) -> None:
     toy = {"env.id": "tests.toy_world:ToyWorld", "env.options": {"size": 2}, "env.kinds": (), "env.num_train": None}
     results = play(name, tmp_path, toy)
     assert set(results["arms"]) == {"zero_shot", "sft", "eto", "coevolving_agents"}
+    assert list((tmp_path / "run").rglob("adapter_model.safetensors"))
+    assert not list((tmp_path / "run").rglob("model.safetensors"))
 
 
 @pytest.mark.slow
