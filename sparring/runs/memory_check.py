@@ -61,6 +61,9 @@ def estimate_of(arm: Arm) -> Estimate | None:
     if num_parameters < TOLD_FROM:
         return None
     device = resolve_device(model.device)
+    rests = (
+        config.lora.rank is None and device.type != "cpu"
+    )  # the agent that is not at work lies in the computer's memory
     trainings = [config.sft, *((config.rl,) if method.is_on_policy else (config.dpo,))]
     largest = max(trainings, key=lambda train: train.max_tokens_per_batch)
     recompute = num_parameters >= RECOMPUTE_FROM if largest.recompute is None else largest.recompute
@@ -74,6 +77,6 @@ def estimate_of(arm: Arm) -> Estimate | None:
         recompute=recompute,
         num_envs=config.env.num_envs,
         max_context=config.chat.max_context,
-        num_agents=method.num_agents,
+        num_agents=1 if rests else method.num_agents,
     )
     return estimate(demand)
