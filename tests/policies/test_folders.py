@@ -104,10 +104,11 @@ def test_pickles_beside_safetensors_are_not_opened(folder):
     assert not any(mark.exists() for mark in marks)
 
 
-def test_adapters_are_refused_by_name(folder):
+def test_a_pickled_adapter_is_not_opened(folder):
     mark = bomb(folder / "adapter_model.bin")
-    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/base", "peft_type": "LORA"}')
-    assert "adapters are not loaded. Merge it into its base model" in refused(folder)
+    config = '{"base_model_name_or_path": "someone/base", "peft_type": "LORA", "r": 8}'
+    (folder / "adapter_config.json").write_text(config)
+    assert "adapter_model.bin is a pickle and is not opened" in refused(folder)
     assert not mark.exists()
 
 
