@@ -9,6 +9,7 @@ from statistics import mean, variance
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from sparring.core.errors import ConfigError, TrainingError
@@ -204,12 +205,22 @@ def test_the_value_head_goes_on_from_round_to_round(finished: Path) -> None:
     assert not list((finished / "seed-0/grpo").rglob("value_head.safetensors"))
 
 
+@pytest.fixture(scope="module")
+def half_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, in bfloat16: its checkpoints are rounded, and what it learns is finer than that."""
+    folder = tmp_path_factory.mktemp("half")
+    save_model(tiny_model("qwen3", scale=1.0).to(torch.bfloat16), tiny_tokenizer("chatml"), folder)  # pyright: ignore
+    return folder
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("is_half", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(("name", "stops"), [("grpo", (7, 30, 9, 25)), ("ppo", (9, 33, 12, 4))])
 def test_a_run_stopped_again_and_again_ends_like_one_that_was_not(
-    model_folder: Path, finished: Path, tmp_path: Path, name: str, stops: tuple[int, ...]
+    model_folder: Path, half_folder: Path, tmp_path: Path, name: str, stops: tuple[int, ...], is_half: bool
 ) -> None:
-    recipe, out = make_recipe(model_folder, name, sft={"epochs": 4}), tmp_path / "stopped"
+    folder = half_folder if is_half else model_folder
+    recipe, out = make_recipe(folder, name), tmp_path / "stopped"
     run_recipe(recipe, tmp_path / "whole", SilentProgress(), with_report=False)
     for num_signs in stops:  # within a wave, within training, between phases
         with pytest.raises(Killed):
