@@ -1,6 +1,7 @@
 """A round's preference training against TRL's DPOTrainer: same pairs, objective, optimizer, steps, dtype and threads.
 
     python -m benchmarks.training --run runs/quickstart
+    python -m benchmarks.training --run runs/quickstart --model FOLDER --lora 16     # another model's adapters
 
 The trajectories are those of a run's first round; both sides start from its SFT weights. TRL is made to compute the
 same objective: observations are masked by a collator that emits `completion_mask`, the reference is precomputed,
@@ -14,7 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from benchmarks.measure import in_child, parse, peak, reset_peak, save, show
 TASKS_PER_STEP = 4
 LR, BETA, CLIP = 1e-4, 0.1, 1.0
 MICRO_BATCHES = (1, 2, 4, 12)
+ADAPTER = "trained"
 CASES = {
     "one pair a task": (1, ((0, 1),)),
     "three pairs a task": (2, ((0, 1), (0, 2), (1, 2))),
@@ -36,16 +38,25 @@ CASES = {
 # ── The work ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def load(run: Path) -> tuple[Any, Any, dict[str, list[Any]]]:
-    """Return a model at the run's SFT weights, its tokenizer, and per task the tokens of expert and failures."""
+def load(run: Path, model_path: str = "", rank: int | None = None) -> tuple[Any, Any, dict[str, list[Any]]]:
+    """Return a model, its tokenizer, and per task the tokens of expert and failures.
+
+    Args:
+        run: whose trajectories are taken.
+        model_path: the model; empty: that of the run, at its SFT weights.
+        rank: of a new adapter, which alone is trained then.
+    """
     from sparring.core.records import read_trajectories
     from sparring.data.chat import Chat, ChatConfig
+    from sparring.models import lora
     from sparring.models.loading import ModelConfig, load_model
 
     seed = min(run.glob("seed-*"))
     config = next(iter(json.loads((run / "config.json").read_text())["arms"].values()))
     checkpoint = min((seed / "shared").glob("sft-target-*")) / "checkpoint"
-    model, tokenizer = load_model(ModelConfig(path=str(checkpoint), dtype="float32"))
+    model, tokenizer = load_model(ModelConfig(path=model_path or str(checkpoint), dtype="float32"))
+    if rank is not None:
+        lora.attach(model, ADAPTER, lora.LoraConfig(rank=rank), 0)
     chat = Chat(tokenizer, ChatConfig(**config["chat"]), instruction="")
     tasks = {expert.task.id: [expert] for expert in read_trajectories(run / "experts.jsonl")}
     for file in sorted((seed / "shared").glob("round-1-rollout-*/trajectories.jsonl")):
@@ -55,7 +66,14 @@ def load(run: Path) -> tuple[Any, Any, dict[str, list[Any]]]:
             if others and new and played.reward < 1 and played.turns:
                 others.append(played)
     ordered = {task: [found[0], *sorted(found[1:], key=lambda t: -t.reward)] for task, found in tasks.items()}
+    if model_path:  # another tokenizer
+        ordered = {task: list(map(without_ids, found)) for task, found in ordered.items()}
     return model, tokenizer, {task: [chat.encode(t) for t in found] for task, found in ordered.items()}
+
+
+def without_ids(trajectory: Any) -> Any:
+    """Return a trajectory whose actions are text alone."""
+    return replace(trajectory, turns=tuple(replace(turn, token_ids=(), logprobs=()) for turn in trajectory.turns))
 
 
 def make_groups(tasks: dict[str, list[Any]], case: str, num_tasks: int) -> list[Any]:
@@ -89,7 +107,7 @@ def make_groups(tasks: dict[str, list[Any]], case: str, num_tasks: int) -> list[
 # ── The two sides ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def train_ours(model: Any, groups: Sequence[Any], *, autocast: bool) -> list[float]:
+def train_ours(model: Any, groups: Sequence[Any], *, autocast: bool, adapter: str = "") -> list[float]:
     """Train one epoch, in the order of `groups`, and return the losses."""
     from sparring.engines.learner import LocalLearner
     from sparring.learning.objectives import LossConfig, PreferenceObjective
@@ -110,7 +128,7 @@ def train_ours(model: Any, groups: Sequence[Any], *, autocast: bool) -> list[flo
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         fit(
-            LocalLearner(model),
+            LocalLearner(model, adapter=adapter),
             groups,
             PreferenceObjective(config=loss),
             config,
@@ -215,12 +233,13 @@ def child(request: dict[str, Any]) -> Any:
 
     if request["side"] == "trl":
         import trl  # noqa: F401
-    model, tokenizer, tasks = load(Path(request["run"]))
+    model, tokenizer, tasks = load(Path(request["run"]), request["model"], request["lora"])
     groups = make_groups(tasks, request["case"], request["num_tasks"])
     before = reset_peak()
     started, wall = time.process_time(), time.perf_counter()
     if request["side"] == "ours":
-        losses = train_ours(model, groups, autocast=request["autocast"])
+        adapter = "" if request["lora"] is None else ADAPTER
+        losses = train_ours(model, groups, autocast=request["autocast"], adapter=adapter)
     else:
         options = {"micro_batch": request["micro_batch"], "autocast": request["autocast"]}
         losses = train_trl(model, tokenizer, groups, **options)
@@ -281,14 +300,17 @@ def main() -> None:
     """Compare all cases, print the table and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--run", default="runs/quickstart", help="a finished run folder (make demo)")
+    parser.add_argument("--model", default="", help="a model folder in place of the run's SFT weights")
+    parser.add_argument("--lora", type=int, help="train an adapter of this rank, in TRL through PEFT's layers")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--num-tasks", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side, of which the fastest counts")
     parser.add_argument("--micro-batches", type=int, nargs="+", default=MICRO_BATCHES, help="of TRL, in pairs")
     args = parse(parser, child)
-    asked = {"run": args.run, "num_tasks": args.num_tasks}
+    asked = {"run": args.run, "num_tasks": args.num_tasks, "model": args.model, "lora": args.lora}
     options = {"threads": args.threads, "repeats": args.repeats, "micro_batches": args.micro_batches}
-    found = [compare({**asked, "case": case, "autocast": False}, **options) for case in CASES]
+    found = [compare({**asked, "case": case, "autocast": False}, **options) for case in args.cases]
     if in_child("benchmarks.training", {"side": "bfloat16"}):
         found.append(compare({**asked, "case": "three pairs a task", "autocast": True}, **options))
     else:
@@ -314,9 +336,12 @@ def main() -> None:
         memory = (ours["peak_mb"], trl["peak_mb"], whole["peak_mb"], row["memory_ratio"])
         rows.append([row["case"], row["dtype"], ours["num_tasks"], *cpu, *memory, row["loss_gap"]])
     show("Preference training against TRL's DPOTrainer (TRL at its fastest micro-batch)", header, rows)
-    six, three = (next(r for r in found if r["case"].endswith(end)) for end in ("six pairs", "three expert pairs"))
-    print(f"\nsix pairs / three expert pairs: {six['ours']['cpu_s'] / three['ours']['cpu_s']:.2f} of the CPU-seconds")
-    save("training", {**options, "cases": found})
+    costs = {row["case"].rpartition(", ")[2]: row["ours"]["cpu_s"] for row in found}
+    if {"all six pairs", "three expert pairs"} <= costs.keys():
+        ratio = costs["all six pairs"] / costs["three expert pairs"]
+        print(f"\nsix pairs / three expert pairs: {ratio:.2f} of the CPU-seconds")
+    name = "training" if args.lora is None else "training_lora"
+    save(name, {**options, "model": Path(args.model).name, "lora": args.lora, "cases": found})
 
 
 if __name__ == "__main__":

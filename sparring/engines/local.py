@@ -20,7 +20,16 @@ from sparring.data.chat import Chat
 from sparring.engines.learner import LocalLearner
 from sparring.models import lora
 from sparring.models.adapter_folders import is_adapter, read_adapter
-from sparring.models.loading import ModelConfig, check_context, is_bfloat16, load_model, resolve_device
+from sparring.models.folders import check_folder, empty_model
+from sparring.models.linear_layers import find_targets
+from sparring.models.loading import (
+    ModelConfig,
+    check_context,
+    is_bfloat16,
+    load_model,
+    resolve_device,
+    resolve_model,
+)
 from sparring.models.lora import LoraConfig
 from sparring.models.rope import fix_rope
 
@@ -237,10 +246,13 @@ def check_start(model: ModelConfig, config: LoraConfig, *, trains: bool) -> None
         trains: whether it is trained at all.
 
     Raises:
-        ConfigError: the device is not there; 4 bits where there is no GPU; or an adapter that would be trained in full,
-            or under another one.
+        ConfigError: the device is not there; 4 bits where there is no GPU; targets that the model lacks; or an adapter
+            that would be trained in full, or under another one.
     """
     lora.quantization(config, resolve_device(model.device))
+    base = Path(resolve_model(base_of(model).path, trusts_code=model.trust_remote_code))
+    if config.targets and base.is_dir() and not model.trust_remote_code:
+        find_targets(empty_model(base, check_folder(base, trusts_code=False), trusts_code=False), config.targets)
     if not trains or not is_adapter(model.path):
         return
     rank = read_adapter(Path(model.path)).rank

@@ -57,7 +57,7 @@ class LoraConfig:
     def __post_init__(self) -> None:
         check_values(self)
         if self.rank is None and (self.alpha is not None or self.targets or self.dropout or self.quantize != "none"):
-            raise ConfigError("lora: without a rank all weights are trained, and no other key applies. Set lora.rank.")
+            raise ConfigError("rank: is not set, so all weights are trained, and no other key of lora applies. Set it.")
 
 
 # ── Adapters of a model ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -165,6 +165,23 @@ def test_an_adapter_is_not_stacked_and_not_trained_in_full(finished: Path, tmp_p
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"rank": 4, "targets": ["nothing_proj"]}, r"lora\.targets: .*no linear layer 'nothing_proj'.*q_proj"),
+        ({"rank": 4, "quantize": "4bit"}, "needs a GPU"),
+        ({"rank": 0}, r"lora\.rank: expected a whole number from 1"),
+        ({"alpha": 8.0}, r"lora\.rank: is not set"),
+    ],
+)
+def test_what_can_not_be_trained_so_is_refused_before_anything_is_written(
+    model_folder: Path, tmp_path: Path, lora: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_recipe(test_methods.make_recipe(model_folder, "eto", lora=lora), tmp_path / "run", SilentProgress())
+    assert not (tmp_path / "run").exists()
+
+
 def test_learners_share_a_base_and_nothing_else(model_folder: Path) -> None:
     """Reference, start and the other agent's adapter stay as they are while one learns, and so does the base."""
     chat = ChatConfig(format="action", instruction="", max_context=512)

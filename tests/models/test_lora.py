@@ -288,8 +288,8 @@ def test_targets_that_the_model_lacks_are_named(name):
         ({"rank": 0}, "rank"),
         ({"rank": 4, "alpha": 0.0}, "alpha"),
         ({"rank": 4, "dropout": 1.0}, "dropout"),
-        ({"quantize": "4bit"}, "Set lora.rank"),
-        ({"alpha": 8.0}, "Set lora.rank"),
+        ({"quantize": "4bit"}, "no other key of lora applies"),
+        ({"alpha": 8.0}, "no other key of lora applies"),
         ({"rank": 4, "quantize": "8bit"}, "quantize"),
     ],
 )
