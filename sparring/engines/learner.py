@@ -17,7 +17,7 @@ from torch import Tensor
 from sparring.data.batches import Group, cut_to_budget
 from sparring.engines import checkpoint, value_head
 from sparring.engines.base import Compute, Metrics, NotFiniteError, Objective, Scored, add_metrics
-from sparring.engines.recomputation import recompute_layers, restore_layers
+from sparring.engines.recomputation import is_recomputed, recompute_layers, restore_layers
 from sparring.engines.routing import Balance
 from sparring.engines.scoring import Forward, autocast_dtype
 from sparring.models import lora
@@ -27,9 +27,6 @@ from sparring.models.threads import is_small, one_thread
 
 if TYPE_CHECKING:
     from sparring.data.chat import Encoded
-
-RECOMPUTE_FROM = 1_000_000_000
-"""Parameters from which activations are recomputed, where a config leaves that open."""
 
 
 class LocalLearner:
@@ -163,7 +160,8 @@ class LocalLearner:
     @contextmanager
     def training(self, compute: Compute, sample: Encoded, *, is_continued: bool = False) -> Iterator[None]:
         """Make ready for the calls below, with an optimizer of its own, until the context ends."""
-        self._prepare(recompute=self._recomputes(compute))
+        num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self._prepare(recompute=is_recomputed(compute.recompute, num_parameters))
         forward = self._forward = self._make_forward(compute)
         self._compute, self._num_steps = compute, 0
         with one_thread() if is_small(self.model) else nullcontext():  # beside the forward's own
@@ -244,11 +242,6 @@ class LocalLearner:
     def _prepare(self, *, recompute: bool) -> None:
         self.activate()
         prepare(self.model, recompute=recompute, keeps_dtype=bool(self.adapter))
-
-    def _recomputes(self, compute: Compute) -> bool:
-        if compute.recompute is not None:
-            return compute.recompute
-        return sum(parameter.numel() for parameter in self.model.parameters()) >= RECOMPUTE_FROM
 
     def _make_forward(self, compute: Compute) -> Forward:
         forward = Forward(

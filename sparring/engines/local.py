@@ -60,8 +60,6 @@ class _Holder:
     def __init__(self) -> None:
         self._held: list[_Held] = []
         """The one that was used last stands last."""
-        self.num_loads = 0
-        """Models that were read."""
 
     def trained(self, learner: Learner, checkpoint: str) -> None:
         """Take note that a learner's weights are those of another checkpoint now."""
@@ -108,12 +106,10 @@ class FullEngine(_Holder):
 
     def learner(self, checkpoint: str, *, seed: int = 0, moments: Path | None = None) -> tuple[LocalLearner, Chat]:
         """See `engines.base.Engine`."""
-        held = self._find(checkpoint) or self._load(checkpoint)
-        found = self._hold(held, moments)
-        if self._device.type != "cpu":  # the others rest in the computer's own memory
-            for other in self._held:
-                other.learner.move(self._device if other is held else torch.device("cpu"))
-        return found
+        held = self._find(checkpoint)
+        for other in self._held:  # those that are not at work rest in the computer's own memory
+            other.learner.move(self._device if other is held else torch.device("cpu"))
+        return self._hold(held or self._load(checkpoint), moments)
 
     def policy(self, checkpoint: str, sampling: Sampling, *, moments: Path | None = None) -> Policy:
         """Return a policy that plays with a checkpoint's weights, as long as no training changes them.
@@ -123,7 +119,7 @@ class FullEngine(_Holder):
         from sparring.policies.factory import local_policy
 
         if self._plays_in_half and self._find(checkpoint) is None:
-            model, tokenizer = self._read(replace(self._config, path=checkpoint))
+            model, tokenizer = load_model(replace(self._config, path=checkpoint))
             return local_policy(model, self._make_chat(model, tokenizer), sampling)
         learner, chat = self.learner(checkpoint, moments=moments)
         model = learner.model
@@ -132,16 +128,12 @@ class FullEngine(_Holder):
         return local_policy(model, chat, sampling)
 
     def _load(self, checkpoint: str) -> _Held:
-        model, tokenizer = self._read(replace(self._config, path=checkpoint, dtype="float32"))
+        model, tokenizer = load_model(replace(self._config, path=checkpoint, dtype="float32"))
         chat = self._make_chat(model, tokenizer)
         check_context(model.config, chat.config.max_context)
         fix_rope(model, chat.config.max_context)
         learner = LocalLearner(model, tokenizer, path=checkpoint, plays_in_half=self._plays_in_half)
         return _Held(learner, checkpoint, chat)
-
-    def _read(self, config: ModelConfig) -> tuple[Any, Any]:
-        self.num_loads += 1
-        return load_model(config)
 
 
 class LoraEngine(_Holder):
@@ -194,7 +186,6 @@ class LoraEngine(_Holder):
         """Return the base model, which is read once."""
         if self._model is None:
             self._model, self._tokenizer = load_model(self._base, **lora.quantization(self._lora, self._device))
-            self.num_loads += 1
             self._chat = self._make_chat(self._model, self._tokenizer)
             check_context(self._model.config, self._chat.config.max_context)
             fix_rope(self._model, self._chat.config.max_context)

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     import torch
 
 
+RECOMPUTE_FROM = 1_000_000_000
+"""Parameters from which activations are recomputed, where a config leaves that open."""
+
+
+def is_recomputed(setting: bool | None, num_parameters: int) -> bool:
+    """Say whether activations are recomputed: as a config says, or if the model is large where it leaves that open."""
+    return num_parameters >= RECOMPUTE_FROM if setting is None else setting
+
+
 def recompute_layers(model: torch.nn.Module) -> None:
     """Let the backward pass compute the activations within each of a model's layers again.
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from sparring.synthesis.curriculum import HasCoEvolveSections
+
 if TYPE_CHECKING:
     from sparring.core.types import PreferencePair, Task, Trajectory
     from sparring.data.pairs import PairConfig
@@ -21,10 +23,9 @@ if TYPE_CHECKING:
     from sparring.methods.ppo import PpoConfig
     from sparring.methods.rft import RftConfig
     from sparring.rollouts.loop import RolloutConfig
-    from sparring.synthesis.checks import ValidationConfig
-    from sparring.synthesis.curriculum import Curriculum, SynthesisConfig, SynthesisResult
-    from sparring.synthesis.pool import PoolConfig, PoolEvent
-    from sparring.synthesis.signals import Pattern, SignalConfig
+    from sparring.synthesis.curriculum import Curriculum, SynthesisResult
+    from sparring.synthesis.pool import PoolEvent
+    from sparring.synthesis.signals import Pattern
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Agent:
     """True until the agent learns from its own rollouts: its phases are then shared between arms."""
 
 
-class MethodConfig(Protocol):
+class MethodConfig(HasCoEvolveSections, Protocol):
     """The sections of a run's config that methods read."""
 
     @property
@@ -64,14 +65,6 @@ class MethodConfig(Protocol):
     def grpo(self) -> GrpoConfig: ...
     @property
     def ppo(self) -> PpoConfig: ...
-    @property
-    def synthesis(self) -> SynthesisConfig: ...
-    @property
-    def signals(self) -> SignalConfig: ...
-    @property
-    def pool(self) -> PoolConfig: ...
-    @property
-    def validation(self) -> ValidationConfig: ...
 
 
 class Session(Protocol):

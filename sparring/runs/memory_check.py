@@ -44,8 +44,8 @@ def estimate_of(arm: Arm) -> Estimate | None:
     Raises:
         ModelError: the model's folder is refused.
     """
-    from sparring.engines.learner import RECOMPUTE_FROM
     from sparring.engines.local import base_of
+    from sparring.engines.recomputation import is_recomputed
     from sparring.engines.scoring import autocast_dtype
     from sparring.models.folders import check_folder, fetch_folder
     from sparring.models.loading import is_bfloat16, resolve_device, resolve_model
@@ -61,12 +61,10 @@ def estimate_of(arm: Arm) -> Estimate | None:
     if num_parameters < TOLD_FROM:
         return None
     device = resolve_device(model.device)
-    rests = (
-        config.lora.rank is None and device.type != "cpu"
-    )  # the agent that is not at work lies in the computer's memory
+    # On a GPU an agent whose weights are trained in full lies in the computer's own memory while another is at work.
+    others_rest = config.lora.rank is None and device.type != "cpu"
     trainings = [config.sft, *((config.rl,) if method.is_on_policy else (config.dpo,))]
     largest = max(trainings, key=lambda train: train.max_tokens_per_batch)
-    recompute = num_parameters >= RECOMPUTE_FROM if largest.recompute is None else largest.recompute
     demand = Demand(
         folder=folder,
         lora=config.lora,
@@ -74,9 +72,9 @@ def estimate_of(arm: Arm) -> Estimate | None:
         dtype="bfloat16" if is_bfloat16(model, device) else "float32",
         is_autocast=autocast_dtype(device, largest.autocast) is not None,
         max_tokens_per_batch=largest.max_tokens_per_batch,
-        recompute=recompute,
+        recompute=is_recomputed(largest.recompute, num_parameters),
         num_envs=config.env.num_envs,
         max_context=config.chat.max_context,
-        num_agents=1 if rests else method.num_agents,
+        num_agents=1 if others_rest else method.num_agents,
     )
     return estimate(demand)

@@ -18,7 +18,7 @@ from sparring.envs.synthesis import synthesis_of
 from sparring.methods.table import METHODS
 from sparring.runs.base_models import check_base_models
 from sparring.runs.memory_check import check_memory
-from sparring.runs.phase_runner import make_engine
+from sparring.runs.phase_runner import PhaseRunner, make_engine
 from sparring.runs.results import collect_results
 from sparring.runs.seeds import digest
 from sparring.runs.session import Session
@@ -64,8 +64,8 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
                 key = digest(arm.config.model, arm.config.lora, arm.config.chat)
                 if key not in engines:
                     engines[key] = make_engine(arm.config, world)
-                session = Session(run, world, arm.config, arm=name, seed=seed, progress=progress, engine=engines[key])
-                METHODS[arm.method].run(session)
+                options = {"arm": name, "seed": seed, "progress": progress, "engine": engines[key]}
+                METHODS[arm.method].run(Session(PhaseRunner(run, world, arm.config, **options)))
                 bar.advance()
         results = collect_results(recipe, out, [task.id for task in world.eval_tasks])
         write_json_atomic(out / "results.json", results)

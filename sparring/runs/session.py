@@ -17,7 +17,6 @@ from sparring.analysis.endings import describe_endings, is_nothing_played, why_n
 from sparring.analysis.failures import summarise_rollouts, to_json
 from sparring.core.errors import TrainingError
 from sparring.core.filters import actions, successes
-from sparring.core.folder import Run
 from sparring.core.phases import TRAJECTORIES
 from sparring.core.types import PreferencePair, Task, Trajectory
 from sparring.data.batches import groups_from_pairs, groups_from_trajectories
@@ -34,14 +33,10 @@ from sparring.runs.keeping import drop_superseded
 from sparring.runs.phase_runner import PhaseRunner
 from sparring.runs.seeds import derive_seed, digest
 from sparring.runs.synthesis import Synthesis, action_pattern, read_synthesis
-from sparring.runs.world import World
 from sparring.synthesis.curriculum import SynthesisResult
 
 if TYPE_CHECKING:
-    from sparring.core.progress import Progress
-    from sparring.engines.base import Engine
     from sparring.learning.objectives import LossConfig
-    from sparring.runs.config import Config
     from sparring.synthesis.curriculum import Curriculum
     from sparring.synthesis.pool import PoolEvent
     from sparring.synthesis.signals import Pattern
@@ -56,21 +51,10 @@ NO_REWARD = (
 class Session:
     """One arm with one seed; implements `sparring.methods.base.Session`."""
 
-    def __init__(
-        self,
-        run: Run,
-        world: World,
-        config: Config,
-        *,
-        arm: str,
-        seed: int,
-        progress: Progress,
-        engine: Engine | None = None,
-    ) -> None:
-        self.world, self.config, self.arm, self.seed, self.progress = world, config, arm, seed, progress
-        self._runner = PhaseRunner(run, world, config, arm=arm, seed=seed, progress=progress, engine=engine)
-        self._guard = Guard(self._runner)
-        self.warn = self._runner.warn
+    def __init__(self, runner: PhaseRunner) -> None:
+        self._runner, self._guard = runner, Guard(runner)
+        self.world, self.config, self.arm, self.seed = runner.world, runner.config, runner.arm, runner.seed
+        self.progress, self.warn = runner.progress, runner.warn
         self._buffers: dict[str, list[list[Trajectory]]] = {}
         self._firsts: dict[tuple[str, str], Mapping[str, object]] = {}
         """Agent and kind of tasks → what its first episodes on them looked like."""

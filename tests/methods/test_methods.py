@@ -326,3 +326,35 @@ def test_the_guard_can_be_turned_off(model_folder: Path, tmp_path: Path) -> None
     recipe = make_recipe(model_folder, "eto", loop={"rounds": 1, "accept_tasks": 0})
     run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)
     assert not [*tmp_path.rglob("check-*"), *tmp_path.rglob("accept-*"), *tmp_path.rglob("rejected-*")]
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [
+        ("all", [("partner", 1), ("partner", 2), ("target", 1), ("target", 2)]),
+        ("evaluated", [("partner", 2), ("target", 1), ("target", 2)]),
+        ("last", [("partner", 2), ("target", 2)]),
+    ],
+)
+def test_a_run_keeps_the_checkpoints_that_it_is_told_to(
+    model_folder: Path, tmp_path: Path, keep: str, kept: list[tuple[str, int]]
+) -> None:
+    recipe = make_recipe(model_folder, "coevolving_agents", run={"keep": keep})
+    run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)
+    arm = tmp_path / "seed-0/coevolving_agents"
+    found = [path.parts[-3:-1] for path in arm.glob("round-*/train-*/checkpoint")]
+    assert sorted((name.partition("-")[2], int(number[-1])) for number, name in found) == kept
+
+
+def test_memory_that_runs_out_is_one_message_and_the_run_goes_on(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    recipe = make_recipe(model_folder, "sft")
+    with monkeypatch.context() as patched:
+        patched.setattr("sparring.engines.learner.LocalLearner.forward_backward", full)
+        with pytest.raises(TrainingError, match=r"sft, sft-target: memory ran out.*same command goes on.*lora\.rank"):
+            run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)
+    assert run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)["arms"]["sft"]

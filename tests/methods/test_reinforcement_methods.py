@@ -29,6 +29,7 @@ from sparring.methods.base import Agent
 from sparring.models.loading import ModelConfig, save_model
 from sparring.policies.factory import Prompt
 from sparring.runs.config import Recipe
+from sparring.runs.phase_runner import PhaseRunner
 from sparring.runs.recipe import run_recipe
 from sparring.runs.recipe_files import recipe_from_dict
 from sparring.runs.session import Session
@@ -154,7 +155,7 @@ def test_rounds_without_spread_change_no_weight(tmp_path: Path) -> None:
     world = World(benchmark=ToyWorld(), pool=pool, train_tasks=(), eval_tasks=(), experts=())
     notes: list[str] = []
     with Run.open(tmp_path / "run", {}, {}) as run:
-        session = Session(run, world, config, arm="a", seed=0, progress=SilentProgress(notes.append))
+        session = Session(PhaseRunner(run, world, config, arm="a", seed=0, progress=SilentProgress(notes.append)))
         agent = session.base("target")
 
         def improve(number: int, reward: float) -> Agent:
