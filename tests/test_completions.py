@@ -29,14 +29,13 @@ import pytest
 from sparring.core.convert import from_dict, to_dict
 from sparring.core.errors import ConfigError, EnvFault
 from sparring.policies.completions import (
-    MAX_BODY,
     MAX_TEXT,
     Completion,
     CompletionClient,
-    ContextFull,
     OpenAIConfig,
     Request,
 )
+from sparring.policies.transport import MAX_BODY, ContextFull
 from sparring.runs.config import PlayConfig
 from sparring.runs.recipe_files import load_recipe, play_config, recipe_from_dict
 from tests.command_line import ENVIRONMENT, ROOT
@@ -50,7 +49,7 @@ OK = Answer(body=completion("press red"))
 def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr("sparring.policies.completions.BACKOFF_S", 0.02)
+    monkeypatch.setattr("sparring.policies.transport.BACKOFF_S", 0.02)
 
 
 def client_of(server: ScriptedServer, **options) -> CompletionClient:
@@ -211,7 +210,7 @@ def bomb() -> bytes:
     [
         ("gzip", 1, "more than 16 MB"),
         ("GZIP", 1, "more than 16 MB"),
-        ("gzip", 2, "sent no chat completion"),
+        ("gzip", 2, "sent something else than was asked for"),
         ("gzip, gzip", 2, "can't be unpacked: it is packed as 'gzip, gzip'"),
         ("gzip,deflate,gzip", 1, "can't be unpacked"),
         ("br", 1, "can't be unpacked: it is packed as 'br'"),
@@ -256,7 +255,7 @@ def test_a_refusal_is_a_refusal_whatever_its_body(bomb, encoding):
 
 
 def test_waits_double_and_are_drawn(monkeypatch):
-    monkeypatch.setattr("sparring.policies.completions.BACKOFF_S", 0.5)
+    monkeypatch.setattr("sparring.policies.transport.BACKOFF_S", 0.5)
     waits: list[float] = []
     sleep = asyncio.sleep
 
@@ -264,7 +263,7 @@ def test_waits_double_and_are_drawn(monkeypatch):
         waits.append(delay)
         await sleep(0)
 
-    monkeypatch.setattr("sparring.policies.completions.asyncio.sleep", note)
+    monkeypatch.setattr("sparring.policies.transport.asyncio.sleep", note)
     outcome, seen = outcome_of(Answer(status=500), max_retries=3)
     assert isinstance(outcome, EnvFault)
     assert len(seen) == 4
@@ -525,7 +524,7 @@ def test_connections_are_reused_and_closed():
 
 @pytest.mark.parametrize("last", [Answer(status=401), Answer(body=b"x" * 2**20)], ids=["refused", "too long"])
 def test_nothing_is_left_pending_when_the_client_ends_after_an_error(last, caplog, monkeypatch):
-    monkeypatch.setattr("sparring.policies.completions.MAX_BODY", 2**17)
+    monkeypatch.setattr("sparring.policies.transport.MAX_BODY", 2**17)
 
     def answer(seen: Seen) -> Answer:
         return last if "last" in str(seen.body) else Answer(body=completion("late"), delay_s=0.2)
@@ -535,7 +534,7 @@ def test_nothing_is_left_pending_when_the_client_ends_after_an_error(last, caplo
         for _ in range(10):  # the loop's thread and this one race
             before = set(threading.enumerate())
             client = client_of(server, max_retries=0)
-            (thread,) = [one for one in set(threading.enumerate()) - before if one.name == "completions"]
+            (thread,) = [one for one in set(threading.enumerate()) - before if one.name == "requests"]
             with pytest.raises(ConfigError) if last.status == 401 else nullcontext():
                 client.complete(requests)
             del client

@@ -15,7 +15,8 @@ from sparring.core.errors import ConfigError, EnvFault
 from sparring.core.types import StopReason
 from sparring.data.chat import Dialogue
 from sparring.policies.base import Episode, Reply
-from sparring.policies.completions import Completion, CompletionClient, ContextFull, OpenAIConfig, Outcome, Request
+from sparring.policies.completions import Completion, CompletionClient, OpenAIConfig, Outcome, Request
+from sparring.policies.transport import ContextFull
 
 log = logging.getLogger(__name__)
 

@@ -46,7 +46,7 @@ KEY = "sk-test-7Qz1-do-not-tell"
 def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("sparring.policies.completions.BACKOFF_S", 0.02)
+    monkeypatch.setattr("sparring.policies.transport.BACKOFF_S", 0.02)
 
 
 def expert(task: Task) -> Trajectory:
@@ -294,7 +294,7 @@ def test_a_fault_breaks_off_its_episode_alone_and_is_no_reward(failure):
     ("answer", "kind", "message"),
     [
         (Answer(status=500, body="burning"), EnvFault, "answered 500: burning"),
-        (Answer(body="<html>"), EnvFault, "sent no chat completion: <html>"),
+        (Answer(body="<html>"), EnvFault, "sent something else than was asked for: <html>"),
         (Answer(status=400, body=error("no seed, please")), ConfigError, "no seed, please"),
         (Answer(status=401, body=error("who are you?")), ConfigError, "Check the key in OPENAI_API_KEY"),
     ],

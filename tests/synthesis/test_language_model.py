@@ -67,7 +67,7 @@ SHORT_IDEA = json.dumps({"tasks": [{"intent": "one", "query": "White.", "actions
 @pytest.fixture(autouse=True)
 def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr("sparring.policies.completions.BACKOFF_S", 0.02)
+    monkeypatch.setattr("sparring.policies.transport.BACKOFF_S", 0.02)
 
 
 def stage(prompt: str) -> str:
