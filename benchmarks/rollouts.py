@@ -205,7 +205,8 @@ def ours(request: dict[str, Any]) -> dict[str, Any]:
     """Play all tasks with Sparring's rollout."""
     from sparring.envs.pool import EnvPool
     from sparring.policies.local.policy import LocalPolicy
-    from sparring.rollouts.loop import count_lanes, cut_waves, episode_specs, rollout
+    from sparring.rollouts.episodes import episode_specs
+    from sparring.rollouts.loop import count_lanes, cut_waves, rollout
 
     model, chat, benchmark, tasks = setting(request, request["warmup"] + request["num"])
     num_envs, watch = request["num_envs"], Watch([], [])

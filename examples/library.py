@@ -1,7 +1,8 @@
 """Sparring as a library, in ten lines: two agents play, and what they fail at becomes preference pairs."""
 
 from sparring import EnvPool, PairConfig, RandomPolicy, failure_pairs, load_benchmark, summarise
-from sparring.rollouts.loop import cut_waves, episode_specs, rollout
+from sparring.rollouts.episodes import episode_specs
+from sparring.rollouts.loop import cut_waves, rollout
 
 world = load_benchmark("examples.treasure:Treasure")
 actions, tasks, played = ["go left", "go right", "dig"], world.tasks("train"), {}

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sparring.policies.local.policy import LocalPolicy
     from sparring.policies.openai import OpenAIPolicy
     from sparring.policies.scripted import RandomPolicy, ReplayPolicy, ScriptedPolicy
-    from sparring.rollouts.loop import EpisodeSpec, RolloutConfig
+    from sparring.rollouts.episodes import EpisodeSpec
+    from sparring.rollouts.loop import RolloutConfig
 
 __version__ = "0.1.0"
 

@@ -16,7 +16,8 @@ from sparring.envs.base import Benchmark, Env
 from sparring.envs.pool import EnvPool
 from sparring.policies.scripted import ReplayPolicy
 from sparring.rollouts.demonstrations import read_demonstrations
-from sparring.rollouts.loop import EpisodeSpec, cut_waves, rollout
+from sparring.rollouts.episodes import EpisodeSpec
+from sparring.rollouts.loop import cut_waves, rollout
 from sparring.runs.recipe_files import load_recipe
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,8 @@ from sparring.envs.pool import EnvPool
 from sparring.envs.scienceworld.benchmark import ScienceWorld
 from sparring.policies.base import Episode, Reply
 from sparring.policies.scripted import ReplayPolicy
-from sparring.rollouts.loop import cut_waves, episode_specs, rollout
+from sparring.rollouts.episodes import episode_specs
+from sparring.rollouts.loop import cut_waves, rollout
 
 NUM_ENVS = 2
 KINDS = ("lifespan-longest-lived", "lifespan-shortest-lived")

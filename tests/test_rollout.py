@@ -27,7 +27,8 @@ from sparring.envs.base import EnvStep
 from sparring.envs.pool import EnvPool
 from sparring.policies.base import Reply
 from sparring.policies.scripted import RandomPolicy, ReplayPolicy, ScriptedPolicy
-from sparring.rollouts.loop import EpisodeSpec, cut_waves, episode_specs, rollout
+from sparring.rollouts.episodes import EpisodeSpec, episode_specs
+from sparring.rollouts.loop import cut_waves, rollout
 from tests.toy_world import COLOURS, ToyEnv, ToyWorld
 
 ACTIONS = [*(f"press {colour}" for colour in COLOURS), "look"]

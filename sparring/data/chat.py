@@ -218,6 +218,7 @@ class Chat:
         self.config = config
         self._tokenizer = tokenizer
         known = known_ids(tokenizer)
+        self.known_ids = tuple(sorted(known))
         self.num_tokens = max(known) + 1
         """All ids are below it; those of `unused_ids` spell nothing."""
         self.unused_ids = tuple(sorted(set(range(self.num_tokens)) - known))
@@ -286,6 +287,14 @@ class Chat:
         said = [id for id in ids if id not in self._controls.hidden_ids]  # marks of reasoning may be special, and stay
         text = str(self._tokenizer.decode(said, clean_up_tokenization_spaces=False)).strip()
         return text, self.format.parse(text, is_reasoning=self._template.opens_reasoning)
+
+    def spell(self, ids: Sequence[int]) -> str:
+        """Return the text of any ids, special ones included."""
+        return str(self._tokenizer.decode(list(ids)))
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return a text's ids, without any that a template would put around them."""
+        return self._tokenize(text)
 
     def _join(self, turns: Sequence[Turn]) -> tuple[list[int], list[tuple[int, int]]]:
         ids: list[int] = []

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sparring.data.chat import Chat, Encoded
-    from sparring.policies.base import Policy
+    from sparring.policies.base import AnyPolicy
     from sparring.policies.factory import Sampling
 
 Metrics = dict[str, tuple[float, float]]
@@ -131,8 +131,12 @@ class Engine(Protocol):
         """Let the weights go that were a checkpoint's, or were so until a training that failed."""
         ...
 
-    def policy(self, checkpoint: str, sampling: Sampling, *, moments: Path | None = None) -> Policy:
+    def policy(self, checkpoint: str, sampling: Sampling, *, moments: Path | None = None) -> AnyPolicy:
         """Return a policy that plays with a checkpoint's weights, as long as no training changes them."""
+        ...
+
+    def close(self) -> None:
+        """End what the engine has started outside of this process."""
         ...
 
 

@@ -67,6 +67,11 @@ class LocalLearner:
         """Where the weights lie."""
         return next(self.model.parameters()).device
 
+    @property
+    def num_embeddings(self) -> int:
+        """Rows of the language-model head: tokens that the model can give a probability."""
+        return self.model.get_output_embeddings().weight.shape[0]
+
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return what is trained, by names that do not depend on what the adapter is called."""
         if not self.adapter:

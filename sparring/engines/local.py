@@ -73,6 +73,9 @@ class _Holder:
         for held in [one for one in self._held if one.checkpoint == checkpoint]:
             self._let_go(held)
 
+    def close(self) -> None:
+        """See `engines.base.Engine`: there is nothing outside of this process."""
+
     def _let_go(self, held: _Held) -> None:
         self._held.remove(held)
 

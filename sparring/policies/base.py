@@ -1,10 +1,11 @@
-"""The Policy protocol: open episodes in, next actions out."""
+"""The protocols of policies: open episodes in, next actions out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sparring.core.types import StopReason, Task, Turn
 
@@ -59,3 +60,23 @@ class Policy(Protocol):
     def close(self, episode_id: str) -> None:
         """Forget an episode that ended (frees its cache slot). Unknown ids are ignored."""
         ...
+
+
+@runtime_checkable
+class FreePolicy(Protocol):
+    """Acts for each episode by itself: none waits for another's answer."""
+
+    def submit(self, episode: Episode) -> Future[Reply]:
+        """Answer an episode's current observation.
+
+        What every episode would run into (a server that refuses all, one that is gone for good) the future raises.
+        """
+        ...
+
+    def close(self, episode_id: str) -> None:
+        """Forget an episode that ended. Unknown ids are ignored."""
+        ...
+
+
+AnyPolicy = Policy | FreePolicy
+"""What a rollout takes."""

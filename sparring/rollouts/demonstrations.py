@@ -30,7 +30,8 @@ from sparring.data.chat import ActionFormat, FormatName
 from sparring.envs.base import Benchmark
 from sparring.envs.faults import told
 from sparring.policies.scripted import ReplayPolicy
-from sparring.rollouts.loop import EpisodeSpec, Pool, count_lanes, cut_waves, rollout
+from sparring.rollouts.episodes import EpisodeSpec, Pool
+from sparring.rollouts.loop import count_lanes, cut_waves, rollout
 
 RECORD_FIELDS = {"task_id": True, "reward": True, "turns": True, "final_observation": False}
 """Fields of a demonstration → whether they are needed."""

@@ -16,8 +16,9 @@ from sparring.core.phases import TRAJECTORIES, Phase
 from sparring.core.records import journaled, trajectory_to_json
 from sparring.core.types import Trajectory
 from sparring.envs.base import Benchmark
-from sparring.policies.base import Policy
-from sparring.rollouts.loop import EpisodeSpec, Pool, count_lanes, cut_waves, rollout
+from sparring.policies.base import AnyPolicy, FreePolicy
+from sparring.rollouts.episodes import EpisodeSpec, Pool
+from sparring.rollouts.loop import count_lanes, cut_waves, rollout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +33,12 @@ class Stage:
     """Most episodes that are played, saved and resumed together; none: as many as `cut_waves` likes."""
     max_broken: float
     """Largest share of a phase's episodes that infrastructure may break."""
+    is_free: bool = False
+    """Policies answer each episode by itself: then it is played, saved and resumed by itself, too."""
 
     def play_phase(
         self,
-        make_policy: Callable[[], Policy],
+        make_policy: Callable[[], AnyPolicy],
         specs: Sequence[EpisodeSpec],
         phase: Phase,
         advance: Callable[[int], None],
@@ -52,7 +55,9 @@ class Stage:
             EnvFault: every episode of a wave broke, or more of the phase's than `max_broken` allows.
         """
         journal = phase.journal(TRAJECTORIES)
-        rest, kept = _unfinished_waves(self._waves(specs), {one.id: one for one in journaled(journal)})
+        rest, kept = _unfinished_waves(
+            self._waves(specs, is_free=self.is_free), {one.id: one for one in journaled(journal)}
+        )
         journal.replace(map(trajectory_to_json, kept))
         advance(len(kept))
         written, broken = list(kept), list[Trajectory]()
@@ -62,7 +67,7 @@ class Stage:
             lost = [trajectory for trajectory in wave if is_broken(trajectory)]
             written.extend(wave)
             broken.extend(lost)
-            if len(lost) == len(wave) or len(broken) > self.max_broken * len(specs):
+            if (len(lost) == len(wave) and not self.is_free) or len(broken) > self.max_broken * len(specs):
                 raise _too_many(broken, len(specs), phase, self.max_broken)
 
         if rest:
@@ -73,20 +78,25 @@ class Stage:
         phase.finish({"num": len(specs), "broken": len(broken)})
 
     def play(
-        self, policy: Policy, specs: Sequence[EpisodeSpec], journal: Journal, advance: Callable[[int], None]
+        self,
+        policy: AnyPolicy,
+        specs: Sequence[EpisodeSpec],
+        journal: Journal,
+        advance: Callable[[int], None],
     ) -> list[Trajectory]:
         """Play episodes from the first one on, and write them down."""
-        return self._rollout(
-            policy, self._waves(specs), lambda wave: journal.append(map(trajectory_to_json, wave)), advance
-        )
+        waves = self._waves(specs, is_free=isinstance(policy, FreePolicy))
+        return self._rollout(policy, waves, lambda wave: journal.append(map(trajectory_to_json, wave)), advance)
 
-    def _waves(self, specs: Sequence[EpisodeSpec]) -> list[Sequence[EpisodeSpec]]:
+    def _waves(self, specs: Sequence[EpisodeSpec], *, is_free: bool) -> list[Sequence[EpisodeSpec]]:
+        if is_free:
+            return [[spec] for spec in specs]
         num_lanes = count_lanes(self.benchmark, self.num_slots)
         return cut_waves(specs, self.wave_size, num_slots=self.num_slots, num_lanes=num_lanes)
 
     def _rollout(
         self,
-        policy: Policy,
+        policy: AnyPolicy,
         waves: Sequence[Sequence[EpisodeSpec]],
         finished: Callable[[list[Trajectory]], None],
         advance: Callable[[int], None],

@@ -19,7 +19,7 @@ from sparring.core.filters import counted
 from sparring.core.phases import CHECKPOINT
 from sparring.learning.phase import Training, keep_weights
 from sparring.methods.base import Agent
-from sparring.rollouts.loop import EpisodeSpec
+from sparring.rollouts.episodes import EpisodeSpec
 from sparring.runs.phase_runner import PhaseRunner
 from sparring.runs.seeds import derive_seed
 

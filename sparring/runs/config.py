@@ -28,6 +28,7 @@ from sparring.methods.table import METHODS
 from sparring.models.loading import ModelConfig
 from sparring.models.lora import LoraConfig
 from sparring.policies.completions import OpenAIConfig
+from sparring.policies.vllm.config import SamplerConfig, VllmConfig
 from sparring.rollouts.demonstrations import ExpertConfig
 from sparring.rollouts.loop import RolloutConfig
 from sparring.runs.keeping import RunConfig
@@ -59,6 +60,10 @@ class Config:
     """Where the expert trajectories come from."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How agents play."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """Who draws the agents' actions: the model in this process, or vLLM servers."""
+    vllm: VllmConfig = field(default_factory=VllmConfig)
+    """The vLLM servers, with `sampler.kind = "vllm"`."""
     sft: TrainConfig = field(default_factory=TrainConfig)
     """Optimisation of the supervised start, and of RFT."""
     dpo: TrainConfig = DPO_DEFAULTS
@@ -122,6 +127,10 @@ class PlayConfig:
     """Where the expert trajectories come from: those that are shown as worked examples."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How the model plays."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """Who draws the model's actions: the model in this process, or vLLM servers."""
+    vllm: VllmConfig = field(default_factory=VllmConfig)
+    """The vLLM servers, with `sampler.kind = "vllm"`."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """Which tasks are held out."""
 

@@ -24,9 +24,11 @@ from sparring.learning.phase import MOMENTS, SCORES, Encoder, Training, Training
 from sparring.learning.trainer import compute_of
 from sparring.methods.base import Agent
 from sparring.models.memory import out_of_memory
-from sparring.policies.factory import Prompt, Sampling
-from sparring.rollouts.loop import EpisodeSpec, count_lanes
+from sparring.policies.factory import Sampling
+from sparring.rollouts.episodes import EpisodeSpec
+from sparring.rollouts.loop import count_lanes
 from sparring.rollouts.stage import Stage, played
+from sparring.runs.engines import make_engine
 from sparring.runs.seeds import derive_seed, digest
 from sparring.runs.world import World
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from sparring.data.chat import Chat
     from sparring.engines.base import Engine, Learner
     from sparring.learning.advantages import Scores
-    from sparring.policies.base import Policy
+    from sparring.policies.base import AnyPolicy
     from sparring.runs.config import Config
     from sparring.synthesis.arena import Attempt
 
@@ -61,20 +63,22 @@ class PhaseRunner:
         self.run, self.world, self.config = run, world, config
         self.arm, self.seed, self.progress = arm, seed, progress
         self._engine = engine
-        self._num_lanes = count_lanes(world.benchmark, config.env.num_envs)
+        self._is_served = config.sampler.kind == "vllm"
+        self._num_lanes = 1 if self._is_served else count_lanes(world.benchmark, config.env.num_envs)
         self._stage = Stage(
             benchmark=world.benchmark,
             pool=world.pool,
-            num_slots=config.env.num_envs,
+            num_slots=1 if config.sampler.deterministic else config.env.num_envs,
             wave_size=config.rollout.wave_size,
             max_broken=config.env.max_broken,
+            is_free=self._is_served,
         )
 
     @property
     def engine(self) -> Engine:
         """Who holds the weights."""
         if self._engine is None:
-            self._engine = make_engine(self.config, self.world)
+            self._engine = make_engine(self.config, self.world, self.run)
         return self._engine
 
     def phase(self, name: str, *, shared_key: str | None = None) -> Phase:
@@ -106,6 +110,8 @@ class PhaseRunner:
         settings = (agent.lineage, chat, play.max_new_tokens, play.wave_size, temperature)
         if keep_logprobs:  # another file than without them
             settings = (*settings, "log-probabilities")
+        if self._is_served:
+            settings = (*settings, self.config.sampler)
         phase = self.phase(name, shared_key=digest(settings, specs) if agent.is_start else None)
         if is_new := not phase.is_done:
             with self.timed(name), self.progress.phase(self.title(name), total=len(specs)) as bar:
@@ -118,14 +124,14 @@ class PhaseRunner:
         agent_name: str,
         journal: Journal,
         advance: Callable[[int], None],
-        policy: Policy,
+        policy: AnyPolicy,
         attempts: Sequence[Attempt],
     ) -> list[Trajectory]:
         """Play synthesis's episodes, whoever acts, and write them down."""
         specs = [EpisodeSpec(id=one.id, task=one.task, agent=agent_name, seed=one.seed) for one in attempts]
         return self._stage.play(policy, specs, journal, advance)
 
-    def policy(self, agent: Agent, temperature: float, *, keep_logprobs: bool = False) -> Policy:
+    def policy(self, agent: Agent, temperature: float, *, keep_logprobs: bool = False) -> AnyPolicy:
         """Return a policy that plays with an agent's weights."""
         sampling = Sampling(
             temperature=temperature,
@@ -227,15 +233,3 @@ class PhaseRunner:
             cpu_s=round(time.process_time() - cpu, 3),
             env_cpu_s=round(max(0.0, self.world.pool.cpu_seconds() - env_cpu), 3),  # a restart loses what was used
         )
-
-
-def make_engine(config: Config, world: World) -> Engine:
-    """Return the engine that a config asks for, whose agents read what the world says first."""
-    from sparring.engines import local
-
-    prompt = Prompt(
-        config=config.chat,
-        instruction=world.benchmark.instruction,
-        examples=world.experts[: config.chat.num_examples],
-    )
-    return local.make_engine(config.model, config.lora, prompt.chat)

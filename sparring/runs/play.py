@@ -18,7 +18,8 @@ from sparring.policies.base import Policy
 from sparring.policies.factory import Prompt, Sampling, server_policy
 from sparring.policies.scripted import RandomPolicy, ReplayPolicy
 from sparring.rollouts.demonstrations import expert_actions, expert_trajectories
-from sparring.rollouts.loop import count_lanes, cut_waves, episode_specs
+from sparring.rollouts.episodes import episode_specs
+from sparring.rollouts.loop import count_lanes, cut_waves
 from sparring.rollouts.loop import rollout as play_waves
 
 if TYPE_CHECKING:

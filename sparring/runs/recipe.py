@@ -17,16 +17,15 @@ from sparring.envs.pool import EnvPool
 from sparring.envs.synthesis import synthesis_of
 from sparring.methods.table import METHODS
 from sparring.runs.base_models import check_base_models
+from sparring.runs.engines import Engines
 from sparring.runs.memory_check import check_memory
-from sparring.runs.phase_runner import PhaseRunner, make_engine
+from sparring.runs.phase_runner import PhaseRunner
 from sparring.runs.results import collect_results
-from sparring.runs.seeds import digest
 from sparring.runs.session import Session
 from sparring.runs.world import build_world, choose_tasks
 
 if TYPE_CHECKING:
     from sparring.core.progress import Progress
-    from sparring.engines.base import Engine
     from sparring.runs.config import Recipe
 
 
@@ -59,14 +58,11 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
         jobs = [(seed, name, arm) for seed in recipe.seeds for name, arm in recipe.arms.items()]
         with progress.phase(f"{recipe.name} → {out}", total=len(jobs)) as bar:
             world = build_world(run, config, benchmark, tasks, pool, progress)
-            engines: dict[str, Engine] = {}
-            for seed, name, arm in jobs:
-                key = digest(arm.config.model, arm.config.lora, arm.config.chat)
-                if key not in engines:
-                    engines[key] = make_engine(arm.config, world)
-                options = {"arm": name, "seed": seed, "progress": progress, "engine": engines[key]}
-                METHODS[arm.method].run(Session(PhaseRunner(run, world, arm.config, **options)))
-                bar.advance()
+            with Engines(run, world) as engines:
+                for seed, name, arm in jobs:
+                    options = {"arm": name, "seed": seed, "progress": progress, "engine": engines.of(arm.config)}
+                    METHODS[arm.method].run(Session(PhaseRunner(run, world, arm.config, **options)))
+                    bar.advance()
         results = collect_results(recipe, out, [task.id for task in world.eval_tasks])
         write_json_atomic(out / "results.json", results)
     if with_report:

@@ -27,7 +27,7 @@ from sparring.learning.objectives import PreferenceObjective, SFTObjective
 from sparring.learning.phase import SCORES, Training, grpo_training, ppo_training
 from sparring.learning.policy_gradient import ActorCriticObjective, PolicyGradientObjective
 from sparring.methods.base import Agent
-from sparring.rollouts.loop import EpisodeSpec
+from sparring.rollouts.episodes import EpisodeSpec
 from sparring.runs.acceptance import Guard
 from sparring.runs.keeping import drop_superseded
 from sparring.runs.phase_runner import PhaseRunner

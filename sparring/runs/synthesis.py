@@ -18,7 +18,7 @@ from sparring.core.records import journaled
 from sparring.core.types import Task
 from sparring.envs.base import Benchmark
 from sparring.envs.synthesis import synthesis_of
-from sparring.policies.base import Policy
+from sparring.policies.base import AnyPolicy
 from sparring.rollouts.stage import num_broken
 from sparring.synthesis.arena import Arena, Play
 from sparring.synthesis.curriculum import CoEvolveConfig, Curriculum, SynthesisResult, synthesise
@@ -49,7 +49,7 @@ class Synthesis:
     """Their first observations, by id, as far as they are known."""
     play: Play
     """Plays episodes and writes them down; in the order of the attempts."""
-    agent: Policy
+    agent: AnyPolicy
     """The agent as it is now: it probes what is proposed."""
 
     def run(self, curriculum: Curriculum, phase: Phase, *, seed: int) -> SynthesisResult:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from sparring.core.types import StopReason, Task, Trajectory
-from sparring.policies.base import Episode, Policy, Reply
+from sparring.policies.base import AnyPolicy, Episode, Reply
 from sparring.policies.scripted import ScriptedPolicy
 
 
@@ -42,7 +42,7 @@ class Attempt:
 class Play(Protocol):
     """Plays episodes through the rollout engine; the trajectories come in the order of the attempts."""
 
-    def __call__(self, policy: Policy, attempts: Sequence[Attempt]) -> Sequence[Trajectory]:
+    def __call__(self, policy: AnyPolicy, attempts: Sequence[Attempt]) -> Sequence[Trajectory]:
         """Play. An episode that infrastructure broke comes back as such (`ENV_FAULT`)."""
         ...
 
@@ -78,7 +78,9 @@ class Arena:
         """Say whether `num` more episodes are within the budget."""
         return self._budget is None or self.total + num <= self._budget
 
-    def play(self, purpose: Purpose, policy: Policy, tasks: Sequence[Task], *, num: int = 1) -> list[list[Trajectory]]:
+    def play(
+        self, purpose: Purpose, policy: AnyPolicy, tasks: Sequence[Task], *, num: int = 1
+    ) -> list[list[Trajectory]]:
         """Play each task `num` times; return the trajectories task by task. The caller has asked `affords`."""
         assert self.affords(len(tasks) * num), "the budget of the arena is spent"
         self._spent[purpose] += len(tasks) * num

@@ -17,7 +17,7 @@ from sparring.core.errors import DataError
 from sparring.core.filters import counted
 from sparring.core.types import Task, Trajectory
 from sparring.envs.synthesis import Synthesis
-from sparring.policies.base import Policy
+from sparring.policies.base import AnyPolicy
 from sparring.policies.scripted import RandomPolicy
 from sparring.synthesis.arena import Arena, Purpose, ReferencePolicy, empty_policy
 from sparring.synthesis.checks import (
@@ -106,7 +106,7 @@ class Ground:
     gate: EvaluationGate
     turn_limit: Callable[[Task], int]
     """The benchmark's."""
-    agent: Policy
+    agent: AnyPolicy
     """Who probes."""
     vocabulary: Sequence[str] = ()
     """Actions that the chance policy draws from; none: it does not play."""
@@ -172,7 +172,7 @@ def validate(
 
 
 def probe_again(
-    tasks: Sequence[Task], agent: Policy, arena: Arena, config: ValidationConfig, *, seed: int = 0
+    tasks: Sequence[Task], agent: AnyPolicy, arena: Arena, config: ValidationConfig, *, seed: int = 0
 ) -> list[str]:
     """Probe some quarantined tasks once more; return the ids of those that the agent now solves sometimes.
 
@@ -266,7 +266,7 @@ def _check_novelty(candidates: Sequence[_Candidate], ground: Ground, config: Val
 def _play_null(
     candidates: Sequence[_Candidate],
     purpose: Purpose,
-    policy: Policy,
+    policy: AnyPolicy,
     num: int,
     arena: Arena,
     config: ValidationConfig,

@@ -10,7 +10,8 @@ from sparring.envs.base import Benchmark, Env
 from sparring.envs.pool import EnvPool
 from sparring.envs.synthesis import Draft, synthesis_of
 from sparring.policies.base import Policy
-from sparring.rollouts.loop import EpisodeSpec, cut_waves, rollout
+from sparring.rollouts.episodes import EpisodeSpec
+from sparring.rollouts.loop import cut_waves, rollout
 from sparring.synthesis.arena import Arena, Attempt, empty_policy
 from sparring.synthesis.checks import ValidationConfig
 from sparring.synthesis.novelty import EvaluationGate

@@ -23,7 +23,8 @@ from sparring.models.loading import BUNDLED, ModelConfig, end_ids_of, load_model
 from sparring.policies.base import Episode
 from sparring.policies.local.decoding import SlotDecoder
 from sparring.policies.local.policy import MIN_PREFIX, LocalPolicy, uniforms
-from sparring.rollouts.loop import cut_waves, episode_specs, rollout
+from sparring.rollouts.episodes import episode_specs
+from sparring.rollouts.loop import cut_waves, rollout
 from tests.policies.architectures import tiny
 from tests.tiny_models import TEMPLATES, tiny_model, tiny_tokenizer, with_gap
 from tests.toy_world import ToyWorld

@@ -18,7 +18,8 @@ from sparring.envs.base import EnvConfig
 from sparring.envs.pool import EnvPool
 from sparring.policies.local.decoding import pick
 from sparring.policies.local.policy import LOGPROB_DIGITS, LocalPolicy
-from sparring.rollouts.loop import cut_waves, episode_specs, rollout
+from sparring.rollouts.episodes import episode_specs
+from sparring.rollouts.loop import cut_waves, rollout
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.toy_world import ToyWorld
 

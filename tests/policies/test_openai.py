@@ -28,7 +28,8 @@ from sparring.policies.base import Episode
 from sparring.policies.completions import OpenAIConfig
 from sparring.policies.local.policy import LocalPolicy
 from sparring.policies.openai import MAX_FAULTS, OpenAIPolicy, request_seed
-from sparring.rollouts.loop import cut_waves, episode_specs, rollout
+from sparring.rollouts.episodes import episode_specs
+from sparring.rollouts.loop import cut_waves, rollout
 from sparring.runs.config import PlayConfig
 from tests.serving import Answer, PolicyServer, ScriptedServer, Seen, completion, error
 from tests.tiny_models import tiny_model, tiny_tokenizer

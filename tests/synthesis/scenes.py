@@ -9,7 +9,8 @@ from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.envs.pool import EnvPool
 from sparring.policies.base import Episode, Policy
 from sparring.policies.scripted import ScriptedPolicy
-from sparring.rollouts.loop import EpisodeSpec, cut_waves, rollout
+from sparring.rollouts.episodes import EpisodeSpec
+from sparring.rollouts.loop import cut_waves, rollout
 from sparring.synthesis.arena import Arena, Attempt
 from sparring.synthesis.signals import Visit, draw
 from tests.synthesis.growing_world import GrowingWorld

@@ -11,7 +11,8 @@ from sparring.envs.pool import EnvPool
 from sparring.envs.scienceworld.benchmark import ScienceWorld
 from sparring.policies.base import Episode, Policy
 from sparring.policies.scripted import ScriptedPolicy
-from sparring.rollouts.loop import EpisodeSpec, cut_waves, rollout
+from sparring.rollouts.episodes import EpisodeSpec
+from sparring.rollouts.loop import cut_waves, rollout
 from sparring.synthesis.arena import Arena, Attempt, Purpose
 from sparring.synthesis.curriculum import CoEvolveConfig, SynthesisConfig, begin, extend, observe, synthesise
 from sparring.synthesis.novelty import EvaluationGate

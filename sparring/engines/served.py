@@ -1,0 +1,326 @@
+"""Learners in this process, policies on vLLM servers: agents are published there whenever their weights changed.
+
+Adapters are loaded under a fresh name each time, so that no answer comes from weights that were replaced. All weights
+reach only a server that was started here, by starting it again on their folder. After every publish a probe compares
+the server's log-probabilities of a fixed text with the learner's: sampling from the base, or from an agent's earlier
+weights, is a fault that no average shows.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from sparring.core.errors import ConfigError, TrainingError
+from sparring.core.types import Turn
+from sparring.data.chat import Encoded
+from sparring.engines.base import Compute
+from sparring.engines.local import base_of
+from sparring.models.adapter_folders import is_adapter
+from sparring.models.loading import is_bfloat16, resolve_device, resolve_model
+from sparring.policies.vllm.client import Draw, VllmClient, digest_of
+from sparring.policies.vllm.policy import VllmPolicy
+from sparring.policies.vllm.servers import Servers, find_base
+
+if TYPE_CHECKING:
+    from sparring.data.chat import Chat
+    from sparring.engines.base import Learner
+    from sparring.engines.learner import LocalLearner
+    from sparring.engines.local import FullEngine, LoraEngine
+    from sparring.engines.vllm_server import VllmServer
+    from sparring.models.loading import ModelConfig
+    from sparring.models.lora import LoraConfig
+    from sparring.policies.base import FreePolicy
+    from sparring.policies.factory import Sampling
+    from sparring.policies.vllm.config import SamplerConfig, VllmConfig
+
+log = logging.getLogger(__name__)
+
+MAX_ADAPTERS = 3
+"""Adapters that stay on the servers: both agents', and one that they are compared with."""
+SPOKEN = "The quick brown fox jumps over the lazy dog. Größe, naïve, 東京, 12,345.67! def f(x): return x ** 2\n"
+"""What servers are asked to split into tokens, to compare their tokenizer with the model's."""
+PROBE_TURNS = (
+    ("You are in a kitchen. In it you see: a table. On the table is a red box, and a door to the hall.", "look around"),
+    ("Nothing new is to be seen.", "go to the hall"),
+)
+"""Observations and actions of the fixed text whose log-probabilities are compared."""
+TOLERANCE = {"float32": 1e-3, "half": 0.05}
+"""Mean difference in nats that rounding may explain: several hundred times what was seen in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """Which servers agents are played on, and what for."""
+
+    sampler: SamplerConfig
+    vllm: VllmConfig
+    max_context: int
+    """Tokens that an episode may have."""
+    num_envs: int
+    """Episodes open at once, and so the most requests under way."""
+    log_file: Path
+    """Gets what a server that is started here writes."""
+
+
+@dataclass(slots=True)
+class _Published:
+    """An agent's weights on the servers."""
+
+    name: str
+    """What requests call them."""
+    said: list[float]
+    """What the learner itself says of the probe's tokens."""
+
+
+class ServedEngine:
+    """See `engines.base.Engine`. Weights are trained by another engine, and played by servers."""
+
+    def __init__(self, inner: FullEngine | LoraEngine, model: ModelConfig, lora: LoraConfig, serving: Serving) -> None:
+        """Args:
+        inner: holds the learners.
+        model: what every agent begins at.
+        lora: with a rank where agents are adapters.
+        serving: which servers, and what for.
+        """
+        self._inner, self._serving = inner, serving
+        base = base_of(model)
+        is_half = is_bfloat16(model, resolve_device(model.device))
+        self._base = base.path
+        self._tolerance = serving.vllm.tolerance or TOLERANCE["half" if is_half else "float32"]
+        self._server = make_server(base, lora, serving, is_half=is_half) if serving.vllm.launch else None
+        self._servers: Servers | None = None
+        self._base_name = ""
+        self._published: dict[str, _Published] = {}
+        """By checkpoint; the one that was used last stands last."""
+        self._said: deque[list[float]] = deque(maxlen=2 * MAX_ADAPTERS)
+        """What earlier weights said of the probe, the base model's on the server among them."""
+        self._prefix, self._num = f"sparring-{secrets.token_hex(4)}", 0
+
+    def learner(self, checkpoint: str, *, seed: int = 0, moments: Path | None = None) -> tuple[LocalLearner, Chat]:
+        """See `engines.base.Engine`. A server that was started here gives its GPU memory back meanwhile."""
+        if self._server is not None and self._servers is not None:
+            self._server.sleep()
+        return self._inner.learner(checkpoint, seed=seed, moments=moments)
+
+    def trained(self, learner: Learner, checkpoint: str) -> None:
+        """See `engines.base.Engine`."""
+        self._inner.trained(learner, checkpoint)
+
+    def forget(self, checkpoint: str) -> None:
+        """See `engines.base.Engine`."""
+        self._inner.forget(checkpoint)
+        if (published := self._published.pop(checkpoint, None)) and self._servers is not None:
+            self._unload(published)
+
+    def policy(self, checkpoint: str, sampling: Sampling, *, moments: Path | None = None) -> FreePolicy:
+        """Return a policy that plays with a checkpoint's weights, as long as no training changes them.
+
+        Raises:
+            ConfigError: a server is not what the run needs, or can't be started.
+            EnvFault: a server failed.
+            TrainingError: the server plays with other weights than the learner's.
+        """
+        learner, chat = self._inner.learner(checkpoint, moments=moments)
+        servers = self._connect(checkpoint, chat)
+        if checkpoint in self._published:
+            self._published[checkpoint] = self._published.pop(checkpoint)
+        else:
+            self._publish(checkpoint, learner, chat)
+        draw = Draw(
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_new_tokens,
+            end_ids=sorted(chat.end_ids),
+            banned_ids=[*chat.unused_ids, *range(chat.num_tokens, learner.num_embeddings)],
+        )
+        name = self._published[checkpoint].name
+        return VllmPolicy(servers, name, chat, draw, keep_logprobs=sampling.keep_logprobs)
+
+    def close(self) -> None:
+        """Let the servers forget the run's adapters, and end a server that was started here."""
+        if self._server is not None:
+            self._server.stop()
+        elif self._servers is not None:
+            for published in self._published.values():
+                self._unload(published)
+        self._published.clear()
+        self._servers = None
+
+    # ── Servers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _connect(self, checkpoint: str, chat: Chat) -> Servers:
+        """Return the servers, awake; the first time they are started, or compared with the model."""
+        if self._servers is not None:
+            if self._server is not None:
+                self._server.wake()
+            return self._servers
+        if self._server is not None:
+            starts_at = self._base if self._base == checkpoint or is_adapter(checkpoint) else checkpoint
+            self._server.restart(replace(self._server.served, model=starts_at))
+            servers = Servers([self._client_of_own()], revive=self._revive)
+        else:
+            servers = Servers([self._client(url) for url in self._serving.vllm.base_urls])
+        names = {check_server(client, self._base, chat, self._serving.max_context) for client in servers.clients}
+        if len(names) > 1:
+            raise ConfigError(
+                f"vllm.base_urls: the servers call the model {' and '.join(sorted(names))}. Start them with the same "
+                "--served-model-name."
+            )
+        self._servers, self._base_name = servers, names.pop()
+        self._said.append(servers.clients[0].logprobs(self._base_name, probe_of(chat).ids))
+        return servers
+
+    def _client_of_own(self) -> VllmClient:
+        assert self._server is not None
+        return self._client(self._server.base_url, self._server.api_key)
+
+    def _client(self, url: str, own_key: str = "") -> VllmClient:
+        serving = self._serving
+        return VllmClient(url, serving.vllm, num_concurrent=serving.num_envs, own_key=own_key)
+
+    def _revive(self) -> VllmClient | None:
+        """Start the server again if it is dead."""
+        assert self._server is not None
+        if self._server.is_alive():
+            return None
+        self._server.restart()
+        return self._client_of_own()
+
+    # ── Weights ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _publish(self, checkpoint: str, learner: Learner, chat: Chat) -> None:
+        """Give the servers a checkpoint's weights, and see that they play with them."""
+        assert self._servers is not None
+        while len(self._published) >= MAX_ADAPTERS:
+            self._unload(self._published.pop(next(iter(self._published))))
+        if checkpoint == self._base:
+            name = self._base_name
+            if self._server is not None and self._server.served.model != self._base:
+                self._serve(checkpoint)
+        elif is_adapter(checkpoint):
+            self._num += 1
+            name = f"{self._prefix}-{self._num}"
+            self._servers.load_adapter(name, Path(checkpoint).absolute())
+        else:
+            name = self._base_name
+            self._serve(checkpoint)
+        node = probe_of(chat)
+        (said_N,), _ = learner.score([node], Compute())
+        published = _Published(name, said_N.tolist())
+        for client in self._servers.clients:
+            check_weights(client, name, node, published.said, self._said, self._tolerance)
+        self._said.append(published.said)
+        self._published[checkpoint] = published
+
+    def _serve(self, checkpoint: str) -> None:
+        """Start the server again on another folder of all weights.
+
+        Raises:
+            ConfigError: it is not ours.
+        """
+        assert self._servers is not None
+        if self._server is None:
+            raise ConfigError(
+                "vllm.base_urls: running servers take new adapters, not new weights. Set lora.rank, or vllm.launch = "
+                "true, which starts a server again on each new checkpoint."
+            )
+        if self._server.served.model == checkpoint and self._server.is_alive():
+            return
+        self._server.restart(replace(self._server.served, model=checkpoint))
+        self._servers.clients[0] = self._client_of_own()
+        self._published.clear()  # only one folder of all weights is served at a time
+
+    def _unload(self, published: _Published) -> None:
+        if published.name != self._base_name and self._servers is not None:
+            self._servers.unload_adapter(published.name)
+
+
+def make_server(base: ModelConfig, lora: LoraConfig, serving: Serving, *, is_half: bool) -> VllmServer:
+    """Return a server for a base model, which is not started yet."""
+    from sparring.engines.vllm_server import Served, VllmServer
+
+    path = resolve_model(base.path, trusts_code=base.trust_remote_code)
+    served = Served(
+        model=path,
+        name=base.path,
+        dtype="bfloat16" if is_half else "float32",
+        max_model_len=serving.max_context,
+        max_lora_rank=lora.rank,
+        deterministic=serving.sampler.deterministic,
+        on_gpu=resolve_device(base.device).type == "cuda",
+        trust_remote_code=base.trust_remote_code,
+    )
+    return VllmServer(serving.vllm, served, serving.log_file)
+
+
+def check_server(client: VllmClient, base: str, chat: Chat, max_context: int) -> str:
+    """Compare a server with the run's model, and return what it calls it.
+
+    Raises:
+        ConfigError: it serves another model, another vocabulary or too short a context.
+    """
+    served = find_base(client, base)
+    if 0 < served.max_context < max_context:
+        raise ConfigError(
+            f"{client.url} takes {served.max_context} tokens, and chat.max_context is {max_context}. Start it with "
+            f"--max-model-len {max_context}, or lower chat.max_context."
+        )
+    same_words = client.spelled(served.name, chat.known_ids) == digest_of(chat.spell(chat.known_ids))
+    if not same_words or client.tokenize(served.name, SPOKEN) != chat.tokenize(SPOKEN):
+        raise ConfigError(
+            f"{client.url} has another vocabulary than {base}: its token ids would be other words. Serve the run's "
+            "own model folder, tokenizer included."
+        )
+    return served.name
+
+
+def probe_of(chat: Chat) -> Encoded:
+    """Return the fixed text whose log-probabilities are compared: two made-up turns, with their prompts."""
+    turns = [Turn(observation=seen, text=done, action=done, reward=0.0) for seen, done in PROBE_TURNS]
+    ids = chat.history(turns, "You are in the hall.")
+    return Encoded(ids=tuple(ids), spans=((1, len(ids)),))
+
+
+def check_weights(
+    client: VllmClient,
+    name: str,
+    node: Encoded,
+    own: Sequence[float],
+    others: Sequence[Sequence[float]],
+    tolerance: float,
+) -> None:
+    """Compare what a server says of the probe with what the learner says, and with what other weights said.
+
+    Args:
+        client: of the server.
+        name: the weights' name there.
+        node: the probe.
+        own: the learner's log-probabilities of all of the probe's tokens but the first.
+        others: those of weights that the server might play with by mistake.
+        tolerance: largest mean difference.
+
+    Raises:
+        TrainingError: the server plays with other weights; the message has both figures.
+    """
+    said = client.logprobs(name, node.ids)
+    gap = _gap(said, own)
+    nearest = min((_gap(said, other) for other in others), default=float("inf"))
+    if gap <= tolerance and gap <= 2 * nearest:
+        return
+    like = " It plays like weights that were published before." if nearest < gap else ""
+    raise TrainingError(
+        f"{client.url} plays {name} with other weights than were trained: of {len(own)} probe tokens its mean "
+        f"log-probability is {fmean(said):.4f} and the learner's {fmean(own):.4f}, {gap:.2g} nats apart on average "
+        f"where {tolerance:g} is allowed (vllm.tolerance).{like} Does the server see the run's folder, and compute in "
+        "the same precision?"
+    )
+
+
+def _gap(one: Sequence[float], other: Sequence[float]) -> float:
+    return fmean(abs(a - b) for a, b in zip(one, other, strict=True))

@@ -1,0 +1,176 @@
+"""An episode on its slot: what its env and its policy answer is recorded, turn by turn, until it ends as a trajectory.
+
+An env's fault ends its episode alone, as data. What a user can mend stops the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import Protocol
+
+from sparring.core.errors import ConfigError, DataError, EnvFault
+from sparring.core.text import encodable
+from sparring.core.types import StopReason, Task, Trajectory, Turn
+from sparring.envs.base import Benchmark, EnvStep
+from sparring.policies.base import Episode, Reply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeSpec:
+    """An episode to play."""
+
+    id: str
+    """Becomes the trajectory's id, and keys its random draws."""
+    task: Task
+    agent: str
+    seed: int
+
+
+class Pool(Protocol):
+    """What rollout needs of an `EnvPool`: a future's exception is a fault of infrastructure."""
+
+    def reset(self, slot: int, task: Task, seed: int) -> Future[str]:
+        """Start a task on a slot's env."""
+        ...
+
+    def step(self, slot: int, action: str) -> Future[EnvStep]:
+        """Play an action on a slot's env."""
+        ...
+
+    def retries(self, slot: int) -> int:
+        """Return how often the slot's episode was restored after a fault."""
+        ...
+
+
+def episode_specs(prefix: str, tasks: Sequence[Task], *, agent: str, seed: int, num_per_task: int) -> list[EpisodeSpec]:
+    """List the episodes of a rollout, task by task: `prefix/task/0`, `prefix/task/1`, …"""
+    return [
+        EpisodeSpec(id=f"{prefix}/{task.id}/{k}", task=task, agent=agent, seed=seed)
+        for task in tasks
+        for k in range(num_per_task)
+    ]
+
+
+@dataclass(slots=True)
+class Play:
+    """An open episode on its slot."""
+
+    spec: EpisodeSpec
+    slot: int
+    episode: Episode
+    answer: Future[str] | Future[EnvStep] | None
+    """Of its env; none while the policy acts."""
+    reply: Reply | None = None
+    """What the env was sent and has yet to answer; None while it resets."""
+
+
+@dataclass(slots=True)
+class Plays:
+    """The open episodes of a stream, and the trajectories of those that ended."""
+
+    pool: Pool
+    benchmark: Benchmark
+    close: Callable[[str], None]
+    """Lets the policy forget an episode."""
+    on_episode: Callable[[Trajectory], None]
+    open: list[Play] = field(default_factory=list)
+    """In the order in which they began."""
+    done: dict[str, Trajectory] = field(default_factory=dict)
+
+    def begin(self, spec: EpisodeSpec, slot: int) -> Play:
+        """Start an episode on a slot that is free."""
+        episode = Episode(id=spec.id, task=spec.task, seed=spec.seed, observation="")
+        play = Play(spec, slot, episode, self.pool.reset(slot, spec.task, spec.seed))
+        self.open.append(play)
+        return play
+
+    def receive(self, play: Play) -> None:
+        """Wait for a play's env and record what it answered; a fault ends the episode."""
+        assert play.answer is not None
+        try:
+            answer, play.answer = play.answer.result(), None
+            if play.reply is None:
+                play.episode.observation = encodable(_checked_text(answer))
+            else:
+                self._record(play, play.reply, _checked_step(answer))
+        except (ConfigError, DataError):  # what a user can mend stops the run
+            raise
+        except Exception as error:  # the boundary: whatever failed out there ends this episode alone
+            self._finish(play, StopReason.ENV_FAULT, error=encodable(f"{type(error).__name__}: {error}"))
+
+    def send(self, play: Play, reply: Reply) -> None:
+        """Send a policy's action to the env, or end the episode where the policy can't go on."""
+        if reply.stop is not None:
+            self._finish(play, reply.stop, error=encodable(reply.error))
+            return
+        play.reply = replace(reply, text=encodable(reply.text), action=encodable(reply.action))
+        play.answer = self.pool.step(play.slot, play.reply.action)
+
+    def is_open(self, play: Play) -> bool:
+        """Say whether an episode still goes on."""
+        return play.spec.id not in self.done
+
+    def abandon(self) -> None:
+        """Let the policy forget what is still open."""
+        for play in self.open:
+            self.close(play.episode.id)
+        self.open.clear()
+
+    def _record(self, play: Play, reply: Reply, step: EnvStep) -> None:
+        episode = play.episode
+        best = max(step.reward, episode.turns[-1].reward if episode.turns else 0.0)
+        episode.turns.append(
+            Turn(
+                observation=episode.observation,
+                text=reply.text,
+                action=reply.action,
+                reward=min(max(float(best), 0.0), 1.0),
+                token_ids=reply.token_ids,
+                logprobs=reply.logprobs,
+            )
+        )
+        episode.observation = encodable(step.observation)
+        if step.is_done:
+            self._finish(play, StopReason.DONE)
+        elif len(episode.turns) >= self.benchmark.turn_limit(play.spec.task):
+            self._finish(play, StopReason.TURN_LIMIT)
+
+    def _finish(self, play: Play, stop: StopReason, *, error: str = "") -> None:
+        episode = play.episode
+        is_fault = stop is StopReason.ENV_FAULT
+        trajectory = Trajectory(
+            id=episode.id,
+            task=episode.task,
+            agent=play.spec.agent,
+            turns=tuple(episode.turns),
+            final_observation=episode.observation,
+            reward=episode.turns[-1].reward if episode.turns and not is_fault else 0.0,
+            stop=stop,
+            seed=episode.seed,
+            num_retries=self.pool.retries(play.slot),
+            error=error,
+        )
+        self.open = [other for other in self.open if other is not play]
+        self.close(episode.id)
+        self.done[episode.id] = trajectory
+        self.on_episode(trajectory)
+
+
+def _checked_text(answer: object) -> str:
+    if not isinstance(answer, str):
+        raise EnvFault(f"reset gave {type(answer).__name__}, not text.")
+    return answer
+
+
+def _checked_step(answer: object) -> EnvStep:
+    if not isinstance(answer, EnvStep):
+        raise EnvFault(f"step gave {type(answer).__name__}, not an EnvStep.")
+    if not isinstance(answer.observation, str):
+        raise EnvFault(f"step gave an observation of type {type(answer.observation).__name__}, not text.")
+    if not isinstance(answer.reward, Real) or not math.isfinite(answer.reward):
+        raise EnvFault(f"step gave the reward {answer.reward!r}, not a finite number.")
+    return answer

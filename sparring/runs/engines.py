@@ -1,0 +1,78 @@
+"""The engines of a run: arms with the same model, adapters, prompt and sampler share one, and its live weights."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from sparring.policies.factory import Prompt
+from sparring.runs.seeds import digest
+
+if TYPE_CHECKING:
+    from sparring.core.folder import Run
+    from sparring.engines.base import Engine
+    from sparring.runs.config import Config
+    from sparring.runs.world import World
+
+SERVER_LOG = "vllm.log"
+"""In the run's folder: what a vLLM server that is started here writes."""
+
+
+class Engines:
+    """Makes engines as arms ask for them. Use as a context manager: servers end with it."""
+
+    def __init__(self, run: Run, world: World) -> None:
+        """Args:
+        run: whose arms they are for.
+        world: what is played.
+        """
+        self._run, self._world = run, world
+        self._engines: dict[str, Engine] = {}
+
+    def of(self, config: Config) -> Engine:
+        """Return an arm's engine. Servers that another engine has started end first: one device holds one of them."""
+        key = digest(config.model, config.lora, config.chat, config.sampler, config.vllm)
+        for other, engine in self._engines.items():
+            if other != key:
+                engine.close()
+        if key not in self._engines:
+            self._engines[key] = make_engine(config, self._world, self._run)
+        return self._engines[key]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for engine in self._engines.values():
+            engine.close()
+
+
+def make_engine(config: Config, world: World, run: Run) -> Engine:
+    """Return the engine that a config asks for, whose agents read what the world says first.
+
+    Args:
+        config: of an arm.
+        world: what is played.
+        run: its folder gets the log of a server that the engine may start.
+    """
+    from sparring.engines import local
+    from sparring.engines.served import ServedEngine, Serving
+
+    prompt = Prompt(
+        config=config.chat,
+        instruction=world.benchmark.instruction,
+        examples=world.experts[: config.chat.num_examples],
+    )
+    engine = local.make_engine(config.model, config.lora, prompt.chat)
+    if config.sampler.kind == "local":
+        return engine
+    serving = Serving(
+        sampler=config.sampler,
+        vllm=config.vllm,
+        max_context=config.chat.max_context,
+        num_envs=config.env.num_envs,
+        log_file=run.folder / SERVER_LOG,
+    )
+    return ServedEngine(engine, config.model, config.lora, serving)
