@@ -25,6 +25,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """Python of the environment that has vLLM: SPARRING_VLLM_PYTHON, or `.venv-vllm` beside the package."""
+    own = Path(__file__).resolve().parents[1] / ".venv-vllm" / "bin" / "python"
+    python = os.environ.get("SPARRING_VLLM_PYTHON") or str(own)
+    if not Path(python).exists():
+        pytest.skip(f"needs vLLM; there is no {python} (`make setup-vllm`, or set SPARRING_VLLM_PYTHON)")
+    return python
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder with data that does not ship: SPARRING_DATA, or `../shared/data` beside the repository."""
     given = os.environ.get("SPARRING_DATA")

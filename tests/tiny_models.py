@@ -149,8 +149,13 @@ def with_gap(tokenizer: PreTrainedTokenizerFast, size: int) -> PreTrainedTokeniz
     )
 
 
-def tiny_model(kind: str = "qwen3", *, num_tokens: int = 400, seed: int = 0, scale: float = 4.0) -> torch.nn.Module:
-    """Make a random model whose logits are spread out by `scale`, so that argmax is no matter of rounding."""
+def tiny_model(
+    kind: str = "qwen3", *, num_tokens: int = 400, seed: int = 0, scale: float = 4.0, head_dim: int = 16
+) -> torch.nn.Module:
+    """Make a random model whose logits are spread out by `scale`, so that argmax is no matter of rounding.
+
+    `head_dim` is Qwen3's; vLLM takes 32 and more on a CPU.
+    """
     shape = {
         "vocab_size": num_tokens,
         "hidden_size": 32,
@@ -162,7 +167,7 @@ def tiny_model(kind: str = "qwen3", *, num_tokens: int = 400, seed: int = 0, sca
     }
     torch.manual_seed(seed)
     if kind == "qwen3":
-        model = Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=16, tie_word_embeddings=True))
+        model = Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=head_dim, tie_word_embeddings=True))
     else:
         model = LlamaForCausalLM(LlamaConfig(**shape))
     with torch.no_grad():
