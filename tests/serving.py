@@ -122,8 +122,13 @@ class Server:
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
+            def do_GET(self) -> None:
+                self._answer(None)
+
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+            def _answer(self, body: Any) -> None:
                 request = Seen(path=self.path, headers=dict(self.headers), body=body, at=time.monotonic())
                 with server._lock:
                     server.seen.append(request)

@@ -21,7 +21,7 @@ from sparring.core.errors import ConfigError, TrainingError
 from sparring.core.types import Turn
 from sparring.data.chat import Encoded
 from sparring.engines.base import Compute
-from sparring.engines.local import base_of
+from sparring.engines.local import LoraEngine, base_of
 from sparring.models.adapter_folders import is_adapter
 from sparring.models.loading import is_bfloat16, resolve_device, resolve_model
 from sparring.policies.vllm.client import Draw, VllmClient, digest_of
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sparring.data.chat import Chat
     from sparring.engines.base import Learner
     from sparring.engines.learner import LocalLearner
-    from sparring.engines.local import FullEngine, LoraEngine
+    from sparring.engines.local import FullEngine
     from sparring.engines.vllm_server import VllmServer
     from sparring.models.loading import ModelConfig
     from sparring.models.lora import LoraConfig
@@ -51,6 +51,8 @@ PROBE_TURNS = (
     ("Nothing new is to be seen.", "go to the hall"),
 )
 """Observations and actions of the fixed text whose log-probabilities are compared."""
+SAME = 1e-6
+"""Mean difference in nats below which two learners have the same weights."""
 TOLERANCE = {"float32": 1e-3, "half": 0.05}
 """Mean difference in nats that rounding may explain: several hundred times what was seen in float32."""
 
@@ -100,7 +102,7 @@ class ServedEngine:
         self._published: dict[str, _Published] = {}
         """By checkpoint; the one that was used last stands last."""
         self._said: deque[list[float]] = deque(maxlen=2 * MAX_ADAPTERS)
-        """What earlier weights said of the probe, the base model's on the server among them."""
+        """What earlier weights said of the probe; the base model's are among them where agents are adapters."""
         self._prefix, self._num = f"sparring-{secrets.token_hex(4)}", 0
 
     def learner(self, checkpoint: str, *, seed: int = 0, moments: Path | None = None) -> tuple[LocalLearner, Chat]:
@@ -173,7 +175,9 @@ class ServedEngine:
                 "--served-model-name."
             )
         self._servers, self._base_name = servers, names.pop()
-        self._said.append(servers.clients[0].logprobs(self._base_name, probe_of(chat).ids))
+        if isinstance(self._inner, LoraEngine):  # an adapter that the server does not apply looks like the base
+            base, _ = self._inner.learner(self._base)
+            self._said.append(say(base, probe_of(chat)))
         return servers
 
     def _client_of_own(self) -> VllmClient:
@@ -211,8 +215,7 @@ class ServedEngine:
             name = self._base_name
             self._serve(checkpoint)
         node = probe_of(chat)
-        (said_N,), _ = learner.score([node], Compute())
-        published = _Published(name, said_N.tolist())
+        published = _Published(name, say(learner, node))
         for client in self._servers.clients:
             check_weights(client, name, node, published.said, self._said, self._tolerance)
         self._said.append(published.said)
@@ -287,6 +290,12 @@ def probe_of(chat: Chat) -> Encoded:
     return Encoded(ids=tuple(ids), spans=((1, len(ids)),))
 
 
+def say(learner: Learner, node: Encoded) -> list[float]:
+    """Return what a learner says of the probe's tokens."""
+    (said_N,), _ = learner.score([node], Compute())
+    return said_N.tolist()
+
+
 def check_weights(
     client: VllmClient,
     name: str,
@@ -310,7 +319,7 @@ def check_weights(
     """
     said = client.logprobs(name, node.ids)
     gap = _gap(said, own)
-    nearest = min((_gap(said, other) for other in others), default=float("inf"))
+    nearest = min((_gap(said, other) for other in others if _gap(own, other) > SAME), default=float("inf"))
     if gap <= tolerance and gap <= 2 * nearest:
         return
     like = " It plays like weights that were published before." if nearest < gap else ""

@@ -19,6 +19,8 @@ MAX_RECIPE = 10_000_000
 """Most bytes of a recipe."""
 MAX_FOLDER_NAME = 100
 """Most bytes of a run's or an arm's name."""
+ELSEWHERE = {"openai", "sampler", "vllm"}
+"""Sections of a run that playing its checkpoints does not take over: who draws the actions is asked anew."""
 
 
 def load_recipe(
@@ -43,12 +45,9 @@ def load_recipe(
     convert(path, Path, where="recipe")
     values = _read_toml(path)
     tables = values.get("arms")
-    own = [values, *(tables.values() if isinstance(tables, Mapping) else ())]
-    if any(isinstance(table, Mapping) and "openai" in table for table in own):
-        raise ConfigError(
-            f"{path}: 'openai' stands on the command line alone (--openai.base-url …): a recipe must not choose where "
-            "your API key is sent."
-        )
+    _check_own_keys(values, path)
+    for table in tables.values() if isinstance(tables, Mapping) else ():
+        _check_own_keys(table, path)
     values.setdefault("name", path.stem)
     return recipe_from_dict(values, overrides, seeds=seeds, arms=arms, source=str(path))
 
@@ -115,7 +114,7 @@ def play_config(
         place = arm_of.absolute() if arm_of else source.absolute()
         names = place.relative_to(source.absolute()).parts if place.is_relative_to(source.absolute()) else ()
         arm = next((arm for name, arm in recipe.arms.items() if name in names), next(iter(recipe.arms.values())))
-        shared = (PlayConfig.__dataclass_fields__.keys() & Config.__dataclass_fields__.keys()) - {"openai"}
+        shared = (PlayConfig.__dataclass_fields__.keys() & Config.__dataclass_fields__.keys()) - ELSEWHERE
         config = PlayConfig(**{name: getattr(arm.config, name) for name in shared})
     return from_dict(config, _nest(overrides or {}), source="command line")
 
@@ -192,8 +191,46 @@ def _check_arm(arm: Arm, where: str) -> None:
         raise ConfigError(
             f"{where}loop.buffer_rounds: with a pool of tasks each round's trajectories count once; leave it 1."
         )
+    if config.sampler.kind == "vllm":
+        _check_servers(arm, where)
     if arm.makes_tasks and config.synthesis.kind == "language-model" and not config.openai.model:
         raise ConfigError(f"{where}synthesis.kind: a language model is asked, and none is named: --openai.model NAME.")
+
+
+def _check_servers(arm: Arm, where: str) -> None:
+    config = arm.config
+    if bool(config.vllm.base_urls) == config.vllm.launch:
+        raise ConfigError(
+            f"{where}sampler.kind: vllm takes either running servers (--vllm.base_urls URL …), or one that is started "
+            "here (vllm.launch = true)."
+        )
+    if METHODS[arm.method].trains and config.lora.rank is None and not config.vllm.launch:
+        raise ConfigError(
+            f"{where}vllm.base_urls: running servers take new adapters, not new weights. Set lora.rank, or vllm.launch "
+            "= true, which starts a server again on each new checkpoint."
+        )
+
+
+def _check_own_keys(table: Any, path: Path) -> None:
+    """Refuse what only the person at the machine may say.
+
+    Raises:
+        ConfigError: the table has such a key.
+    """
+    if not isinstance(table, Mapping):
+        return
+    if "openai" in table:
+        raise ConfigError(
+            f"{path}: 'openai' stands on the command line alone (--openai.base-url …): a recipe must not choose where "
+            "your API key is sent."
+        )
+    servers = table.get("vllm")
+    for key in ("base_urls", "python", "extra_args"):
+        if isinstance(servers, Mapping) and key in servers:
+            raise ConfigError(
+                f"{path}: 'vllm.{key}' stands on the command line alone (--vllm.{key} …): a recipe must not choose "
+                "what is run on your machine, or where your data is sent."
+            )
 
 
 def _check_keys(values: Mapping[str, Any], own: Iterable[str], source: str, prefix: str = "") -> None:

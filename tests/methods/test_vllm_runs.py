@@ -1,0 +1,166 @@
+"""Whole runs whose agents are adapters on a server. What must hold:
+
+- a greedy agent plays on the server as in this process;
+- GRPO takes the server's log-probabilities as those of the policy that sampled, and they fit;
+- a run that is killed, or whose server loses everything, goes on and ends with what was asked for;
+- a server that plays other weights than were trained is found out before an episode is played.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparring.core.errors import ConfigError, TrainingError
+from sparring.core.progress import SilentProgress
+from sparring.core.records import read_trajectories
+from sparring.models.loading import save_model
+from sparring.runs.config import Recipe
+from sparring.runs.recipe import run_recipe
+from tests.methods import test_lora_runs, test_reinforcement_methods
+from tests.methods.test_methods import DeadlyProgress, Killed
+from tests.serving import Answer, Seen
+from tests.tiny_models import tiny_model, tiny_tokenizer
+from tests.vllm_serving import ModelServer
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_model(tiny_model("qwen3", scale=1.0), tiny_tokenizer("chatml"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learnt_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base that knows the toy world, so that there are rewards to learn from."""
+    run = tmp_path_factory.mktemp("learnt")
+    play(test_reinforcement_methods.make_recipe(model_folder, "grpo", grpo={"rounds": 1}), run)
+    return (run / "seed-0/grpo/sft-target/checkpoint").resolve()
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr("sparring.policies.transport.BACKOFF_S", 0.02)
+
+
+def served(recipe: Recipe, server: ModelServer) -> Recipe:
+    """Return a recipe whose agents are played by a server."""
+    arms = {}
+    for name, arm in recipe.arms.items():
+        sampler = replace(arm.config.sampler, kind="vllm")
+        vllm = replace(arm.config.vllm, base_urls=(server.url,))
+        arms[name] = replace(arm, config=replace(arm.config, sampler=sampler, vllm=vllm))
+    return replace(recipe, arms=arms)
+
+
+def play(recipe: Recipe, out: Path, progress: SilentProgress | None = None) -> None:
+    run_recipe(recipe, out, progress or SilentProgress(), with_report=False)
+
+
+def played(out: Path, phase: str) -> list[tuple[str, list[str], float]]:
+    found = read_trajectories(out / "seed-0" / phase / "trajectories.jsonl")
+    return [(one.id, [turn.action for turn in one.turns], one.reward) for one in found]
+
+
+def preference_recipe(server: ModelServer, *arms: str, **sections: dict[str, Any]) -> Recipe:
+    return served(test_lora_runs.preference_recipe(server.folder, *arms, **sections), server)
+
+
+def test_a_greedy_agent_plays_on_a_server_as_in_process(model_folder: Path, tmp_path: Path) -> None:
+    arms = ("zero_shot", "sft")
+    play(test_lora_runs.preference_recipe(model_folder, *arms), tmp_path / "here")
+    with ModelServer(model_folder) as server:
+        play(preference_recipe(server, *arms), tmp_path / "there")
+    for arm in arms:
+        phase = f"{arm}/round-0/evaluate-target"
+        assert played(tmp_path / "there", phase) == played(tmp_path / "here", phase)
+    assert server.most_at_once > 1
+    assert not server.adapters, "the run lets go of its adapters"
+
+
+def test_both_agents_of_co_evolving_agents_are_adapters_on_one_server(model_folder: Path, tmp_path: Path) -> None:
+    with ModelServer(model_folder) as server:
+        play(preference_recipe(server, "coevolving_agents"), tmp_path / "run")
+    loaded = [seen.body["lora_path"] for seen in server.seen if seen.path == "/v1/load_lora_adapter"]
+    agents = {Path(path).parent.name.rpartition("-")[0] for path in loaded}
+    assert {"sft-target", "sft-partner", "train"} <= agents
+    assert len({seen.body["lora_name"] for seen in server.seen if "lora_path" in (seen.body or {})}) == len(loaded)
+
+
+def test_grpo_takes_the_servers_log_probabilities(learnt_folder: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    with ModelServer(learnt_folder) as server:
+        recipe = test_lora_runs.grpo_recipe(learnt_folder, grpo={"rounds": 2}, rollout={"temperature": 0.4})
+        arms = {"grpo": recipe.arms["grpo"]}
+        play(served(replace(recipe, arms=arms), server), tmp_path / "run", SilentProgress(notes.append))
+    assert not any("another probability" in note for note in notes), notes
+    for number in (1, 2):
+        log = tmp_path / f"run/seed-0/grpo/round-{number}/train-target/log.jsonl"
+        first = json.loads(log.read_text().splitlines()[0])
+        assert 0 < first["pg/log_ratio_max"] < 1e-3
+
+
+def test_a_run_goes_on_after_kills_and_a_server_that_lost_its_adapters(model_folder: Path, tmp_path: Path) -> None:
+    out, num_kills = tmp_path / "run", 0
+    with ModelServer(model_folder) as server:
+        recipe = preference_recipe(server, "eto")
+        while True:
+            try:
+                play(recipe, out, DeadlyProgress(12))
+                break
+            except Killed:
+                num_kills += 1
+                forget_adapters(server)
+    assert num_kills >= 5
+    for phase in out.glob("seed-0/eto/**/done.json"):
+        assert not json.loads(phase.read_text()).get("result", {}).get("broken")
+    assert (out / "results.json").exists()
+
+
+def forget_adapters(server: ModelServer) -> None:
+    """Lose what was loaded, as a server that was started again has."""
+    for name in list(server.adapters):
+        server.forget(name)
+
+
+def test_an_adapter_that_is_lost_in_mid_rollout_is_loaded_again(model_folder: Path, tmp_path: Path) -> None:
+    left = [5]
+
+    def lose(request: Seen) -> Answer | None:
+        if request.path == "/v1/completions" and "seed" in request.body:
+            left[0] -= 1
+            if left[0] == 0:
+                forget_adapters(server)
+        return None
+
+    with ModelServer(model_folder) as server:
+        server.trouble = lose
+        play(preference_recipe(server, "sft"), tmp_path / "run")
+    assert left[0] < 0
+    found = read_trajectories(tmp_path / "run/seed-0/sft/round-0/evaluate-target/trajectories.jsonl")
+    assert not [one for one in found if one.error]
+
+
+def test_a_server_that_plays_other_weights_is_found_out(model_folder: Path, tmp_path: Path) -> None:
+    with ModelServer(model_folder) as server:
+        server.plays = lambda _: "tiny"  # the base, whatever adapter is asked for
+        with pytest.raises(TrainingError, match=r"other weights than were trained.*published before"):
+            play(preference_recipe(server, "sft"), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("seed-0/sft/round-0/**/trajectories.jsonl"))
+
+
+def test_a_server_of_another_vocabulary_or_a_short_context_is_refused(
+    model_folder: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    save_model(tiny_model("qwen3", scale=1.0), tiny_tokenizer("llama2"), other)
+    with ModelServer(other) as server, pytest.raises(ConfigError, match="another vocabulary"):
+        play(served(test_lora_runs.preference_recipe(model_folder, "zero_shot"), server), tmp_path / "one")
+    with ModelServer(model_folder, max_model_len=100) as server, pytest.raises(ConfigError, match="takes 100 tokens"):
+        play(preference_recipe(server, "zero_shot"), tmp_path / "two")
