@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 LOGPROB_DIGITS = 6
 """Decimals of a kept log-probability, as the model in this process keeps them."""
+MAX_TRIES = 3
+"""How often an action is asked for, with the servers mended in between; each time has tries of its own."""
 
 
 @dataclass(slots=True)
@@ -61,7 +63,7 @@ class VllmPolicy:
         self._keep_logprobs = keep_logprobs and draw.temperature > 0
         self._room = chat.config.max_context - draw.max_tokens
         self._held: dict[str, tuple[int, list[int]]] = {}
-        self._mender: ThreadPoolExecutor | None = None
+        self._mender = ThreadPoolExecutor(1, thread_name_prefix="mending")
 
     def submit(self, episode: Episode) -> Future[Reply]:
         """Answer an episode's current observation; see `policies.base.FreePolicy`.
@@ -99,7 +101,7 @@ class VllmPolicy:
         asked.add_done_callback(lambda done: self._take(request, done))
 
     def _take(self, request: _Request, asked: Future[Sampled | Failure]) -> None:
-        """Give the answer on, or have the servers mended and ask once more. Called by the connection's thread."""
+        """Give the answer on, or have the servers mended and ask again. Called by the connection's thread."""
         try:
             outcome = asked.result()
         except CancelledError:
@@ -111,9 +113,8 @@ class VllmPolicy:
             _set(request.answer, self._reply(outcome))
         elif isinstance(outcome, ContextFull):
             _set(request.answer, Reply(text="", action="", stop=StopReason.CONTEXT_LIMIT))
-        elif request.num_tries == 1:
-            self._mender = self._mender or ThreadPoolExecutor(1, thread_name_prefix="mending")
-            self._mender.submit(self._mend, request, outcome)
+        elif request.num_tries < MAX_TRIES:
+            self._mender.submit(self._mend, request)
         elif isinstance(outcome, EnvFault):
             error = f"{type(outcome).__name__}: {outcome}"
             log.warning("%s: broken off. %s", request.episode.id, error)
@@ -121,10 +122,10 @@ class VllmPolicy:
         else:
             _fail(request.answer, outcome)
 
-    def _mend(self, request: _Request, error: Exception) -> None:
+    def _mend(self, request: _Request) -> None:
         """See to it that the episode's server is there and has the model, then ask again."""
         try:
-            self._servers.mend(request.episode.id, error)
+            self._servers.mend(request.episode.id)
             self._send(request)
         except Exception as beyond_help:  # the boundary to the rollout's thread, which raises it
             _fail(request.answer, beyond_help)

@@ -67,7 +67,7 @@ class Servers:
         for client in self._there():
             client.unload_adapter(name)
 
-    def mend(self, episode_id: str, error: Exception) -> None:
+    def mend(self, episode_id: str) -> None:
         """Put right what made a request fail, as far as that is possible.
 
         A dead server of ours is started anew, a lost adapter is loaded again, and an episode of a server that is gone
@@ -79,18 +79,16 @@ class Servers:
         with self._lock:
             number = self._server_of[episode_id]
             if self._revive is not None and (client := self._revive()) is not None:
-                log.warning("the vLLM server was started again: %s", error)
+                log.warning("%s had ended, and was started again", self.clients[number].url)
                 self.clients[number] = client
             try:
                 known = {model.name for model in self.clients[number].models()}
             except EnvFault:
                 self._lose(episode_id, number)
                 return
-            missing = {name: folder for name, folder in self._adapters.items() if name not in known}
-            for name, folder in missing.items():
-                self.clients[number].load_adapter(name, folder)
-            if not missing and isinstance(error, ConfigError):
-                raise error
+            for name, folder in self._adapters.items():
+                if name not in known:
+                    self.clients[number].load_adapter(name, folder)
 
     def _lose(self, episode_id: str, number: int) -> None:
         self._lost.add(number)
