@@ -52,6 +52,8 @@ class Sample:
     """How much better than expected the action was."""
     logprobs: tuple[float, ...]
     """log π_old: under the policy that the importance ratio compares with."""
+    sampled: tuple[float, ...] = ()
+    """log-probabilities that a server drew at, where `logprobs` are the learner's own; else empty."""
     reference: tuple[float, ...] = ()
     """log π_ref; empty where the objective has no KL term."""
     values: tuple[float, ...] = ()

@@ -46,6 +46,8 @@ class Credit:
     """The value head's own learning rate: about how far a value moves in an optimizer step."""
     is_sampled: bool = True
     """π_old is what the tokens were sampled from; else the agent as training begins, however old the trajectories."""
+    is_corrected: bool = False
+    """π_old is the agent as training begins, and what a server sampled from is told from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,7 @@ def groups_with_advantages(
     advantages: Mapping[str, float],
     encode: Encode,
     reference: Scores | None,
+    own: Scores | None = None,
 ) -> list[Group]:
     """Give every token of a trajectory the trajectory's advantage.
 
@@ -126,14 +129,17 @@ def groups_with_advantages(
         advantages: trajectory id → advantage.
         encode: makes the nodes.
         reference: the reference's scores, where there is a KL term.
+        own: the learner's scores as training begins, where they are told from those that the tokens were sampled at.
     """
     samples = []
     for trajectory, node in encoded(trajectories, encode):
         if trajectory.id not in advantages:
             continue
+        sampled = sampled_logprobs(trajectory, node)
         sample = Sample(
             advantages=(advantages[trajectory.id],) * num_action_tokens(node),
-            logprobs=sampled_logprobs(trajectory, node),
+            logprobs=tuple(own.logprobs[trajectory.id].tolist()) if own else sampled,
+            sampled=sampled if own else (),
             reference=tuple(reference.logprobs[trajectory.id].tolist()) if reference else (),
         )
         samples.append((trajectory.task.id, node, sample))
@@ -166,10 +172,15 @@ def groups_with_critic(
     rows: list[tuple[str, Encoded, dict[str, Tensor]]] = []
     for trajectory, node in encoded(trajectories, encode):
         old_N, values_N = scores.logprobs[trajectory.id].double(), scores.values[trajectory.id].double()
+        columns = {"values": values_N}
         if credit.is_sampled:
-            old_N = torch.tensor(sampled_logprobs(trajectory, node), dtype=torch.float64)
+            sampled_N = torch.tensor(sampled_logprobs(trajectory, node), dtype=torch.float64)
+            if credit.is_corrected:
+                columns["sampled"] = sampled_N
+            else:
+                old_N = sampled_N
+        columns["logprobs"] = old_N
         rewards_N = torch.zeros_like(values_N)
-        columns = {"logprobs": old_N, "values": values_N}
         if reference:
             columns["reference"] = reference.logprobs[trajectory.id].double()
             rewards_N = -credit.kl_weight * (old_N - columns["reference"])

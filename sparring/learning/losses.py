@@ -122,6 +122,18 @@ def clipped_surrogate(
     return -torch.minimum(ratio_N * advantages_N, ratio_N.clamp(1 - clip_low, 1 + clip_high) * advantages_N)
 
 
+def truncated_weights(own_logprobs_N: Tensor, sampled_logprobs_N: Tensor, *, largest: float) -> Tensor:
+    """Compute min(π / μ, largest) per token, which corrects a loss over samples of μ for the policy π.
+
+    π .5, μ .4: 1.25. π .5, μ .1: `largest`, if it is below 5. Truncation bounds the variance, and biases towards what
+    both agree on.
+
+    Source: Ionides 2008, Truncated importance sampling; for a server's rounding: Yao et al. 2025, Your efficient RL
+    framework secretly brings you off-policy RL training.
+    """
+    return (own_logprobs_N - sampled_logprobs_N).exp().clamp(max=largest)
+
+
 def kl_penalty(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
     """Estimate KL(π ‖ π_ref) per token as r − 1 − log r with r = π_ref / π: never negative.
 

@@ -75,12 +75,24 @@ def grpo_training(
     trajectories: Sequence[Trajectory],
     advantages: Mapping[str, float],
     reference: Scores | None,
+    path: Path,
 ) -> Training:
-    """Return GRPO's training; arguments as for `advantages.groups_with_advantages`."""
+    """Return GRPO's training; arguments as for `advantages.groups_with_advantages`.
+
+    Args:
+        path: keeps what the agent says before it learns, where that is told from what a server said.
+    """
+
+    def make_groups(encode: Encode, learner: Learner) -> list[Group]:
+        own = None
+        if objective.max_server_ratio is not None:
+            own = score(learner, trajectories, encode, path, compute_of(train, objective.temperature))
+        return groups_with_advantages(trajectories, advantages, encode, reference, own)
+
     return Training(
         objective=objective,
         train=train,
-        make_groups=lambda encode, _: groups_with_advantages(trajectories, advantages, encode, reference),
+        make_groups=make_groups,
         is_continued=True,
         counts=Spread.of(trajectories).record(),
     )

@@ -81,6 +81,9 @@ class PolicyGradientObjective:
     so that a token of a long trajectory weighs less."""
     temperature: float = 1.0
     """At which the tokens were sampled."""
+    max_server_ratio: float | None = None
+    """Where the samples have log-probabilities of a server besides the learner's own: largest weight that corrects for
+    the difference. The importance ratio then compares with the learner's own."""
     needs_reference: bool = field(default=False, init=False)
     """The samples bring their own, which is not the policy as training begins."""
 
@@ -116,7 +119,11 @@ class PolicyGradientObjective:
         logprobs_N = torch.cat(list(logprobs))
         old_N = _joined(groups, "logprobs", logprobs_N)
         advantages_N = _joined(groups, "advantages", logprobs_N)
-        weights_N = self.token_weights(groups, logprobs_N)
+        weights_N, gaps = self.token_weights(groups, logprobs_N), Metrics()
+        if self.max_server_ratio is not None:
+            sampled_N = _joined(groups, "sampled", logprobs_N)
+            weights_N = weights_N * losses.truncated_weights(old_N, sampled_N, largest=self.max_server_ratio)
+            gaps = _gaps(old_N - sampled_N, self.max_server_ratio)
         surrogate_N = losses.clipped_surrogate(
             logprobs_N, old_N, advantages_N, clip_low=self.clip_low, clip_high=self.clip_high
         )
@@ -132,6 +139,7 @@ class PolicyGradientObjective:
             )
             num = len(logprobs_N)
             metrics: Metrics = {
+                **gaps,
                 "pg/surrogate": ((surrogate_N * weights_N).sum().item(), weights_N.sum().item()),
                 "pg/ratio": (ratio_N.sum().item(), num),
                 "pg/ratio_max": (ratio_N.max().item(), 1),
@@ -199,8 +207,20 @@ class ActorCriticObjective:
         return loss + self.value_weight * (value_loss_N * weights_N).sum(), metrics
 
 
+def _gaps(gap_N: Tensor, largest: float) -> Metrics:
+    """Return how far the learner's log-probabilities are from the server's, and how many weights were truncated."""
+    num, distance_N = len(gap_N), gap_N.abs()
+    return {
+        "pg/server_gap": (distance_N.sum().item(), num),
+        "pg/server_gap_max": (distance_N.max().item(), 1),
+        "pg/truncated": ((gap_N.exp() > largest).sum().item(), num),
+    }
+
+
 def _joined(
-    groups: Sequence[Group], name: Literal["advantages", "logprobs", "reference", "values", "returns"], like: Tensor
+    groups: Sequence[Group],
+    name: Literal["advantages", "logprobs", "sampled", "reference", "values", "returns"],
+    like: Tensor,
 ) -> Tensor:
     """Join one of the samples' columns, shape N."""
     column = [value for group in groups for sample in group.samples for value in getattr(sample, name)]

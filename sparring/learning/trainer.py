@@ -89,6 +89,15 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RlConfig(TrainConfig):
+    """How weights are updated from sampled trajectories."""
+
+    max_server_ratio: Annotated[float, Range(at_least=1, at_most=LARGEST)] | None = None
+    """With a server that samples: largest importance weight that corrects, token by token, for the difference between
+    its probabilities and the learner's (2 is common); none: its probabilities are taken for the policy's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FitResult:
     """What training did."""
 

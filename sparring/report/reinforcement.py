@@ -23,12 +23,14 @@ METRICS = (
 )
 """A metric that no step has (the KL without its term, values without a critic) has no panel."""
 
+EXACT_GAP = 1e-4
+"""Largest gap, in nats, that one process shows in single precision: no panel is drawn of it."""
 MAX_DIVIDED = 6
 """Rounds up to which the panels are divided by round."""
 
 
 def gradient(source: Source, phases: Sequence[PhaseFolder]) -> dict[str, Any] | None:
-    """Draw reward, importance ratio, clipped share, KL, entropy and value error; a section per arm.
+    """Draw reward, importance ratio, clipped share, KL, entropy, value error and a server's gap; a section per arm.
 
     Steps are averaged over seeds, and neighbouring ones with each other.
     """
@@ -36,7 +38,11 @@ def gradient(source: Source, phases: Sequence[PhaseFolder]) -> dict[str, Any] | 
     for arm in source.results.arms.values():
         logs = steps_by_round(arm, "target", phases, _is_wanted)
         if logs:
-            panels = [_reward_panel(arm), *(_panel(metric, logs, arm.label) for metric in METRICS)]
+            panels = [
+                _reward_panel(arm),
+                *(_panel(metric, logs, arm.label) for metric in METRICS),
+                _gap_panel(logs, arm.label),
+            ]
             sections.append(
                 {
                     "title": arm.label,
@@ -92,6 +98,27 @@ def _panel(metric: Metric, logs: Mapping[int, Sequence[Mapping[str, float]]], la
         limits=svg.domain([y for _, y in points], include=[metric.reference or 0.0], within=(0.0, math.inf)),
     )
     return {"title": metric.title, "drawing": drawing, "legend": []}
+
+
+def _gap_panel(logs: Mapping[int, Sequence[Mapping[str, float]]], label: str) -> dict[str, Any] | None:
+    """Draw how far a server's log-probabilities are from the learner's, by round; none where no server sampled."""
+    mean, largest = [], []
+    for number, steps in logs.items():
+        if not steps:
+            continue
+        prefix = "pg/server_gap" if "pg/server_gap" in steps[0] else "pg/log_ratio"
+        mean.append((float(number), steps[0].get(prefix, 0.0)))
+        largest.append((float(number), steps[0].get(f"{prefix}_max", 0.0)))
+    if not mean or max(value for _, value in largest) < EXACT_GAP:
+        return None
+    lines = [
+        Series(name="mean over tokens", class_="target", points=mean),
+        Series(name="largest", class_="muted", points=largest),
+    ]
+    title = "Gap between sampling and training, nats a token"
+    limits = svg.domain([value for _, value in [*mean, *largest]], include=[0.0], within=(0.0, math.inf))
+    drawing = lines_panel(f"{label}: {title}", lines, limits, (mean[0][0], mean[-1][0]))
+    return {"title": title, "drawing": drawing, "legend": [(line.class_, line.name) for line in lines]}
 
 
 def _mean(values: Sequence[float]) -> float | None:

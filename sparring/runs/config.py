@@ -18,7 +18,7 @@ from sparring.data.chat import ChatConfig
 from sparring.data.pairs import PairConfig
 from sparring.envs.base import EnvConfig
 from sparring.learning.objectives import LossConfig
-from sparring.learning.trainer import TrainConfig
+from sparring.learning.trainer import RlConfig, TrainConfig
 from sparring.methods.coevolving_agents import FailConfig, PartnerConfig
 from sparring.methods.grpo import GrpoConfig
 from sparring.methods.loop import EtoConfig, LoopConfig
@@ -40,7 +40,7 @@ from sparring.synthesis.signals import SignalConfig
 
 DPO_DEFAULTS = TrainConfig(lr=1e-6, epochs=3, batch_size=32, schedule="constant", warmup_ratio=0.1)
 """The paper's DPO settings where they differ from its SFT settings, which are `TrainConfig`'s own defaults."""
-RL_DEFAULTS = TrainConfig(lr=1e-6, epochs=1, batch_size=256, schedule="constant", warmup_ratio=0.0)
+RL_DEFAULTS = RlConfig(lr=1e-6, epochs=1, batch_size=256, schedule="constant", warmup_ratio=0.0)
 """CoEvolve's settings: one step a round over all trajectories of 32 tasks, eight times each."""
 
 
@@ -68,7 +68,7 @@ class Config:
     """Optimisation of the supervised start, and of RFT."""
     dpo: TrainConfig = DPO_DEFAULTS
     """Optimisation on preference pairs, of both agents."""
-    rl: TrainConfig = RL_DEFAULTS
+    rl: RlConfig = RL_DEFAULTS
     """Optimisation on sampled trajectories (GRPO, PPO), each round anew; `batch_size` counts trajectories."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The preference loss and its weights."""

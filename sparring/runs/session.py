@@ -238,9 +238,11 @@ class Session:
             kl_weight=config.kl_weight,
             average=config.average,
             temperature=self.config.rollout.temperature,
+            max_server_ratio=self.config.rl.max_server_ratio,
         )
         scored = self._runner.reference(reference, trajectories, phase) if config.kl_weight else None
-        training = grpo_training(objective, self.config.rl, trajectories, advantages, scored)
+        path = self._runner.phase(phase).path / SCORES / "agent.safetensors"
+        training = grpo_training(objective, self.config.rl, trajectories, advantages, scored, path)
         return self._train(agent, round_number, training)
 
     def improve_with_critic(
@@ -249,7 +251,13 @@ class Session:
         """Train the agent and its value head by PPO with `ppo.*`."""
         config, phase = self.config.ppo, f"round-{round_number}/train-{agent.name}"
         temperature = self.config.rollout.temperature
-        actor = PolicyGradientObjective(clip_low=config.clip, clip_high=config.clip, temperature=temperature)
+        is_online = config.kind == "online"
+        actor = PolicyGradientObjective(
+            clip_low=config.clip,
+            clip_high=config.clip,
+            temperature=temperature,
+            max_server_ratio=self.config.rl.max_server_ratio if is_online else None,
+        )
         training = ppo_training(
             ActorCriticObjective(policy=actor, value_weight=config.value_weight, value_clip=config.value_clip),
             self.config.rl,
@@ -259,7 +267,8 @@ class Session:
                 gamma=config.gamma,
                 lam=config.lam,
                 value_lr=config.value_lr,
-                is_sampled=config.kind == "online",
+                is_sampled=is_online,
+                is_corrected=actor.max_server_ratio is not None,
             ),
             self._runner.reference(reference, trajectories, phase) if config.kl_weight else None,
             self._runner.phase(phase).path / SCORES / "agent.safetensors",
