@@ -9,7 +9,9 @@ weights, is a fault that no average shows.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from sparring.core.errors import ConfigError, TrainingError
+from sparring.core.errors import ConfigError, EnvFault, TrainingError
 from sparring.core.types import Turn
 from sparring.data.chat import Encoded
 from sparring.engines.base import Compute
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LEAST_LIFE_S = 10.0
+"""A server that was started again and has ended sooner is not started a third time."""
 MAX_ADAPTERS = 3
 """Adapters that stay on the servers: both agents', and one that they are compared with."""
 SPOKEN = "The quick brown fox jumps over the lazy dog. Größe, naïve, 東京, 12,345.67! def f(x): return x ** 2\n"
@@ -103,6 +107,7 @@ class ServedEngine:
         """By checkpoint; the one that was used last stands last."""
         self._said: deque[list[float]] = deque(maxlen=2 * MAX_ADAPTERS)
         """What earlier weights said of the probe; the base model's are among them where agents are adapters."""
+        self._started = -math.inf
         self._prefix, self._num = f"sparring-{secrets.token_hex(4)}", 0
 
     def learner(self, checkpoint: str, *, seed: int = 0, moments: Path | None = None) -> tuple[LocalLearner, Chat]:
@@ -193,7 +198,10 @@ class ServedEngine:
         assert self._server is not None
         if self._server.is_alive():
             return None
+        if time.monotonic() - self._started < LEAST_LIFE_S:
+            raise EnvFault(f"The vLLM server ends as soon as it is started: {self._server.why_dead()}")
         self._server.restart()
+        self._started = time.monotonic()
         return self._client_of_own()
 
     # ── Weights ───────────────────────────────────────────────────────────────────────────────────────────────────────

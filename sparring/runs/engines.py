@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -11,7 +12,9 @@ from sparring.runs.seeds import digest
 if TYPE_CHECKING:
     from sparring.core.folder import Run
     from sparring.engines.base import Engine
-    from sparring.runs.config import Config
+    from sparring.engines.local import FullEngine, LoraEngine
+    from sparring.models.lora import LoraConfig
+    from sparring.runs.config import Config, PlayConfig
     from sparring.runs.world import World
 
 SERVER_LOG = "vllm.log"
@@ -58,7 +61,6 @@ def make_engine(config: Config, world: World, run: Run) -> Engine:
         run: its folder gets the log of a server that the engine may start.
     """
     from sparring.engines import local
-    from sparring.engines.served import ServedEngine, Serving
 
     prompt = Prompt(
         config=config.chat,
@@ -66,6 +68,26 @@ def make_engine(config: Config, world: World, run: Run) -> Engine:
         examples=world.experts[: config.chat.num_examples],
     )
     engine = local.make_engine(config.model, config.lora, prompt.chat)
+    return sampled_by(config, engine, config.lora, run.folder / SERVER_LOG)
+
+
+def make_playing_engine(config: PlayConfig, prompt: Prompt, log_file: Path) -> Engine:
+    """Return an engine for playing alone; its model may be an adapter."""
+    from sparring.engines.local import FullEngine
+    from sparring.models.adapter_folders import is_adapter, read_adapter
+    from sparring.models.lora import LoraConfig
+
+    path = config.model.path
+    lora = LoraConfig(rank=read_adapter(Path(path)).rank) if is_adapter(path) else LoraConfig()
+    return sampled_by(config, FullEngine(config.model, prompt.chat), lora, log_file)
+
+
+def sampled_by(
+    config: Config | PlayConfig, engine: FullEngine | LoraEngine, lora: LoraConfig, log_file: Path
+) -> Engine:
+    """Return an engine whose policies draw where `sampler.kind` says."""
+    from sparring.engines.served import ServedEngine, Serving
+
     if config.sampler.kind == "local":
         return engine
     serving = Serving(
@@ -73,6 +95,6 @@ def make_engine(config: Config, world: World, run: Run) -> Engine:
         vllm=config.vllm,
         max_context=config.chat.max_context,
         num_envs=config.env.num_envs,
-        log_file=run.folder / SERVER_LOG,
+        log_file=log_file,
     )
-    return ServedEngine(engine, config.model, config.lora, serving)
+    return ServedEngine(engine, config.model, lora, serving)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,13 +15,14 @@ from sparring.core.records import trajectory_to_json
 from sparring.core.types import Task, Trajectory
 from sparring.envs.base import Benchmark, select_tasks, tasks_of
 from sparring.envs.pool import EnvPool
-from sparring.policies.base import Policy
+from sparring.policies.base import AnyPolicy, Policy
 from sparring.policies.factory import Prompt, Sampling, server_policy
 from sparring.policies.scripted import RandomPolicy, ReplayPolicy
 from sparring.rollouts.demonstrations import expert_actions, expert_trajectories
 from sparring.rollouts.episodes import episode_specs
 from sparring.rollouts.loop import count_lanes, cut_waves
 from sparring.rollouts.loop import rollout as play_waves
+from sparring.runs.engines import SERVER_LOG, make_playing_engine
 
 if TYPE_CHECKING:
     from sparring.core.progress import Progress
@@ -42,6 +44,8 @@ class World:
     config: PlayConfig
     benchmark: Benchmark
     pool: EnvPool
+    log_file: Path
+    """Gets what a server that is started here writes."""
 
     def tasks(self, split: str, num: int | None) -> list[Task]:
         """Choose tasks of a split."""
@@ -75,10 +79,11 @@ def play(
         SparringError: whatever the user can mend.
     """
     with EnvPool.of(config.env) as pool:
-        world = World(config=config, benchmark=config.env.load(), pool=pool)
+        world = World(config=config, benchmark=config.env.load(), pool=pool, log_file=_log_file(out))
         tasks = world.tasks(split, num_tasks)
-        policy = _policy(world, player, tasks, seed, progress)
-        return _play(world, policy, tasks, name=player, seed=seed, progress=progress, out=out)
+        with ExitStack() as stack:
+            policy = _policy(world, player, tasks, seed, progress, stack)
+            return _play(world, policy, tasks, name=player, seed=seed, progress=progress, out=out)
 
 
 def evaluate_models(
@@ -112,16 +117,17 @@ def evaluate_models(
                 own = replace(config, rollout=greedy, openai=replace(config.openai, model=model))
             else:
                 own = replace(config, rollout=greedy, model=replace(config.model, path=model))
-            world = World(config=own, benchmark=benchmark, pool=pool)
+            world = World(config=own, benchmark=benchmark, pool=pool, log_file=_log_file(out))
             tasks = world.tasks(config.eval.split, config.eval.num_tasks)
-            policy = _policy(world, player, tasks, 0, progress)
-            played[model] = _play(world, policy, tasks, name=model, seed=0, progress=progress, out=out)
+            with ExitStack() as stack:
+                policy = _policy(world, player, tasks, 0, progress, stack)
+                played[model] = _play(world, policy, tasks, name=model, seed=0, progress=progress, out=out)
     return played
 
 
 def _play(
     world: World,
-    policy: Policy,
+    policy: AnyPolicy,
     tasks: Sequence[Task],
     *,
     name: str,
@@ -137,26 +143,45 @@ def _play(
         if journal:
             journal.append(trajectory_to_json(trajectory) for trajectory in wave)
 
-    num_lanes = count_lanes(world.benchmark, config.env.num_envs)
+    num_envs = 1 if config.sampler.deterministic else config.env.num_envs
+    num_lanes = count_lanes(world.benchmark, num_envs)
     with progress.phase(f"{name} plays", total=len(specs)) as bar:
         return play_waves(
             policy,
             world.pool,
             world.benchmark,
-            cut_waves(specs, config.rollout.wave_size, num_slots=config.env.num_envs, num_lanes=num_lanes),
-            num_slots=config.env.num_envs,
+            cut_waves(specs, config.rollout.wave_size, num_slots=num_envs, num_lanes=num_lanes),
+            num_slots=num_envs,
             finished=finished,
             on_episode=lambda _: bar.advance(1),
         )
 
 
-def _policy(world: World, player: Player, tasks: Sequence[Task], seed: int, progress: Progress) -> Policy:
+def _policy(
+    world: World, player: Player, tasks: Sequence[Task], seed: int, progress: Progress, stack: ExitStack
+) -> AnyPolicy:
+    """Return a player's policy; a server that is started for it ends with the stack."""
     if player == "model":
-        with progress.phase(f"loading {world.config.model.path}"):
-            return _model(world)
+        path = world.config.model.path
+        check_checkpoint(path)
+        with progress.phase(f"loading {path}"):
+            engine = make_playing_engine(world.config, _prompt(world), world.log_file)
+            stack.callback(engine.close)
+            return engine.policy(path, _sampling(world))
     if player == "openai":
         with progress.phase("laying out the prompt"):
             return server_policy(world.config.openai, _prompt(world), _sampling(world))
+    return _scripted(world, player, tasks, seed, progress)
+
+
+def _log_file(out: Path | None) -> Path:
+    """Return where a server's log goes: beside the trajectories."""
+    return (out.parent if out else Path()) / SERVER_LOG
+
+
+def _scripted(
+    world: World, player: Literal["expert", "random"], tasks: Sequence[Task], seed: int, progress: Progress
+) -> Policy:
     if player == "expert":
         with progress.phase("asking the experts"):
             actions = world.expert_actions(tasks)
@@ -183,14 +208,6 @@ def _sampling(world: World) -> Sampling:
 
 def _prompt(world: World) -> Prompt:
     return Prompt(config=world.config.chat, instruction=world.benchmark.instruction, examples=_examples(world))
-
-
-def _model(world: World) -> Policy:
-    from sparring.engines.local import FullEngine
-
-    check_checkpoint(world.config.model.path)
-    engine = FullEngine(world.config.model, lambda model, tokenizer: _prompt(world).chat(model, tokenizer))
-    return engine.policy(world.config.model.path, _sampling(world))
 
 
 def _examples(world: World) -> list[Trajectory]:

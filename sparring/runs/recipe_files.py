@@ -13,6 +13,7 @@ from sparring.core.errors import ConfigError, DataError, quote
 from sparring.core.journal import read_json
 from sparring.core.ranges import Name, Seed
 from sparring.methods.table import METHODS
+from sparring.policies.vllm.config import check_servers
 from sparring.runs.config import Arm, Config, PlayConfig, Recipe, check_room
 
 MAX_RECIPE = 10_000_000
@@ -116,7 +117,9 @@ def play_config(
         arm = next((arm for name, arm in recipe.arms.items() if name in names), next(iter(recipe.arms.values())))
         shared = (PlayConfig.__dataclass_fields__.keys() & Config.__dataclass_fields__.keys()) - ELSEWHERE
         config = PlayConfig(**{name: getattr(arm.config, name) for name in shared})
-    return from_dict(config, _nest(overrides or {}), source="command line")
+    config = from_dict(config, _nest(overrides or {}), source="command line")
+    check_servers(config.sampler, config.vllm)
+    return config
 
 
 def find_config(path: Path) -> Path | None:
@@ -191,24 +194,14 @@ def _check_arm(arm: Arm, where: str) -> None:
         raise ConfigError(
             f"{where}loop.buffer_rounds: with a pool of tasks each round's trajectories count once; leave it 1."
         )
-    if config.sampler.kind == "vllm":
-        _check_servers(arm, where)
-    if arm.makes_tasks and config.synthesis.kind == "language-model" and not config.openai.model:
-        raise ConfigError(f"{where}synthesis.kind: a language model is asked, and none is named: --openai.model NAME.")
-
-
-def _check_servers(arm: Arm, where: str) -> None:
-    config = arm.config
-    if bool(config.vllm.base_urls) == config.vllm.launch:
-        raise ConfigError(
-            f"{where}sampler.kind: vllm takes either running servers (--vllm.base_urls URL …), or one that is started "
-            "here (vllm.launch = true)."
-        )
-    if METHODS[arm.method].trains and config.lora.rank is None and not config.vllm.launch:
+    check_servers(config.sampler, config.vllm, where)
+    if config.sampler.kind == "vllm" and METHODS[arm.method].trains and not (config.lora.rank or config.vllm.launch):
         raise ConfigError(
             f"{where}vllm.base_urls: running servers take new adapters, not new weights. Set lora.rank, or vllm.launch "
             "= true, which starts a server again on each new checkpoint."
         )
+    if arm.makes_tasks and config.synthesis.kind == "language-model" and not config.openai.model:
+        raise ConfigError(f"{where}synthesis.kind: a language model is asked, and none is named: --openai.model NAME.")
 
 
 def _check_own_keys(table: Any, path: Path) -> None:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ from sparring.core.errors import ConfigError, TrainingError
 from sparring.core.progress import SilentProgress
 from sparring.core.records import read_trajectories
 from sparring.models.loading import save_model
+from sparring.policies.vllm.config import SamplerConfig, VllmConfig
 from sparring.runs.config import Recipe
+from sparring.runs.play import evaluate_models
 from sparring.runs.recipe import run_recipe
+from sparring.runs.recipe_files import load_recipe, play_config
 from tests.methods import test_lora_runs, test_reinforcement_methods
 from tests.methods.test_methods import DeadlyProgress, Killed
 from tests.serving import Answer, Seen
@@ -31,7 +35,7 @@ from tests.vllm_serving import ModelServer
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    save_model(tiny_model("qwen3", scale=1.0), tiny_tokenizer("chatml"), folder)
+    save_model(tiny_model("qwen3", scale=1.0), tiny_tokenizer("chatml"), folder)  # pyright: ignore
     return folder
 
 
@@ -159,8 +163,56 @@ def test_a_server_of_another_vocabulary_or_a_short_context_is_refused(
     model_folder: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     other = tmp_path_factory.mktemp("other")
-    save_model(tiny_model("qwen3", scale=1.0), tiny_tokenizer("llama2"), other)
+    save_model(tiny_model("qwen3", scale=1.0), tiny_tokenizer("llama2"), other)  # pyright: ignore
     with ModelServer(other) as server, pytest.raises(ConfigError, match="another vocabulary"):
         play(served(test_lora_runs.preference_recipe(model_folder, "zero_shot"), server), tmp_path / "one")
     with ModelServer(model_folder, max_model_len=100) as server, pytest.raises(ConfigError, match="takes 100 tokens"):
         play(preference_recipe(server, "zero_shot"), tmp_path / "two")
+
+
+def test_eval_plays_a_base_and_an_adapter_on_a_server(model_folder: Path, tmp_path: Path) -> None:
+    play(test_lora_runs.preference_recipe(model_folder, "sft"), tmp_path / "run")
+    adapter = str((tmp_path / "run/seed-0/sft/sft-target/checkpoint").resolve())
+    models = [str(model_folder), adapter]
+    config = play_config(tmp_path / "run", {}, arm_of=Path(adapter))
+    here = evaluate_models(config, models, None, SilentProgress())
+    with ModelServer(model_folder) as server:
+        elsewhere = replace(config, sampler=SamplerConfig(kind="vllm"), vllm=VllmConfig(base_urls=(server.url,)))
+        there = evaluate_models(elsewhere, models, tmp_path / "there.jsonl", SilentProgress())
+    for model in models:
+        assert [one.turns for one in there[model]] == [one.turns for one in here[model]]
+    assert [one.turns for one in here[models[0]]] != [one.turns for one in here[models[1]]]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("vllm.base_urls", ["ftp://x"], "base_urls: no web address"),
+        ("vllm.base_urls", ["http://user:secret@host"], "takes no user, password"),
+        ("vllm.extra_args", ["--trust_remote_code"], "extra_args: --trust-remote-code can't be set there"),
+        ("vllm.extra_args", ["--host=0.0.0.0"], "extra_args: --host can't be set there"),
+        ("sampler.kind", "vllm", "takes either running servers"),
+        ("rl.max_server_ratio", 0.5, "rl.max_server_ratio"),
+    ],
+)
+def test_bad_settings_are_refused(key: str, value: object, message: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('name = "toy"\nmethod = "sft"\n[env]\nid = "tests.toy_world:ToyWorld"\n')
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        load_recipe(recipe, {key: value})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["base_urls", "python", "extra_args"])
+def test_a_recipe_does_not_choose_what_is_run_here(key: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'name = "toy"\nmethod = "sft"\n[vllm]\n{key} = "x"\n')
+    with pytest.raises(ConfigError, match=f"vllm.{key}' stands on the command line alone"):
+        load_recipe(recipe)
+
+
+def test_running_servers_take_no_new_weights(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('name = "toy"\nmethod = "sft"\n[sampler]\nkind = "vllm"\n')
+    with pytest.raises(ConfigError, match="take new adapters, not new weights"):
+        load_recipe(recipe, {"vllm.base_urls": ["http://localhost:8000"]})

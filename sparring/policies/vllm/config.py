@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from sparring.core.convert import check_values
+from sparring.core.errors import ConfigError
 from sparring.core.ranges import ADJUSTABLE, ADJUSTABLE_WITH_NOTE, Deadline, Place, PositiveShare, Range, Retries
 from sparring.policies.transport import check_address
 
@@ -72,3 +73,16 @@ class VllmConfig:
         for word in self.extra_args:
             if (name := word.partition("=")[0].replace("_", "-")) in FORBIDDEN_ARGS:
                 raise ValueError(f"extra_args: {name} can't be set there: {FORBIDDEN_ARGS[name]}")
+
+
+def check_servers(sampler: SamplerConfig, config: VllmConfig, where: str = "") -> None:
+    """Refuse a sampler that has no servers, or two kinds of them.
+
+    Raises:
+        ConfigError: the message begins with `where`.
+    """
+    if sampler.kind == "vllm" and bool(config.base_urls) == config.launch:
+        raise ConfigError(
+            f"{where}sampler.kind: vllm takes either running servers (--vllm.base_urls URL …), or one that is started "
+            "here (vllm.launch = true)."
+        )
