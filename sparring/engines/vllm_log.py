@@ -44,7 +44,7 @@ _REMEDIES = (
         "lower chat.max_context.",
     ),
     (r"trust.remote.code", "Set model.trust_remote_code if you have read the model's code."),
-    (r"unrecognized arguments|invalid choice|: error: ", "Check vllm.extra_args; docs/vllm.md names the version."),
+    (r"unrecognized arguments|invalid choice|: error: ", "Check vllm.extra_args; the flags are vLLM 0.32's."),
     (r"max_model_len", "Lower chat.max_context."),
 )
 """What a log says, and what to do about it; the first that fits."""
