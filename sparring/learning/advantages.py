@@ -171,19 +171,12 @@ def groups_with_critic(
 
     rows: list[tuple[str, Encoded, dict[str, Tensor]]] = []
     for trajectory, node in encoded(trajectories, encode):
-        old_N, values_N = scores.logprobs[trajectory.id].double(), scores.values[trajectory.id].double()
-        columns = {"values": values_N}
-        if credit.is_sampled:
-            sampled_N = torch.tensor(sampled_logprobs(trajectory, node), dtype=torch.float64)
-            if credit.is_corrected:
-                columns["sampled"] = sampled_N
-            else:
-                old_N = sampled_N
-        columns["logprobs"] = old_N
+        values_N = scores.values[trajectory.id].double()
+        columns = {"values": values_N, **_old_logprobs(trajectory, node, scores, credit)}
         rewards_N = torch.zeros_like(values_N)
         if reference:
             columns["reference"] = reference.logprobs[trajectory.id].double()
-            rewards_N = -credit.kl_weight * (old_N - columns["reference"])
+            rewards_N = -credit.kl_weight * (columns["logprobs"] - columns["reference"])
         rewards_N[-1] += trajectory.reward
         columns["advantages"] = discounted_advantages(rewards_N, values_N, gamma=credit.gamma, lam=credit.lam)
         columns["returns"] = columns["advantages"] + values_N
@@ -198,6 +191,17 @@ def groups_with_critic(
         (task_id, node, Sample(**{name: tuple(column.tolist()) for name, column in columns.items()}))
         for task_id, node, columns in rows
     )
+
+
+def _old_logprobs(trajectory: Trajectory, node: Encoded, scores: Scores, credit: Credit) -> dict[str, Tensor]:
+    """Return log π_old as `logprobs`, and what a server sampled at as `sampled` where the two are told apart."""
+    import torch
+
+    own_N = scores.logprobs[trajectory.id].double()
+    if not credit.is_sampled:
+        return {"logprobs": own_N}
+    sampled_N = torch.tensor(sampled_logprobs(trajectory, node), dtype=torch.float64)
+    return {"logprobs": own_N, "sampled": sampled_N} if credit.is_corrected else {"logprobs": sampled_N}
 
 
 def score(learner: Learner, trajectories: Sequence[Trajectory], encode: Encode, path: Path, compute: Compute) -> Scores:

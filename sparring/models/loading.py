@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from sparring.core.convert import check_values
 from sparring.core.errors import ConfigError, ModelError, quote
+from sparring.core.memory import free_large_blocks_at_once
 from sparring.core.ranges import ADJUSTABLE_WITH_NOTE, Name, Place
 from sparring.data.chat import known_ids
 from sparring.models.adapter_folders import base_folder, check_adapter, is_adapter
@@ -97,6 +98,8 @@ def load_model(model: ModelConfig | str, **keywords: Any) -> tuple[PreTrainedMod
     """
     import torch
 
+    from sparring.models.threads import SMALL_MODEL
+
     config = model if isinstance(model, ModelConfig) else ModelConfig(path=model)
     device = resolve_device(config.device)
     if is_adapter(config.path):
@@ -113,6 +116,8 @@ def load_model(model: ModelConfig | str, **keywords: Any) -> tuple[PreTrainedMod
     if (num_tokens := max(known_ids(tokenizer)) + 1) > num_embeddings:
         raise ModelError(f"model.path: the tokenizer has {num_tokens} tokens, the model only {num_embeddings}.")
     placed = loaded if keywords else cast("PreTrainedModel", torch.nn.Module.to(loaded, device))
+    if device.type == "cpu" and placed.num_parameters() > SMALL_MODEL:
+        free_large_blocks_at_once()
     return placed.eval(), tokenizer
 
 

@@ -166,6 +166,7 @@ class Transport:
             timeout=httpx.Timeout(connection.timeout_s, connect=min(connection.timeout_s, 10.0)),
             limits=httpx.Limits(max_connections=connection.num_concurrent),
             follow_redirects=False,
+            trust_env=not connection.own_key,  # a server of ours is on this machine: no proxy is asked
         )
         thread = threading.Thread(target=_run, args=(self._loop,), name="requests", daemon=True)
         thread.start()

@@ -17,7 +17,10 @@ FORBIDDEN_ARGS = {
     "--trust-remote-code": "set model.trust_remote_code if you have read the model's code",
     "--host": "a server that Sparring starts listens on the loopback alone",
     "--port": "a free one is taken",
+    "--uds": "a server that Sparring starts listens on the loopback alone",
     "--api-key": "put it into the environment variable VLLM_API_KEY",
+    "--served-model-name": "it is the run's model.path",
+    "--middleware": "it would run code inside the server",
 }
 
 
@@ -71,8 +74,10 @@ class VllmConfig:
         for url in self.base_urls:
             check_address(url, "base_urls")
         for word in self.extra_args:
-            if (name := word.partition("=")[0].replace("_", "-")) in FORBIDDEN_ARGS:
-                raise ValueError(f"extra_args: {name} can't be set there: {FORBIDDEN_ARGS[name]}")
+            given = word.partition("=")[0].replace("_", "-")
+            for name, remedy in FORBIDDEN_ARGS.items():
+                if len(given) > 2 and name.startswith(given):  # vLLM takes a name's beginning for it
+                    raise ValueError(f"extra_args: {name} can't be set there: {remedy}")
 
 
 def check_servers(sampler: SamplerConfig, config: VllmConfig, where: str = "") -> None:
