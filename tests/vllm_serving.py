@@ -43,6 +43,8 @@ class ModelServer(Server):
         if (told := self.trouble(request)) is not None:
             return told
         body = request.body
+        if request.path == "/health":
+            return Answer()
         if request.path == "/v1/models":
             return Answer(body={"object": "list", "data": self._models()})
         if request.path == "/v1/load_lora_adapter":

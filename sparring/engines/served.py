@@ -164,6 +164,7 @@ class ServedEngine:
     def _connect(self, checkpoint: str, chat: Chat) -> Servers:
         """Return the servers, awake; the first time they are started, or compared with the model."""
         if self._servers is not None:
+            self._servers.revive()
             if self._server is not None:
                 self._server.wake()
             return self._servers
@@ -224,7 +225,7 @@ class ServedEngine:
             self._serve(checkpoint)
         node = probe_of(chat)
         published = _Published(name, say(learner, node))
-        for client in self._servers.clients:
+        for client in self._servers.alive():
             check_weights(client, name, node, published.said, self._said, self._tolerance)
         self._said.append(published.said)
         self._published[checkpoint] = published

@@ -9,11 +9,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sparring.core.errors import ConfigError, TrainingError
@@ -25,7 +29,7 @@ from sparring.runs.config import Recipe
 from sparring.runs.play import evaluate_models
 from sparring.runs.recipe import run_recipe
 from sparring.runs.recipe_files import load_recipe, play_config
-from tests.methods import test_lora_runs, test_reinforcement_methods
+from tests.methods import test_lora_runs, test_methods, test_reinforcement_methods
 from tests.methods.test_methods import DeadlyProgress, Killed
 from tests.serving import Answer, Seen
 from tests.tiny_models import tiny_model, tiny_tokenizer
@@ -168,6 +172,78 @@ def test_a_server_of_another_vocabulary_or_a_short_context_is_refused(
         play(served(test_lora_runs.preference_recipe(model_folder, "zero_shot"), server), tmp_path / "one")
     with ModelServer(model_folder, max_model_len=100) as server, pytest.raises(ConfigError, match="takes 100 tokens"):
         play(preference_recipe(server, "zero_shot"), tmp_path / "two")
+
+
+@pytest.fixture
+def launching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VllmConfig:
+    """Settings under which `vllm serve` is a server of ours in a process of its own."""
+    package = tmp_path / "packages/vllm/entrypoints/cli"
+    package.mkdir(parents=True)
+    (package / "main.py").write_text("from tests.launched_vllm import main\nmain()\n")
+    root = Path(__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "packages"), str(root)]))
+    return VllmConfig(launch=True, python=sys.executable, startup_s=60.0, max_retries=1)
+
+
+def launched(recipe: Recipe, config: VllmConfig) -> Recipe:
+    """Return a recipe whose agents are played by a server that the run starts."""
+    sampler = SamplerConfig(kind="vllm")
+    arms = {
+        name: replace(arm, config=replace(arm.config, sampler=sampler, vllm=config))
+        for name, arm in recipe.arms.items()
+    }
+    return replace(recipe, arms=arms)
+
+
+def test_all_weights_reach_a_server_that_the_run_starts(
+    model_folder: Path, tmp_path: Path, launching: VllmConfig
+) -> None:
+    recipe = test_methods.make_recipe(model_folder, "zero_shot", "sft")
+    play(recipe, tmp_path / "here")
+    play(launched(recipe, launching), tmp_path / "there")
+    for arm in ("zero_shot", "sft"):
+        phase = f"{arm}/round-0/evaluate-target"
+        assert played(tmp_path / "there", phase) == played(tmp_path / "here", phase)
+    assert servers_of(tmp_path / "there") == []
+
+
+class Assassin(SilentProgress):
+    """Kills the run's server at every n-th sign of progress."""
+
+    def __init__(self, run: Path, every: int) -> None:
+        super().__init__()
+        self.run, self.every, self.num_signs, self.num_kills = run, every, 0, 0
+
+    def advance(self, num: float = 1) -> None:
+        self.num_signs += 1
+        if self.num_signs % self.every == 0:
+            for server in servers_of(self.run):
+                server.kill()
+                self.num_kills += 1
+
+
+def servers_of(run: Path) -> list[psutil.Process]:
+    """Return the servers whose log is in a run's folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if "vllm.entrypoints.cli.main" in (process.info["cmdline"] or ()) and run.exists():
+            with suppress(psutil.Error):
+                if any(str(run) in one.path for one in process.open_files()):
+                    found.append(process)
+    return found
+
+
+def test_a_server_that_is_killed_is_started_again_and_no_episode_ends_for_it(
+    model_folder: Path, tmp_path: Path, launching: VllmConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparring.engines.served.LEAST_LIFE_S", 0.0)
+    killer = Assassin(tmp_path / "run", every=25)
+    recipe = test_lora_runs.preference_recipe(model_folder, "sft", "eto")
+    play(launched(recipe, launching), tmp_path / "run", killer)
+    assert killer.num_kills >= 2
+    for file in (tmp_path / "run").glob("seed-0/**/trajectories.jsonl"):
+        assert not [one for one in read_trajectories(file) if one.error]
+    assert servers_of(tmp_path / "run") == []
 
 
 def test_eval_plays_a_base_and_an_adapter_on_a_server(model_folder: Path, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ class VllmPolicy:
     def _mend(self, request: _Request) -> None:
         """See to it that the episode's server is there and has the model, then ask again."""
         try:
-            self._servers.mend(request.episode.id)
+            self._servers.mend(request.episode.id, self._model)
             self._send(request)
         except Exception as beyond_help:  # the boundary to the rollout's thread, which raises it
             _fail(request.answer, beyond_help)

@@ -41,9 +41,12 @@ class Servers:
         with self._lock:
             if episode_id not in self._server_of:
                 busy = Counter(self._server_of.values())
-                there = [number for number in range(len(self.clients)) if number not in self._lost]
-                self._server_of[episode_id] = min(there, key=lambda number: busy[number])
+                self._server_of[episode_id] = min((number for number, _ in self._there()), key=lambda one: busy[one])
             return self.clients[self._server_of[episode_id]]
+
+    def alive(self) -> list[VllmClient]:
+        """Return the servers that answer, as far as is known."""
+        return [client for _, client in self._there()]
 
     def forget(self, episode_id: str) -> None:
         """Forget an episode that ended."""
@@ -57,48 +60,63 @@ class Servers:
             ConfigError: a server refuses it.
             EnvFault: a server failed.
         """
-        for client in self._there():
-            client.load_adapter(name, folder)
+        for number, client in self._there():
+            try:
+                client.load_adapter(name, folder)
+            except EnvFault:
+                self._lose(number)
         self._adapters[name] = folder
 
     def unload_adapter(self, name: str) -> None:
         """Let every server forget an adapter."""
         self._adapters.pop(name, None)
-        for client in self._there():
+        for _, client in self._there():
             client.unload_adapter(name)
 
-    def mend(self, episode_id: str) -> None:
+    def revive(self) -> None:
+        """Start the server that is ours again, if it has died. It has no adapters then.
+
+        Raises:
+            ConfigError, EnvFault: it can't be started.
+        """
+        with self._lock:
+            if self._revive is not None and (client := self._revive()) is not None:
+                log.warning("the vLLM server had ended, and was started again")
+                self.clients[0] = client
+
+    def mend(self, episode_id: str, model: str) -> None:
         """Put right what made a request fail, as far as that is possible.
 
         A dead server of ours is started anew, a lost adapter is loaded again, and an episode of a server that is gone
         moves to another.
+
+        Args:
+            episode_id: whose request failed.
+            model: the name that was asked for.
 
         Raises:
             ConfigError, EnvFault: it is not possible.
         """
         with self._lock:
             number = self._server_of[episode_id]
-            if self._revive is not None and (client := self._revive()) is not None:
-                log.warning("%s had ended, and was started again", self.clients[number].url)
-                self.clients[number] = client
+            self.revive()
             try:
                 known = {model.name for model in self.clients[number].models()}
             except EnvFault:
-                self._lose(episode_id, number)
+                self._lose(number)
+                del self._server_of[episode_id]
                 return
-            for name, folder in self._adapters.items():
-                if name not in known:
-                    self.clients[number].load_adapter(name, folder)
+            if model in self._adapters and model not in known:
+                self.clients[number].load_adapter(model, self._adapters[model])
 
-    def _lose(self, episode_id: str, number: int) -> None:
+    def _lose(self, number: int) -> None:
         self._lost.add(number)
         if len(self._lost) == len(self.clients):
             raise EnvFault(f"No vLLM server answers any more; the last was {self.clients[number].url}. See its log.")
         log.warning("%s is gone; its episodes move to the other servers", self.clients[number].url)
-        self._server_of.pop(episode_id)
 
-    def _there(self) -> list[VllmClient]:
-        return [client for number, client in enumerate(self.clients) if number not in self._lost]
+    def _there(self) -> list[tuple[int, VllmClient]]:
+        return [(number, client) for number, client in enumerate(self.clients) if number not in self._lost]
 
 
 def find_base(client: VllmClient, path: str) -> ServedModel:
