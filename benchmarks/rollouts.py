@@ -5,6 +5,8 @@
     python -m benchmarks.rollouts --num-examples 1  # with a worked example in every prompt, as in the paper
     python -m benchmarks.rollouts --env intercode_sql --model sparring-worlds --num-envs 32  # where envs cost nothing
 
+    python -m benchmarks.rollouts --env intercode_sql --model FOLDER --vllm .venv-vllm/bin/python   # a server besides
+
 The peer is the way of ETO's and the paper's code, made anew: one episode after another, the whole history encoded again
 by `generate` at every turn, the package's own `env.step` (in other worlds than ScienceWorld the same env). Both sides
 decode greedily in float32, on the same tokens; an episode in which they differ must do so at a near-tie of the two best
@@ -17,6 +19,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.env_steps import HASH, Official
@@ -243,6 +246,49 @@ def ours(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def served(request: dict[str, Any]) -> dict[str, Any]:
+    """Play all tasks with Sparring's rollout on a vLLM server, whose processes count."""
+    import psutil
+
+    from sparring.engines.local import FullEngine
+    from sparring.engines.served import ServedEngine, Serving
+    from sparring.envs.pool import EnvPool
+    from sparring.models.loading import ModelConfig
+    from sparring.models.lora import LoraConfig
+    from sparring.policies.factory import Sampling
+    from sparring.policies.vllm.config import SamplerConfig, VllmConfig
+    from sparring.rollouts.episodes import episode_specs
+    from sparring.rollouts.loop import rollout
+
+    _, chat, benchmark, tasks = setting(request, request["warmup"] + request["num"])
+    num_envs, max_new = request["num_envs"], MAX_NEW_TOKENS[request["env"]]
+    model = ModelConfig(path=request["model"], dtype="float32")
+    serving = Serving(
+        sampler=SamplerConfig(kind="vllm"),
+        vllm=VllmConfig(launch=True, python=request["vllm"]),
+        max_context=chat.config.max_context,
+        num_envs=num_envs,
+        log_file=Path("benchmarks/results/vllm.log"),
+    )
+    engine = ServedEngine(FullEngine(model, lambda *_: chat), model, LoraConfig(), serving)
+
+    def cpu_seconds() -> float:
+        times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+        return time.process_time() + sum(one.user + one.system for one in times)
+
+    try:
+        with EnvPool(request["env"], {}, num_envs=num_envs) as pool:
+            policy = engine.policy(request["model"], Sampling(temperature=0.0, max_new_tokens=max_new))
+            specs = episode_specs("benchmark", tasks, agent="target", seed=0, num_per_task=1)
+            rollout(policy, pool, benchmark, [specs[: request["warmup"]]], num_slots=num_envs)
+            clock, started = cpu_seconds(), time.perf_counter()
+            played = rollout(policy, pool, benchmark, [specs[request["warmup"] :]], num_slots=num_envs)
+            cpu, wall = cpu_seconds() - clock, time.perf_counter() - started
+    finally:
+        engine.close()
+    return {"cpu_s": cpu, "wall_s": wall, "tokens": {t.task.id: [turn.token_ids for turn in t.turns] for t in played}}
+
+
 def _covered(spans: Sequence[tuple[float, float]]) -> float:
     """Add up the time in which at least one span runs."""
     total, until = 0.0, float("-inf")
@@ -309,17 +355,25 @@ def main() -> None:
     parser.add_argument("--num-envs", type=int, default=4)
     parser.add_argument("--num-examples", type=int, default=0, help="worked examples in the prompt (the paper: 1)")
     parser.add_argument("--padded", action="store_true", help="the same model, filled up to 108 M parameters")
-    args = parse(parser, lambda request: {"ours": ours, "official": official, "gaps": gaps}[request["side"]](request))
+    parser.add_argument("--vllm", default="", help="Python of an environment that has vLLM: a third side")
+    sides = {"ours": ours, "official": official, "served": served, "gaps": gaps}
+    args = parse(parser, lambda request: sides[request["side"]](request))
     shared = {name: value for name, value in vars(args).items() if name != "child"}
     mine = in_child("benchmarks.rollouts", {**shared, "side": "ours"})
     theirs = in_child("benchmarks.rollouts", {**shared, "side": "official"}, env=HASH)
+    server = in_child("benchmarks.rollouts", {**shared, "side": "served"}) if args.vllm else None
     asked = {**shared, "side": "gaps", "ours": mine.pop("tokens"), "official": theirs.pop("tokens")}
+    if server:
+        on_server = in_child("benchmarks.rollouts", {**asked, "official": server.pop("tokens")})
+        print(f"on the server {args.num - len(on_server)} of {args.num} episodes are equal; gaps {on_server}")
     differing = in_child("benchmarks.rollouts", asked)
     rows = [
         [name, side["cpu_s"] / args.num, side["wall_s"] / args.num]
         for name, side in (("ours", mine), ("official", theirs))
     ]
-    rows.append(["ratio", *(b / a for a, b in zip(rows[0][1:], rows[1][1:], strict=True))])
+    if server:
+        rows.append(["ours, on vLLM", server["cpu_s"] / args.num, server["wall_s"] / args.num])
+    rows.append(["official / ours", *(b / a for a, b in zip(rows[0][1:], rows[1][1:], strict=True))])
     show("An episode", ["", "CPU-seconds", "seconds"], rows)
     ties = sum(gap < NEAR_TIE for gap in differing.values())
     print(f"\n{args.num - len(differing)} of {args.num} episodes equal token for token; {ties} part at a near-tie")
@@ -332,7 +386,7 @@ def main() -> None:
         + "_padded" * args.padded
         + f"_{args.num_examples}_shown" * bool(args.num_examples)
     )
-    save(name, {**shared, "ours": mine, "official": theirs, "gaps": differing})
+    save(name, {**shared, "ours": mine, "official": theirs, "served": server, "gaps": differing})
 
 
 if __name__ == "__main__":
