@@ -103,7 +103,8 @@ class Estimate:
         again = ", recomputed" if demand.recompute else ""
         tokens = f"{demand.max_tokens_per_batch:,} tokens{again}"
         parts.append(f"activations about {_gb(self.activations + self.logits)} at {tokens}")
-        parts.append(f"or, while playing, {_gb(self.cache)} for {demand.num_envs} episodes")
+        if self.cache:
+            parts.append(f"or, while playing, {_gb(self.cache)} for {demand.num_envs} episodes")
         end = "" if available is None else f"; the device has {available / GB:.0f}"
         return f"{', '.join(parts)}: {_gb(self.total)} in all{end}"
 

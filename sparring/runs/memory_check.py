@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparring.core.errors import ConfigError
 from sparring.methods.table import METHODS
 
 if TYPE_CHECKING:
     from sparring.core.progress import Progress
     from sparring.models.memory import Estimate
-    from sparring.runs.config import Arm, Recipe
+    from sparring.policies.vllm.config import VllmConfig
+    from sparring.runs.config import Arm, Config, Recipe
 
+GB = 10**9
 TOLD_FROM = 30_000_000
 """Parameters from which a model is worth a line."""
 
@@ -23,6 +27,8 @@ def check_memory(recipe: Recipe, progress: Progress) -> None:
         ConfigError: an arm can't fit on its device; the message names what would.
         ModelError: the model's folder is refused.
     """
+    import torch
+
     from sparring.models.loading import resolve_device
     from sparring.models.memory import check_fits, memory_of
 
@@ -33,6 +39,9 @@ def check_memory(recipe: Recipe, progress: Progress) -> None:
         device = resolve_device(arm.config.model.device)
         check_fits(found, device)
         line = found.describe(memory_of(device))
+        if device.type == "cuda" and takes_share(arm.config):
+            _, whole = torch.cuda.mem_get_info(device)
+            line += f". {check_share(found, arm.config.vllm, whole)}"
         if line not in told:
             told.add(line)
             progress.note(f"{name}: {line}.")
@@ -73,8 +82,38 @@ def estimate_of(arm: Arm) -> Estimate | None:
         is_autocast=autocast_dtype(device, largest.autocast) is not None,
         max_tokens_per_batch=largest.max_tokens_per_batch,
         recompute=is_recomputed(largest.recompute, num_parameters),
-        num_envs=config.env.num_envs,
+        num_envs=0 if config.sampler.kind == "vllm" else config.env.num_envs,
         max_context=config.chat.max_context,
         num_agents=1 if others_rest else method.num_agents,
     )
     return estimate(demand)
+
+
+def takes_share(config: Config) -> bool:
+    """Say whether a vLLM server that the run starts shares the learner's device."""
+    return config.sampler.kind == "vllm" and config.vllm.launch
+
+
+def check_share(found: Estimate, vllm: VllmConfig, whole: int) -> str:
+    """Say what a server takes of the learner's GPU, and refuse what can't fit beside it.
+
+    Args:
+        found: what the learner takes.
+        vllm: how large the server's share is, and whether it sleeps while agents train.
+        whole: bytes that the GPU has.
+
+    Raises:
+        ConfigError: the two don't fit; the message names what would.
+    """
+    share = vllm.gpu_memory_utilization * whole
+    beside = found.weights + found.adapters if vllm.sleep else found.total
+    when = "while agents play" if vllm.sleep else "all the time"
+    line = f"a vLLM server takes {share / GB:.1f} GB of its {whole / GB:.0f} besides, {when}"
+    if beside + share <= whole:
+        return line
+    largest = max(0.0, math.floor(100 * (1 - beside / whole)) / 100)
+    asleep = "" if vllm.sleep else ", or set vllm.sleep = true"
+    raise ConfigError(
+        f"memory: {line}, and the learner {beside / GB:.1f}. Set vllm.gpu_memory_utilization to {largest:g} or less"
+        f"{asleep}; or take servers on other GPUs (vllm.base_urls)."
+    )

@@ -18,6 +18,8 @@ from sparring.models.linear_layers import linear_layers
 from sparring.models.loading import BUNDLED, save_model
 from sparring.models.lora import LoraConfig
 from sparring.models.memory import Demand, check_fits, estimate, memory_of, out_of_memory
+from sparring.policies.vllm.config import VllmConfig
+from sparring.runs.memory_check import check_share
 from tests.policies.architectures import tiny
 from tests.tiny_models import tiny_tokenizer
 from tests.training_toys import node
@@ -181,3 +183,24 @@ def test_memory_that_ran_out_is_recognised():
     except ValueError as error:
         assert out_of_memory(error) == advice
     assert out_of_memory(RuntimeError("shape mismatch")) is None and out_of_memory(None) is None
+
+
+@pytest.mark.parametrize(
+    ("sleep", "share", "said"),
+    [
+        (True, 0.5, "a vLLM server takes 12.0 GB of its 24 besides, while agents play"),
+        (False, 0.5, "a vLLM server takes 12.0 GB of its 24 besides, all the time"),
+        (True, 0.9, "Set vllm.gpu_memory_utilization to 0.66 or less; or take servers on other GPUs"),
+        (False, 0.6, "Set vllm.gpu_memory_utilization to 0.54 or less, or set vllm.sleep = true; or take"),
+    ],
+)
+def test_a_server_on_the_same_gpu_is_added_up(sleep, share, said):
+    demand = replace(BUNDLED_DEMAND, lora=LoraConfig(rank=16), device="cuda")
+    found = replace(estimate(demand), weights=8 * 10**9, adapters=0, activations=3 * 10**9, logits=0, cache=0)
+    found = replace(found, gradients=0, moments=0)
+    config = VllmConfig(launch=True, gpu_memory_utilization=share, sleep=sleep)
+    try:
+        line = check_share(found, config, 24 * 10**9)
+    except ConfigError as error:
+        line = str(error)
+    assert said in line
