@@ -13,7 +13,7 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -76,7 +76,7 @@ class Serving:
 
 
 @dataclass(slots=True)
-class _Published:
+class Published:
     """An agent's weights on the servers."""
 
     name: str
@@ -98,12 +98,12 @@ class ServedEngine:
         self._inner, self._serving = inner, serving
         base = base_of(model)
         is_half = is_bfloat16(model, resolve_device(model.device))
-        self._base = base.path
+        self._base, self._folder = base.path, resolve_model(base.path, trusts_code=base.trust_remote_code)
         self._tolerance = serving.vllm.tolerance or TOLERANCE["half" if is_half else "float32"]
-        self._server = make_server(base, lora, serving, is_half=is_half) if serving.vllm.launch else None
+        self._server = make_server(base, self._folder, lora, serving) if serving.vllm.launch else None
         self._servers: Servers | None = None
         self._base_name = ""
-        self._published: dict[str, _Published] = {}
+        self._published: dict[str, Published] = {}
         """By checkpoint; the one that was used last stands last."""
         self._said: deque[list[float]] = deque(maxlen=2 * MAX_ADAPTERS)
         """What earlier weights said of the probe; the base model's are among them where agents are adapters."""
@@ -138,8 +138,10 @@ class ServedEngine:
         servers = self._connect(checkpoint, chat)
         if checkpoint in self._published:
             self._published[checkpoint] = self._published.pop(checkpoint)
+            servers.ensure_adapter(self._published[checkpoint].name)
         else:
             self._publish(checkpoint, learner, chat)
+        self._probe(self._published[checkpoint], chat)
         draw = Draw(
             temperature=sampling.temperature,
             max_tokens=sampling.max_new_tokens,
@@ -166,10 +168,12 @@ class ServedEngine:
         if self._servers is not None:
             self._servers.revive()
             if self._server is not None:
+                give_back_gpu()
                 self._server.wake()
             return self._servers
         if self._server is not None:
-            starts_at = self._base if self._base == checkpoint or is_adapter(checkpoint) else checkpoint
+            give_back_gpu()
+            starts_at = self._folder if self._base == checkpoint or is_adapter(checkpoint) else checkpoint
             self._server.restart(replace(self._server.served, model=starts_at))
             servers = Servers([self._client_of_own()], revive=self._revive)
         else:
@@ -208,14 +212,14 @@ class ServedEngine:
     # ── Weights ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _publish(self, checkpoint: str, learner: Learner, chat: Chat) -> None:
-        """Give the servers a checkpoint's weights, and see that they play with them."""
+        """Give the servers a checkpoint's weights."""
         assert self._servers is not None
         while len(self._published) >= MAX_ADAPTERS:
             self._unload(self._published.pop(next(iter(self._published))))
         if checkpoint == self._base:
             name = self._base_name
-            if self._server is not None and self._server.served.model != self._base:
-                self._serve(checkpoint)
+            if self._server is not None:
+                self._serve(self._folder)
         elif is_adapter(checkpoint):
             self._num += 1
             name = f"{self._prefix}-{self._num}"
@@ -223,12 +227,15 @@ class ServedEngine:
         else:
             name = self._base_name
             self._serve(checkpoint)
-        node = probe_of(chat)
-        published = _Published(name, say(learner, node))
+        self._published[checkpoint] = Published(name, say(learner, probe_of(chat)))
+
+    def _probe(self, published: Published, chat: Chat) -> None:
+        """See that the servers play with the weights that the learner has."""
+        assert self._servers is not None
         for client in self._servers.alive():
-            check_weights(client, name, node, published.said, self._said, self._tolerance)
-        self._said.append(published.said)
-        self._published[checkpoint] = published
+            check_weights(client, published, probe_of(chat), self._said, self._tolerance)
+        if published.said not in self._said:
+            self._said.append(published.said)
 
     def _serve(self, checkpoint: str) -> None:
         """Start the server again on another folder of all weights.
@@ -245,27 +252,27 @@ class ServedEngine:
         if self._server.served.model == checkpoint and self._server.is_alive():
             return
         self._server.restart(replace(self._server.served, model=checkpoint))
-        self._servers.clients[0] = self._client_of_own()
+        self._servers.replace_own(self._client_of_own())
         self._published.clear()  # only one folder of all weights is served at a time
 
-    def _unload(self, published: _Published) -> None:
+    def _unload(self, published: Published) -> None:
         if published.name != self._base_name and self._servers is not None:
             self._servers.unload_adapter(published.name)
 
 
-def make_server(base: ModelConfig, lora: LoraConfig, serving: Serving, *, is_half: bool) -> VllmServer:
+def make_server(base: ModelConfig, folder: str, lora: LoraConfig, serving: Serving) -> VllmServer:
     """Return a server for a base model, which is not started yet."""
     from sparring.engines.vllm_server import Served, VllmServer
 
-    path = resolve_model(base.path, trusts_code=base.trust_remote_code)
+    device = resolve_device(base.device)
     served = Served(
-        model=path,
+        model=folder,
         name=base.path,
-        dtype="bfloat16" if is_half else "float32",
+        dtype="bfloat16" if is_bfloat16(base, device) else "float32",
         max_model_len=serving.max_context,
         max_lora_rank=lora.rank,
         deterministic=serving.sampler.deterministic,
-        on_gpu=resolve_device(base.device).type == "cuda",
+        on_gpu=device.type == "cuda",
         trust_remote_code=base.trust_remote_code,
     )
     return VllmServer(serving.vllm, served, serving.log_file)
@@ -299,6 +306,14 @@ def probe_of(chat: Chat) -> Encoded:
     return Encoded(ids=tuple(ids), spans=((1, len(ids)),))
 
 
+def give_back_gpu() -> None:
+    """Let torch give the GPU memory back that it keeps for itself, for a server that is about to take its share."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def say(learner: Learner, node: Encoded) -> list[float]:
     """Return what a learner says of the probe's tokens."""
     (said_N,), _ = learner.score([node], Compute())
@@ -306,37 +321,31 @@ def say(learner: Learner, node: Encoded) -> list[float]:
 
 
 def check_weights(
-    client: VllmClient,
-    name: str,
-    node: Encoded,
-    own: Sequence[float],
-    others: Sequence[Sequence[float]],
-    tolerance: float,
+    client: VllmClient, published: Published, node: Encoded, others: Iterable[Sequence[float]], tolerance: float
 ) -> None:
     """Compare what a server says of the probe with what the learner says, and with what other weights said.
 
     Args:
         client: of the server.
-        name: the weights' name there.
+        published: the weights that it should play with.
         node: the probe.
-        own: the learner's log-probabilities of all of the probe's tokens but the first.
-        others: those of weights that the server might play with by mistake.
+        others: log-probabilities of weights that the server might play with by mistake.
         tolerance: largest mean difference.
 
     Raises:
         TrainingError: the server plays with other weights; the message has both figures.
     """
-    said = client.logprobs(name, node.ids)
+    own, said = published.said, client.logprobs(published.name, node.ids)
     gap = _gap(said, own)
-    nearest = min((_gap(said, other) for other in others if _gap(own, other) > SAME), default=float("inf"))
+    nearest = min((_gap(said, other) for other in others if _gap(own, other) > SAME), default=math.inf)
     if gap <= tolerance and gap <= 2 * nearest:
         return
     like = " It plays like weights that were published before." if nearest < gap else ""
     raise TrainingError(
-        f"{client.url} plays {name} with other weights than were trained: of {len(own)} probe tokens its mean "
-        f"log-probability is {fmean(said):.4f} and the learner's {fmean(own):.4f}, {gap:.2g} nats apart on average "
-        f"where {tolerance:g} is allowed (vllm.tolerance).{like} Does the server see the run's folder, and compute in "
-        "the same precision?"
+        f"{client.url} plays {published.name} with other weights than were trained: over {len(own)} probe tokens its "
+        f"mean log-probability is {fmean(said):.4f} and the learner's {fmean(own):.4f}, {gap:.2g} nats apart on "
+        f"average where {tolerance:g} is allowed (vllm.tolerance).{like} Does the server see the run's folder, and "
+        "compute in the same precision?"
     )
 
 

@@ -82,7 +82,18 @@ class Servers:
         with self._lock:
             if self._revive is not None and (client := self._revive()) is not None:
                 log.warning("the vLLM server had ended, and was started again")
-                self.clients[0] = client
+                self.replace_own(client)
+
+    def replace_own(self, client: VllmClient) -> None:
+        """Speak to the server that is ours through another client: it was started again. It has no adapters then."""
+        with self._lock:
+            self.clients[0] = client
+
+    def ensure_adapter(self, name: str) -> None:
+        """Load an adapter where a server has lost it; other names are left alone."""
+        for _, client in self._there() if name in self._adapters else ():
+            if name not in {model.name for model in client.models()}:
+                client.load_adapter(name, self._adapters[name])
 
     def mend(self, episode_id: str, model: str) -> None:
         """Put right what made a request fail, as far as that is possible.
