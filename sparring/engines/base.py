@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sparring.data.chat import Chat, Encoded
     from sparring.policies.base import AnyPolicy
+    from sparring.policies.completions import ChatServer
     from sparring.policies.factory import Sampling
 
 Metrics = dict[str, tuple[float, float]]
@@ -133,6 +134,11 @@ class Engine(Protocol):
 
     def policy(self, checkpoint: str, sampling: Sampling, *, moments: Path | None = None) -> AnyPolicy:
         """Return a policy that plays with a checkpoint's weights, as long as no training changes them."""
+        ...
+
+    def chat_server(self) -> ChatServer | None:
+        """Return a server that answers chat messages with the base model, once a policy was asked for; none: there is
+        none."""
         ...
 
     def close(self) -> None:

@@ -73,6 +73,9 @@ class _Holder:
         for held in [one for one in self._held if one.checkpoint == checkpoint]:
             self._let_go(held)
 
+    def chat_server(self) -> None:
+        """See `engines.base.Engine`: there is none."""
+
     def close(self) -> None:
         """See `engines.base.Engine`: there is nothing outside of this process."""
 

@@ -26,6 +26,7 @@ from sparring.engines.base import Compute
 from sparring.engines.local import LoraEngine, base_of
 from sparring.models.adapter_folders import is_adapter
 from sparring.models.loading import is_bfloat16, resolve_device, resolve_model
+from sparring.policies.completions import ChatServer
 from sparring.policies.vllm.client import Draw, VllmClient, digest_of
 from sparring.policies.vllm.policy import VllmPolicy
 from sparring.policies.vllm.servers import Servers, find_base
@@ -150,6 +151,13 @@ class ServedEngine:
         )
         name = self._published[checkpoint].name
         return VllmPolicy(servers, name, chat, draw, keep_logprobs=sampling.keep_logprobs)
+
+    def chat_server(self) -> ChatServer | None:
+        """See `engines.base.Engine`. It is the first of the servers."""
+        if self._servers is None:
+            return None
+        key = "" if self._server is None else self._server.api_key
+        return ChatServer(url=f"{self._servers.clients[0].url}/v1", model=self._base_name, key=key)
 
     def close(self) -> None:
         """Let the servers forget the run's adapters, and end a server that was started here."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from sparring.core.convert import check_values
@@ -95,14 +95,29 @@ class Completion:
     """The ids as the server sampled them, where it gives them and the text is whole."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatServer:
+    """A server that the run has anyway."""
+
+    url: str
+    """With its `/v1`."""
+    model: str
+    key: str = field(repr=False)
+    """Of our own making; empty: that of the environment."""
+
+    def config(self, like: OpenAIConfig) -> OpenAIConfig:
+        """Return settings that name it, otherwise like others."""
+        return replace(like, base_url=self.url, model=self.model, api_key_env="VLLM_API_KEY")
+
+
 Outcome = Completion | Failure
 
 
 class CompletionClient:
     """Asks one server, several requests at a time."""
 
-    def __init__(self, config: OpenAIConfig) -> None:
-        """Read the API key; no connection is opened yet.
+    def __init__(self, config: OpenAIConfig, *, own_key: str = "") -> None:
+        """Read the API key, unless there is one of our own making; no connection is opened yet.
 
         Raises:
             ConfigError: no model is named, or the key is no text that a header can hold.
@@ -119,6 +134,7 @@ class CompletionClient:
                 timeout_s=config.timeout_s,
                 max_retries=config.max_retries,
                 remedies=REMEDIES,
+                own_key=own_key,
             )
         )
 

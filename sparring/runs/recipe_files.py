@@ -200,7 +200,8 @@ def _check_arm(arm: Arm, where: str) -> None:
             f"{where}vllm.base_urls: running servers take new adapters, not new weights. Set lora.rank, or vllm.launch "
             "= true, which starts a server again on each new checkpoint."
         )
-    if arm.makes_tasks and config.synthesis.kind == "language-model" and not config.openai.model:
+    names_none = not config.openai.model and config.sampler.kind == "local"
+    if arm.makes_tasks and config.synthesis.kind == "language-model" and names_none:
         raise ConfigError(f"{where}synthesis.kind: a language model is asked, and none is named: --openai.model NAME.")
 
 

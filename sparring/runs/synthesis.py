@@ -29,6 +29,7 @@ from sparring.synthesis.signals import Pattern
 from sparring.synthesis.validation import Ground
 
 if TYPE_CHECKING:
+    from sparring.policies.completions import ChatServer
     from sparring.runs.config import Config
 
 FILE = "synthesis.json"
@@ -51,6 +52,8 @@ class Synthesis:
     """Plays episodes and writes them down; in the order of the attempts."""
     agent: AnyPolicy
     """The agent as it is now: it probes what is proposed."""
+    server: ChatServer | None = None
+    """The run's own, which a language model that is not named is asked on."""
 
     def run(self, curriculum: Curriculum, phase: Phase, *, seed: int) -> SynthesisResult:
         """Make tasks where the agent is weak, write down what came of it, and finish the phase.
@@ -77,7 +80,11 @@ class Synthesis:
         from sparring.policies.completions import CompletionClient
         from sparring.synthesis.language_model import LanguageModelSynthesiser
 
-        return LanguageModelSynthesiser(self.benchmark, CompletionClient(self.config.openai), self.config.explorer)
+        config, key = self.config.openai, ""
+        if not config.model and self.server is not None:
+            config, key = self.server.config(config), self.server.key
+        client = CompletionClient(config, own_key=key)
+        return LanguageModelSynthesiser(self.benchmark, client, self.config.explorer)
 
     def _evaluation_tasks(self) -> list[Task]:
         tasks = {task.id: task for task in self.held_out}

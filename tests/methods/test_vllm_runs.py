@@ -24,11 +24,12 @@ from sparring.core.errors import ConfigError, TrainingError
 from sparring.core.progress import SilentProgress
 from sparring.core.records import read_trajectories
 from sparring.models.loading import save_model
+from sparring.policies.completions import ChatServer, OpenAIConfig
 from sparring.policies.vllm.config import SamplerConfig, VllmConfig
 from sparring.runs.config import Recipe
 from sparring.runs.play import evaluate_models
 from sparring.runs.recipe import run_recipe
-from sparring.runs.recipe_files import load_recipe, play_config
+from sparring.runs.recipe_files import load_recipe, play_config, recipe_from_dict
 from tests.methods import test_lora_runs, test_methods, test_reinforcement_methods
 from tests.methods.test_methods import DeadlyProgress, Killed
 from tests.serving import Answer, Seen
@@ -292,3 +293,14 @@ def test_running_servers_take_no_new_weights(tmp_path: Path) -> None:
     recipe.write_text('name = "toy"\nmethod = "sft"\n[sampler]\nkind = "vllm"\n')
     with pytest.raises(ConfigError, match="take new adapters, not new weights"):
         load_recipe(recipe, {"vllm.base_urls": ["http://localhost:8000"]})
+
+
+def test_a_language_model_that_is_not_named_is_the_base_on_the_runs_own_server() -> None:
+    server = ChatServer(url="http://127.0.0.1:8000/v1", model="base", key="secret-of-the-run")
+    asked = server.config(OpenAIConfig(timeout_s=7.0))
+    assert (asked.base_url, asked.model, asked.timeout_s) == ("http://127.0.0.1:8000/v1", "base", 7.0)
+    assert "secret" not in repr(server) and "secret" not in repr(asked)
+    values = {"name": "grown", "method": "coevolve", "env": {"id": "bfcl"}, "synthesis": {"kind": "language-model"}}
+    with pytest.raises(ConfigError, match="a language model is asked, and none is named"):
+        recipe_from_dict(values)
+    recipe_from_dict(values | {"sampler": {"kind": "vllm"}, "vllm": {"launch": True}})
