@@ -107,7 +107,7 @@ def make_groups(tasks: dict[str, list[Any]], case: str, num_tasks: int) -> list[
 # ── The two sides ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def train_ours(model: Any, groups: Sequence[Any], *, autocast: bool, adapter: str = "") -> list[float]:
+def train_ours(model: Any, groups: Sequence[Any], *, autocast: bool, adapter: str, max_tokens: int) -> list[float]:
     """Train one epoch, in the order of `groups`, and return the losses."""
     from sparring.engines.learner import LocalLearner
     from sparring.learning.objectives import LossConfig, PreferenceObjective
@@ -122,6 +122,7 @@ def train_ours(model: Any, groups: Sequence[Any], *, autocast: bool, adapter: st
         warmup_ratio=0,
         clip_norm=CLIP,
         shuffle=False,
+        max_tokens_per_batch=max_tokens,
         autocast="auto" if autocast else "off",
         save_every_s=1e9,
     )
@@ -239,7 +240,8 @@ def child(request: dict[str, Any]) -> Any:
     started, wall = time.process_time(), time.perf_counter()
     if request["side"] == "ours":
         adapter = "" if request["lora"] is None else ADAPTER
-        losses = train_ours(model, groups, autocast=request["autocast"], adapter=adapter)
+        options = {"autocast": request["autocast"], "max_tokens": request["max_tokens"]}
+        losses = train_ours(model, groups, adapter=adapter, **options)
     else:
         options = {"micro_batch": request["micro_batch"], "autocast": request["autocast"]}
         losses = train_trl(model, tokenizer, groups, **options)
@@ -305,10 +307,11 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--num-tasks", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--max-tokens", type=int, default=8192, help="of Sparring, whose activations are kept at once")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side, of which the fastest counts")
     parser.add_argument("--micro-batches", type=int, nargs="+", default=MICRO_BATCHES, help="of TRL, in pairs")
     args = parse(parser, child)
-    asked = {"run": args.run, "num_tasks": args.num_tasks, "model": args.model, "lora": args.lora}
+    asked = {name: getattr(args, name) for name in ("run", "num_tasks", "model", "lora", "max_tokens")}
     options = {"threads": args.threads, "repeats": args.repeats, "micro_batches": args.micro_batches}
     found = [compare({**asked, "case": case, "autocast": False}, **options) for case in args.cases]
     if in_child("benchmarks.training", {"side": "bfloat16"}):
