@@ -33,7 +33,7 @@ from sparring.rollouts.episodes import episode_specs
 from sparring.rollouts.loop import rollout
 from sparring.runs.config import Recipe
 from sparring.runs.recipe import run_recipe
-from tests.methods import test_lora_runs
+from tests.methods import test_lora_runs, test_reinforcement_methods
 from tests.methods.test_methods import DeadlyProgress, Killed
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
@@ -177,7 +177,10 @@ class ServerKiller(DeadlyProgress):
 
 def test_grpo_on_the_servers_log_probabilities(model_folder: Path, config: VllmConfig, tmp_path: Path) -> None:
     sections = {"grpo": {"rounds": 3, "kl_weight": 1e-3}, "rollout": {"temperature": 0.4}}
-    recipe = test_lora_runs.grpo_recipe(model_folder, **sections)
+    first = test_reinforcement_methods.make_recipe(model_folder, "grpo", grpo={"rounds": 1})
+    run_recipe(first, tmp_path / "learnt", SilentProgress(), with_report=False)  # a base that earns something
+    learnt = (tmp_path / "learnt/seed-0/grpo/sft-target/checkpoint").resolve()
+    recipe = test_lora_runs.grpo_recipe(learnt, **sections)
     recipe = on_server(replace(recipe, arms={"grpo": recipe.arms["grpo"]}), config)
     run_recipe(recipe, tmp_path / "run", SilentProgress(), with_report=False)
     for number in (1, 2, 3):
