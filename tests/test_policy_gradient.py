@@ -42,6 +42,17 @@ class TestGroupAdvantages:
         )
 
 
+class TestTruncatedWeights:
+    def test_docstring(self):
+        own, sampled = tensor(0.5, 0.5).log(), tensor(0.4, 0.1).log()
+        torch.testing.assert_close(losses.truncated_weights(own, sampled, largest=3.0), tensor(1.25, 3.0))
+
+    def test_without_truncation_the_expectation_is_that_under_the_own_policy(self):
+        own, sampled, values = tensor(0.1, 0.2, 0.7), tensor(0.5, 0.3, 0.2), tensor(1, -2, 3)
+        weights = losses.truncated_weights(own.log(), sampled.log(), largest=math.inf)
+        torch.testing.assert_close((sampled * weights * values).sum(), (own * values).sum())
+
+
 class TestSurrogate:
     def test_docstring(self):
         ratios, advantages = tensor(1.5, 1.5, 0.5, 0.5), tensor(1, -1, 1, -1)
@@ -169,6 +180,23 @@ class TestObjectives:
         assert means["pg/clipped"] == pytest.approx(4 / 6)
         assert means["pg/entropy"] == pytest.approx((4 * 0.5 + 2 * 2.0) / 6)
         assert means["pg/kl"] == pytest.approx((4 * kl_long + 2 * kl_short) / 6, rel=1e-5)
+
+    def test_a_servers_samples_are_corrected_up_to_a_bound(self):
+        """The server gave the long side's tokens a third of the learner's probability, the short one's the same."""
+        groups = two_groups()
+        (group,) = groups
+        long, short = group.samples
+        told = (replace(long, sampled=(-1.0 - math.log(3),) * 4), replace(short, sampled=(-2.0,) * 2))
+        objective = PolicyGradientObjective(max_server_ratio=2.0)
+        loss, metrics = objective([replace(group, samples=told)], self.logprobs)
+        assert loss.item() == pytest.approx(2 * 4 * -1.28 + 2, rel=1e-5)
+        means = {name: total / count for name, (total, count) in metrics.items()}
+        assert means["pg/server_gap"] == pytest.approx(4 * math.log(3) / 6)
+        assert means["pg/server_gap_max"] == pytest.approx(math.log(3)) and means["pg/truncated"] == pytest.approx(
+            4 / 6
+        )
+        with pytest.raises(AssertionError, match="sampled"):
+            objective(groups, self.logprobs)
 
     def test_without_weight_the_reference_is_not_missed(self):
         bare = [

@@ -44,7 +44,7 @@ class World:
     config: PlayConfig
     benchmark: Benchmark
     pool: EnvPool
-    log_file: Path
+    log_file: Path = Path(SERVER_LOG)
     """Gets what a server that is started here writes."""
 
     def tasks(self, split: str, num: int | None) -> list[Task]:

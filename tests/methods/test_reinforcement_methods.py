@@ -125,6 +125,7 @@ def test_a_mismatch_of_playing_and_training_is_warned_of(finished: Path, tmp_pat
         played,
         advantages_by_task(played),
         None,
+        tmp_path / "scores.safetensors",
     )
     chat = ChatConfig(format="action", instruction="", max_context=512)
     engine = FullEngine(ModelConfig(), Prompt(config=chat, instruction=ToyWorld.instruction).chat)

@@ -102,17 +102,31 @@ def test_both_agents_of_co_evolving_agents_are_adapters_on_one_server(model_fold
     assert len({seen.body["lora_name"] for seen in server.seen if "lora_path" in (seen.body or {})}) == len(loaded)
 
 
-def test_grpo_takes_the_servers_log_probabilities(learnt_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("largest", "gap"), [(None, "pg/log_ratio_max"), (2.0, "pg/server_gap_max")])
+def test_grpo_takes_the_servers_log_probabilities(
+    learnt_folder: Path, tmp_path: Path, largest: float | None, gap: str
+) -> None:
     notes: list[str] = []
     with ModelServer(learnt_folder) as server:
         recipe = test_lora_runs.grpo_recipe(learnt_folder, grpo={"rounds": 2}, rollout={"temperature": 0.4})
+        if largest:
+            recipe = corrected(recipe, largest)
         arms = {"grpo": recipe.arms["grpo"]}
         play(served(replace(recipe, arms=arms), server), tmp_path / "run", SilentProgress(notes.append))
     assert not any("another probability" in note for note in notes), notes
     for number in (1, 2):
         log = tmp_path / f"run/seed-0/grpo/round-{number}/train-target/log.jsonl"
         first = json.loads(log.read_text().splitlines()[0])
-        assert 0 < first["pg/log_ratio_max"] < 1e-3
+        assert 0 < first[gap] < 1e-3
+
+
+def corrected(recipe: Recipe, largest: float) -> Recipe:
+    """Return a recipe that corrects for the server's probabilities."""
+    arms = {
+        name: replace(arm, config=replace(arm.config, rl=replace(arm.config.rl, max_server_ratio=largest)))
+        for name, arm in recipe.arms.items()
+    }
+    return replace(recipe, arms=arms)
 
 
 def test_a_run_goes_on_after_kills_and_a_server_that_lost_its_adapters(model_folder: Path, tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ class SamplerConfig:
     deterministic: bool = False
     """With `vllm`: one request at a time, so that a run gives the same numbers each time on one machine. Slow."""
 
+    def __post_init__(self) -> None:
+        check_values(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class VllmConfig:
