@@ -184,11 +184,13 @@ class TestObjectives:
     def test_a_servers_samples_are_corrected_up_to_a_bound(self):
         """The server gave the long side's tokens a third of the learner's probability, the short one's the same."""
         groups = two_groups()
-        (group,) = groups
-        long, short = group.samples
-        told = (replace(long, sampled=(-1.0 - math.log(3),) * 4), replace(short, sampled=(-2.0,) * 2))
+        by_server = iter([(-1.0 - math.log(3),) * 4, (-2.0,) * 2])
+        told = [
+            replace(group, samples=tuple(replace(one, sampled=next(by_server)) for one in group.samples))
+            for group in groups
+        ]
         objective = PolicyGradientObjective(max_server_ratio=2.0)
-        loss, metrics = objective([replace(group, samples=told)], self.logprobs)
+        loss, metrics = objective(told, self.logprobs)
         assert loss.item() == pytest.approx(2 * 4 * -1.28 + 2, rel=1e-5)
         means = {name: total / count for name, (total, count) in metrics.items()}
         assert means["pg/server_gap"] == pytest.approx(4 * math.log(3) / 6)
