@@ -31,10 +31,10 @@ from sparring.policies.factory import Prompt, Sampling
 from sparring.policies.vllm.config import SamplerConfig, VllmConfig
 from sparring.rollouts.episodes import episode_specs
 from sparring.rollouts.loop import rollout
-from sparring.runs.config import Recipe
 from sparring.runs.recipe import run_recipe
 from tests.methods import test_lora_runs, test_reinforcement_methods
 from tests.methods.test_methods import DeadlyProgress, Killed
+from tests.methods.test_vllm_runs import served_by
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -133,18 +133,10 @@ def largest_gap(engine: ServedEngine, agent: str, played: list[Trajectory], temp
     return max(float((a - torch.tensor(b)).abs().max()) for a, b in zip(own, said, strict=True))
 
 
-def on_server(recipe: Recipe, config: VllmConfig) -> Recipe:
-    arms = {
-        name: replace(arm, config=replace(arm.config, sampler=SamplerConfig(kind="vllm"), vllm=config))
-        for name, arm in recipe.arms.items()
-    }
-    return replace(recipe, arms=arms)
-
-
 def test_co_evolving_agents_goes_on_through_kills_of_the_run_and_of_the_server(
     model_folder: Path, config: VllmConfig, tmp_path: Path
 ) -> None:
-    recipe = on_server(test_lora_runs.preference_recipe(model_folder, "coevolving_agents"), config)
+    recipe = served_by(test_lora_runs.preference_recipe(model_folder, "coevolving_agents"), config)
     out, num_runs, num_servers = tmp_path / "run", 0, 0
     while True:
         progress = ServerKiller(12) if num_servers < 2 else DeadlyProgress(30)
@@ -181,7 +173,7 @@ def test_grpo_on_the_servers_log_probabilities(model_folder: Path, config: VllmC
     run_recipe(first, tmp_path / "learnt", SilentProgress(), with_report=False)  # a base that earns something
     learnt = (tmp_path / "learnt/seed-0/grpo/sft-target/checkpoint").resolve()
     recipe = test_lora_runs.grpo_recipe(learnt, **sections)
-    recipe = on_server(replace(recipe, arms={"grpo": recipe.arms["grpo"]}), config)
+    recipe = served_by(replace(recipe, arms={"grpo": recipe.arms["grpo"]}), config)
     run_recipe(recipe, tmp_path / "run", SilentProgress(), with_report=False)
     for number in (1, 2, 3):
         log = tmp_path / f"run/seed-0/grpo/round-{number}/train-target/log.jsonl"

@@ -8,7 +8,6 @@ weights, is a fault that no average shows.
 
 from __future__ import annotations
 
-import logging
 import math
 import secrets
 import time
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
     from sparring.policies.base import FreePolicy
     from sparring.policies.factory import Sampling
     from sparring.policies.vllm.config import SamplerConfig, VllmConfig
-
-log = logging.getLogger(__name__)
 
 LEAST_LIFE_S = 10.0
 """A server that was started again and has ended sooner is not started a third time."""
@@ -240,8 +237,9 @@ class ServedEngine:
     def _probe(self, published: Published, chat: Chat) -> None:
         """See that the servers play with the weights that the learner has."""
         assert self._servers is not None
+        node = probe_of(chat)
         for client in self._servers.alive():
-            check_weights(client, published, probe_of(chat), self._said, self._tolerance)
+            check_weights(client, published, node, self._said, self._tolerance)
         if published.said not in self._said:
             self._said.append(published.said)
 
@@ -310,7 +308,7 @@ def check_server(client: VllmClient, base: str, chat: Chat, max_context: int) ->
 def probe_of(chat: Chat) -> Encoded:
     """Return the fixed text whose log-probabilities are compared: two made-up turns, with their prompts."""
     turns = [Turn(observation=seen, text=done, action=done, reward=0.0) for seen, done in PROBE_TURNS]
-    ids = chat.history(turns, "You are in the hall.")
+    ids = chat.history(turns, "You are in the hall.")[: chat.config.max_context - 1]  # a token is asked for besides
     return Encoded(ids=tuple(ids), spans=((1, len(ids)),))
 
 

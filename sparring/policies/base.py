@@ -9,6 +9,9 @@ from typing import Protocol, runtime_checkable
 
 from sparring.core.types import StopReason, Task, Turn
 
+LOGPROB_DIGITS = 6
+"""Decimals of a kept log-probability: as many as single precision has, and short in a file."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Episode:

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from sparring.core.progress import Progress
     from sparring.models.memory import Estimate
     from sparring.policies.vllm.config import VllmConfig
-    from sparring.runs.config import Arm, Config, Recipe
+    from sparring.runs.config import Arm, Recipe
 
-GB = 10**9
 TOLD_FROM = 30_000_000
 """Parameters from which a model is worth a line."""
 
@@ -27,8 +26,6 @@ def check_memory(recipe: Recipe, progress: Progress) -> None:
         ConfigError: an arm can't fit on its device; the message names what would.
         ModelError: the model's folder is refused.
     """
-    import torch
-
     from sparring.models.loading import resolve_device
     from sparring.models.memory import check_fits, memory_of
 
@@ -39,7 +36,9 @@ def check_memory(recipe: Recipe, progress: Progress) -> None:
         device = resolve_device(arm.config.model.device)
         check_fits(found, device)
         line = found.describe(memory_of(device))
-        if device.type == "cuda" and takes_share(arm.config):
+        if device.type == "cuda" and arm.config.sampler.kind == "vllm" and arm.config.vllm.launch:
+            import torch
+
             _, whole = torch.cuda.mem_get_info(device)
             line += f". {check_share(found, arm.config.vllm, whole)}"
         if line not in told:
@@ -89,11 +88,6 @@ def estimate_of(arm: Arm) -> Estimate | None:
     return estimate(demand)
 
 
-def takes_share(config: Config) -> bool:
-    """Say whether a vLLM server that the run starts shares the learner's device."""
-    return config.sampler.kind == "vllm" and config.vllm.launch
-
-
 def check_share(found: Estimate, vllm: VllmConfig, whole: int) -> str:
     """Say what a server takes of the learner's GPU, and refuse what can't fit beside it.
 
@@ -105,6 +99,8 @@ def check_share(found: Estimate, vllm: VllmConfig, whole: int) -> str:
     Raises:
         ConfigError: the two don't fit; the message names what would.
     """
+    from sparring.models.memory import GB
+
     share = vllm.gpu_memory_utilization * whole
     beside = found.weights + found.adapters if vllm.sleep else found.total
     when = "while agents play" if vllm.sleep else "all the time"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -63,6 +64,15 @@ def make_recipe(model_folder: Path, *arms: str, **sections: Any) -> Recipe:
 
 class Killed(Exception):
     """Stands for a kill: nothing catches it."""
+
+
+def changed(recipe: Recipe, **sections: Any) -> Recipe:
+    """Return a recipe with other sections, in every arm."""
+    arms = {
+        name: dataclasses.replace(arm, config=dataclasses.replace(arm.config, **sections))
+        for name, arm in recipe.arms.items()
+    }
+    return dataclasses.replace(recipe, arms=arms)
 
 
 class DeadlyProgress(SilentProgress):

@@ -31,7 +31,7 @@ from sparring.runs.play import evaluate_models
 from sparring.runs.recipe import run_recipe
 from sparring.runs.recipe_files import load_recipe, play_config, recipe_from_dict
 from tests.methods import test_lora_runs, test_methods, test_reinforcement_methods
-from tests.methods.test_methods import DeadlyProgress, Killed
+from tests.methods.test_methods import DeadlyProgress, Killed, changed
 from tests.serving import Answer, Seen
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.vllm_serving import ModelServer
@@ -58,14 +58,13 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparring.policies.transport.BACKOFF_S", 0.02)
 
 
+def served_by(recipe: Recipe, config: VllmConfig) -> Recipe:
+    """Return a recipe whose agents are played by servers."""
+    return changed(recipe, sampler=SamplerConfig(kind="vllm"), vllm=config)
+
+
 def served(recipe: Recipe, server: ModelServer) -> Recipe:
-    """Return a recipe whose agents are played by a server."""
-    arms = {}
-    for name, arm in recipe.arms.items():
-        sampler = replace(arm.config.sampler, kind="vllm")
-        vllm = replace(arm.config.vllm, base_urls=(server.url,))
-        arms[name] = replace(arm, config=replace(arm.config, sampler=sampler, vllm=vllm))
-    return replace(recipe, arms=arms)
+    return served_by(recipe, VllmConfig(base_urls=(server.url,)))
 
 
 def play(recipe: Recipe, out: Path, progress: SilentProgress | None = None) -> None:
@@ -109,8 +108,7 @@ def test_grpo_takes_the_servers_log_probabilities(
     notes: list[str] = []
     with ModelServer(learnt_folder) as server:
         recipe = test_lora_runs.grpo_recipe(learnt_folder, grpo={"rounds": 2}, rollout={"temperature": 0.4})
-        if largest:
-            recipe = corrected(recipe, largest)
+        recipe = changed(recipe, rl=replace(recipe.arms["grpo"].config.rl, max_server_ratio=largest))
         arms = {"grpo": recipe.arms["grpo"]}
         play(served(replace(recipe, arms=arms), server), tmp_path / "run", SilentProgress(notes.append))
     assert not any("another probability" in note for note in notes), notes
@@ -118,15 +116,6 @@ def test_grpo_takes_the_servers_log_probabilities(
         log = tmp_path / f"run/seed-0/grpo/round-{number}/train-target/log.jsonl"
         first = json.loads(log.read_text().splitlines()[0])
         assert 0 < first[gap] < 1e-3
-
-
-def corrected(recipe: Recipe, largest: float) -> Recipe:
-    """Return a recipe that corrects for the server's probabilities."""
-    arms = {
-        name: replace(arm, config=replace(arm.config, rl=replace(arm.config.rl, max_server_ratio=largest)))
-        for name, arm in recipe.arms.items()
-    }
-    return replace(recipe, arms=arms)
 
 
 def test_a_run_goes_on_after_kills_and_a_server_that_lost_its_adapters(model_folder: Path, tmp_path: Path) -> None:
@@ -141,8 +130,8 @@ def test_a_run_goes_on_after_kills_and_a_server_that_lost_its_adapters(model_fol
                 num_kills += 1
                 forget_adapters(server)
     assert num_kills >= 3
-    for phase in out.glob("seed-0/eto/**/done.json"):
-        assert not json.loads(phase.read_text()).get("result", {}).get("broken")
+    rollouts = [json.loads(done.read_text()) for done in out.glob("seed-0/**/done.json")]
+    assert {phase["broken"] for phase in rollouts if "broken" in phase} == {0}
     assert (out / "results.json").exists()
 
 
@@ -170,12 +159,30 @@ def test_an_adapter_that_is_lost_in_mid_rollout_is_loaded_again(model_folder: Pa
     assert not [one for one in found if one.error]
 
 
+def test_episodes_of_a_server_that_is_gone_move_to_the_others(model_folder: Path, tmp_path: Path) -> None:
+    with ModelServer(model_folder) as one, ModelServer(model_folder) as other:
+        left = [3]
+
+        def leave(request: Seen) -> Answer | None:
+            left[0] -= request.path == "/v1/completions" and "seed" in request.body
+            return Answer(hangs_up=True) if left[0] < 0 else None
+
+        one.trouble = leave
+        recipe = test_lora_runs.preference_recipe(model_folder, "sft")
+        recipe = served_by(recipe, VllmConfig(base_urls=(one.url, other.url), max_retries=1))
+        play(recipe, tmp_path / "run")
+    assert left[0] < 0
+    found = read_trajectories(tmp_path / "run/seed-0/sft/round-0/evaluate-target/trajectories.jsonl")
+    assert found and not [trajectory for trajectory in found if trajectory.error]
+
+
 def test_a_server_that_plays_other_weights_is_found_out(model_folder: Path, tmp_path: Path) -> None:
     with ModelServer(model_folder) as server:
         server.plays = lambda _: "tiny"  # the base, whatever adapter is asked for
         with pytest.raises(TrainingError, match=r"other weights than were trained.*published before"):
             play(preference_recipe(server, "sft"), tmp_path / "run")
-    assert not list((tmp_path / "run").glob("seed-0/sft/round-0/**/trajectories.jsonl"))
+    files = (tmp_path / "run").glob("seed-0/**/trajectories.jsonl")
+    assert not [one for file in files for one in read_trajectories(file)]
 
 
 def test_a_server_of_another_vocabulary_or_a_short_context_is_refused(
@@ -200,22 +207,12 @@ def launching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VllmConfig:
     return VllmConfig(launch=True, python=sys.executable, startup_s=60.0, max_retries=1)
 
 
-def launched(recipe: Recipe, config: VllmConfig) -> Recipe:
-    """Return a recipe whose agents are played by a server that the run starts."""
-    sampler = SamplerConfig(kind="vllm")
-    arms = {
-        name: replace(arm, config=replace(arm.config, sampler=sampler, vllm=config))
-        for name, arm in recipe.arms.items()
-    }
-    return replace(recipe, arms=arms)
-
-
 def test_all_weights_reach_a_server_that_the_run_starts(
     model_folder: Path, tmp_path: Path, launching: VllmConfig
 ) -> None:
     recipe = test_methods.make_recipe(model_folder, "zero_shot", "sft")
     play(recipe, tmp_path / "here")
-    play(launched(recipe, launching), tmp_path / "there")
+    play(served_by(recipe, launching), tmp_path / "there")
     for arm in ("zero_shot", "sft"):
         phase = f"{arm}/round-0/evaluate-target"
         assert played(tmp_path / "there", phase) == played(tmp_path / "here", phase)
@@ -254,7 +251,7 @@ def test_a_server_that_is_killed_is_started_again_and_no_episode_ends_for_it(
     monkeypatch.setattr("sparring.engines.served.LEAST_LIFE_S", 0.0)
     killer = Assassin(tmp_path / "run", every=25)
     recipe = test_lora_runs.preference_recipe(model_folder, "sft", "eto")
-    play(launched(recipe, launching), tmp_path / "run", killer)
+    play(served_by(recipe, launching), tmp_path / "run", killer)
     assert killer.num_kills >= 2
     for file in (tmp_path / "run").glob("seed-0/**/trajectories.jsonl"):
         assert not [one for one in read_trajectories(file) if one.error]

@@ -16,8 +16,9 @@ from sparring.data.chat import Chat, ChatConfig
 from sparring.engines.scoring import Forward
 from sparring.envs.base import EnvConfig
 from sparring.envs.pool import EnvPool
+from sparring.policies.base import LOGPROB_DIGITS
 from sparring.policies.local.decoding import pick
-from sparring.policies.local.policy import LOGPROB_DIGITS, LocalPolicy
+from sparring.policies.local.policy import LocalPolicy
 from sparring.rollouts.episodes import episode_specs
 from sparring.rollouts.loop import cut_waves, rollout
 from tests.tiny_models import tiny_model, tiny_tokenizer

@@ -15,7 +15,7 @@ from sparring.core.errors import ConfigError
 from sparring.core.types import StopReason
 from sparring.data.chat import Chat
 from sparring.models.loading import check_context
-from sparring.policies.base import Episode, Reply
+from sparring.policies.base import LOGPROB_DIGITS, Episode, Reply
 from sparring.policies.local.lanes import Draft, Lane, Slot
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from sparring.policies.local.decoding import Decoder
 
-LOGPROB_DIGITS = 6
-"""Decimals of a kept log-probability: as many as single precision has, and short in a file."""
 ENOUGH = 1 / 8
 """The share of a batch's actions that has to be whole before `act` returns early."""
 MIN_PREFIX = 64

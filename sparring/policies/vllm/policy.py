@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from sparring.core.errors import ConfigError, EnvFault, SparringError
 from sparring.core.types import StopReason
 from sparring.data.chat import Chat
-from sparring.policies.base import Episode, Reply
+from sparring.policies.base import LOGPROB_DIGITS, Episode, Reply
 from sparring.policies.openai import request_seed
 from sparring.policies.transport import ContextFull, Failure
 from sparring.policies.vllm.client import Draw, Sampled
@@ -22,8 +22,6 @@ from sparring.policies.vllm.servers import Servers
 
 log = logging.getLogger(__name__)
 
-LOGPROB_DIGITS = 6
-"""Decimals of a kept log-probability, as the model in this process keeps them."""
 MAX_TRIES = 3
 """How often an action is asked for, with the servers mended in between; each time has tries of its own."""
 

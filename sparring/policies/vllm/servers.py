@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sparring.core.errors import ConfigError, EnvFault
@@ -39,9 +40,10 @@ class Servers:
     def client_for(self, episode_id: str) -> VllmClient:
         """Return the server of an episode: the one that has its past in its cache, at first the least busy one."""
         with self._lock:
-            if episode_id not in self._server_of:
+            there = [number for number, _ in self._there()]
+            if self._server_of.get(episode_id) not in there:
                 busy = Counter(self._server_of.values())
-                self._server_of[episode_id] = min((number for number, _ in self._there()), key=lambda one: busy[one])
+                self._server_of[episode_id] = min(there, key=lambda number: busy[number])
             return self.clients[self._server_of[episode_id]]
 
     def alive(self) -> list[VllmClient]:
@@ -70,8 +72,9 @@ class Servers:
     def unload_adapter(self, name: str) -> None:
         """Let every server forget an adapter."""
         self._adapters.pop(name, None)
-        for _, client in self._there():
-            client.unload_adapter(name)
+        for client in self.alive():
+            with suppress(ConfigError, EnvFault):  # it, or the server, is not there
+                client.unload_adapter(name)
 
     def revive(self) -> None:
         """Start the server that is ours again, if it has died. It has no adapters then.
@@ -115,7 +118,6 @@ class Servers:
                 known = {model.name for model in self.clients[number].models()}
             except EnvFault:
                 self._lose(number)
-                del self._server_of[episode_id]
                 return
             if model in self._adapters and model not in known:
                 self.clients[number].load_adapter(model, self._adapters[model])
