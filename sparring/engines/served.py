@@ -27,6 +27,7 @@ from sparring.models.adapter_folders import is_adapter
 from sparring.models.loading import is_bfloat16, resolve_device, resolve_model
 from sparring.policies.completions import ChatServer
 from sparring.policies.vllm.client import Draw, VllmClient, digest_of
+from sparring.policies.vllm.config import KEY_VARIABLE, TAKE_ADAPTERS
 from sparring.policies.vllm.policy import VllmPolicy
 from sparring.policies.vllm.servers import Servers, find_base
 
@@ -154,7 +155,9 @@ class ServedEngine:
         if self._servers is None:
             return None
         key = "" if self._server is None else self._server.api_key
-        return ChatServer(url=f"{self._servers.clients[0].url}/v1", model=self._base_name, key=key)
+        return ChatServer(
+            url=f"{self._servers.clients[0].url}/v1", model=self._base_name, key_variable=KEY_VARIABLE, key=key
+        )
 
     def close(self) -> None:
         """Let the servers forget the run's adapters, and end a server that was started here."""
@@ -251,10 +254,7 @@ class ServedEngine:
         """
         assert self._servers is not None
         if self._server is None:
-            raise ConfigError(
-                "vllm.base_urls: running servers take new adapters, not new weights. Set lora.rank, or vllm.launch = "
-                "true, which starts a server again on each new checkpoint."
-            )
+            raise ConfigError(TAKE_ADAPTERS)
         if self._server.served.model == checkpoint and self._server.is_alive():
             return
         self._server.restart(replace(self._server.served, model=checkpoint))

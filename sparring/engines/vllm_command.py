@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparring.core.errors import ConfigError
+from sparring.policies.vllm.config import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from sparring.policies.vllm.config import VllmConfig
@@ -91,7 +92,7 @@ def environment_of(config: VllmConfig, served: Served, api_key: str) -> dict[str
     given = os.environ
     environment = {
         **given,
-        "VLLM_API_KEY": api_key,
+        KEY_VARIABLE: api_key,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

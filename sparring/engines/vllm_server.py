@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from sparring.core.errors import EnvFault
 from sparring.engines.vllm_command import HOST, Served, command_of, environment_of, sleeps
 from sparring.engines.vllm_log import PORT_TAKEN, failure, obituary, read_end, telling_line
+from sparring.policies.vllm.config import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from sparring.policies.vllm.config import VllmConfig
@@ -33,7 +34,6 @@ __all__ = ["Served", "VllmServer"]
 
 log = logging.getLogger(__name__)
 
-KEY_VARIABLE = "VLLM_API_KEY"
 WARDEN = Path(__file__).with_name("vllm_warden.py")
 WARDEN_S = 20.0
 """Seconds that a warden has to end its server, which is more than it takes."""

@@ -102,12 +102,14 @@ class ChatServer:
     url: str
     """With its `/v1`."""
     model: str
-    key: str = field(repr=False)
-    """Of our own making; empty: that of the environment."""
+    key_variable: str
+    """Environment variable with its API key."""
+    key: str = field(default="", repr=False)
+    """A key of our own making, in place of the variable's."""
 
     def config(self, like: OpenAIConfig) -> OpenAIConfig:
         """Return settings that name it, otherwise like others."""
-        return replace(like, base_url=self.url, model=self.model, api_key_env="VLLM_API_KEY")
+        return replace(like, base_url=self.url, model=self.model, api_key_env=self.key_variable)
 
 
 Outcome = Completion | Failure

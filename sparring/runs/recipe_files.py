@@ -13,7 +13,7 @@ from sparring.core.errors import ConfigError, DataError, quote
 from sparring.core.journal import read_json
 from sparring.core.ranges import Name, Seed
 from sparring.methods.table import METHODS
-from sparring.policies.vllm.config import check_servers
+from sparring.policies.vllm.config import TAKE_ADAPTERS, check_servers
 from sparring.runs.config import Arm, Config, PlayConfig, Recipe, check_room
 
 MAX_RECIPE = 10_000_000
@@ -196,10 +196,7 @@ def _check_arm(arm: Arm, where: str) -> None:
         )
     check_servers(config.sampler, config.vllm, where)
     if config.sampler.kind == "vllm" and METHODS[arm.method].trains and not (config.lora.rank or config.vllm.launch):
-        raise ConfigError(
-            f"{where}vllm.base_urls: running servers take new adapters, not new weights. Set lora.rank, or vllm.launch "
-            "= true, which starts a server again on each new checkpoint."
-        )
+        raise ConfigError(f"{where}{TAKE_ADAPTERS}")
     names_none = not config.openai.model and config.sampler.kind == "local"
     if arm.makes_tasks and config.synthesis.kind == "language-model" and names_none:
         raise ConfigError(f"{where}synthesis.kind: a language model is asked, and none is named: --openai.model NAME.")

@@ -19,7 +19,7 @@ from sparring.engines import local
 from sparring.engines.base import Compute
 from sparring.engines.local import FullEngine, LoraEngine
 from sparring.learning.objectives import SFTObjective
-from sparring.models.loading import ModelConfig, load_model, save_model
+from sparring.models.loading import ModelConfig, load_model
 from sparring.models.lora import LoraConfig
 from sparring.policies.base import Episode
 from sparring.policies.factory import Prompt, Sampling
@@ -27,7 +27,6 @@ from sparring.runs.config import Recipe
 from sparring.runs.recipe import run_recipe
 from tests.methods import test_methods, test_reinforcement_methods
 from tests.methods.test_methods import DeadlyProgress, Killed, outcome
-from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.toy_world import ToyWorld
 from tests.training_toys import lone_groups
 
@@ -36,22 +35,6 @@ RATES = {
     "sft": {"lr": 3e-2, "epochs": 8, "batch_size": 4},
     "dpo": {"lr": 1e-2, "epochs": 1, "batch_size": 4},
 }
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_model(tiny_model("qwen3", scale=1.0), tiny_tokenizer("chatml"), folder)  # pyright: ignore
-    return folder
-
-
-@pytest.fixture(scope="module")
-def learnt_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base that knows the toy world, so that there are rewards to learn from."""
-    run = tmp_path_factory.mktemp("learnt")
-    recipe = test_reinforcement_methods.make_recipe(model_folder, "grpo", grpo={"rounds": 1})
-    run_recipe(recipe, run, SilentProgress(), with_report=False)
-    return (run / "seed-0/grpo/sft-target/checkpoint").resolve()
 
 
 def preference_recipe(model_folder: Path, *arms: str, **sections: dict[str, Any]) -> Recipe:

@@ -30,26 +30,11 @@ from sparring.runs.config import Recipe
 from sparring.runs.play import evaluate_models
 from sparring.runs.recipe import run_recipe
 from sparring.runs.recipe_files import load_recipe, play_config, recipe_from_dict
-from tests.methods import test_lora_runs, test_methods, test_reinforcement_methods
+from tests.methods import test_lora_runs, test_methods
 from tests.methods.test_methods import DeadlyProgress, Killed, changed
 from tests.serving import Answer, Seen
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.vllm_serving import ModelServer
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_model(tiny_model("qwen3", scale=1.0), tiny_tokenizer("chatml"), folder)  # pyright: ignore
-    return folder
-
-
-@pytest.fixture(scope="module")
-def learnt_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base that knows the toy world, so that there are rewards to learn from."""
-    run = tmp_path_factory.mktemp("learnt")
-    play(test_reinforcement_methods.make_recipe(model_folder, "grpo", grpo={"rounds": 1}), run)
-    return (run / "seed-0/grpo/sft-target/checkpoint").resolve()
 
 
 @pytest.fixture(autouse=True)
@@ -307,7 +292,7 @@ def test_running_servers_take_no_new_weights(tmp_path: Path) -> None:
 
 
 def test_a_language_model_that_is_not_named_is_the_base_on_the_runs_own_server() -> None:
-    server = ChatServer(url="http://127.0.0.1:8000/v1", model="base", key="secret-of-the-run")
+    server = ChatServer(url="http://127.0.0.1:8000/v1", model="base", key_variable="NONE", key="secret-of-the-run")
     asked = server.config(OpenAIConfig(timeout_s=7.0))
     assert (asked.base_url, asked.model, asked.timeout_s) == ("http://127.0.0.1:8000/v1", "base", 7.0)
     assert "secret" not in repr(server) and "secret" not in repr(asked)

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from sparring.core.errors import ConfigError, EnvFault
 from sparring.policies.transport import Connection, ContextFull, Failure, Remedies, Transport
-from sparring.policies.vllm.config import VllmConfig
+from sparring.policies.vllm.config import KEY_VARIABLE, VllmConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-KEY_VARIABLE = "VLLM_API_KEY"
 REMEDIES = Remedies(
     absent="Start the server, or check vllm.base_urls.",
     moved="Name that in vllm.base_urls if you trust it.",

@@ -13,12 +13,18 @@ from sparring.policies.transport import check_address
 Devices = Annotated[int, Range(at_least=1, at_most=1024), ADJUSTABLE_WITH_NOTE]
 Tolerance = Annotated[float, Range(above=0, at_most=100)]
 
+KEY_VARIABLE = "VLLM_API_KEY"
+"""Environment variable with the servers' API key: vLLM reads the same one."""
+TAKE_ADAPTERS = (
+    "vllm.base_urls: running servers take new adapters, not new weights. Set lora.rank, or vllm.launch = true, which "
+    "starts a server again on each new checkpoint."
+)
 FORBIDDEN_ARGS = {
     "--trust-remote-code": "set model.trust_remote_code if you have read the model's code",
     "--host": "a server that Sparring starts listens on the loopback alone",
     "--port": "a free one is taken",
     "--uds": "a server that Sparring starts listens on the loopback alone",
-    "--api-key": "put it into the environment variable VLLM_API_KEY",
+    "--api-key": f"put it into the environment variable {KEY_VARIABLE}",
     "--served-model-name": "it is the run's model.path",
     "--middleware": "it would run code inside the server",
 }
