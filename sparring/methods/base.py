@@ -136,6 +136,12 @@ class Session(Protocol):
         """
         ...
 
+    def rollouts(
+        self, agents: Sequence[Agent], round_number: int, *, tasks: Sequence[Task] | None = None
+    ) -> list[list[Trajectory]]:
+        """Let agents play the same tasks, each as in `rollout`; a server plays them all at the same time."""
+        ...
+
     def sample(self, agent: Agent, round_number: int, *, tasks: Sequence[Task], num_per_task: int) -> list[Trajectory]:
         """Let the agent play tasks several times each, and keep the log-probabilities it sampled at."""
         ...

@@ -59,8 +59,7 @@ def coevolving_agents(session: Session) -> Agent:
 
     for number in range(1, config.loop.rounds + 1):
         tasks = session.draw_tasks(number, config.rollout.num_tasks)
-        f_tgt = session.rollout(duo.target, number, tasks=tasks)
-        f_fail = session.rollout(duo.partner, number, tasks=tasks)
+        f_tgt, f_fail = session.rollouts([duo.target, duo.partner], number, tasks=tasks)
         experts = solutions(session, experts, [*f_tgt, *f_fail])
         duo = improve(session, duo, experts, f_tgt, f_fail, number, tasks=tasks)
         evaluate(session, duo, number)

@@ -8,14 +8,14 @@ trajectories up to that.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
 from sparring.core.types import Trajectory
-from sparring.policies.base import FreePolicy, Reply
+from sparring.policies.base import Episode, FreePolicy, Reply
 from sparring.rollouts.episodes import EpisodeSpec, Play, Plays
 
 
@@ -53,6 +53,23 @@ def play_freely(
                 stream.begin(waiting.popleft(), play.slot)
     finally:
         stream.abandon()
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Several policies as one: agents that play at the same time."""
+
+    policy_of: Mapping[str, FreePolicy]
+    """By episode."""
+
+    def submit(self, episode: Episode) -> Future[Reply]:
+        """Let the episode's own policy answer; see `policies.base.FreePolicy`."""
+        return self.policy_of[episode.id].submit(episode)
+
+    def close(self, episode_id: str) -> None:
+        """Forget an episode that ended."""
+        if policy := self.policy_of.get(episode_id):
+            policy.close(episode_id)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Which episodes a phase plays comes in, with its folder; their trajectories go out, wave by wave, resumable.
+"""Which episodes phases play comes in, with their folders; their trajectories go out, wave by wave, resumable.
 
 A `Stage` knows the world and its live envs, and no method, model or order of phases.
 """
@@ -6,8 +6,8 @@ A `Stage` knows the world and its live envs, and no method, model or order of ph
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 
 from sparring.core.errors import DataError, EnvFault
 from sparring.core.filters import is_broken
@@ -18,7 +18,19 @@ from sparring.core.types import Trajectory
 from sparring.envs.base import Benchmark
 from sparring.policies.base import AnyPolicy, FreePolicy
 from sparring.rollouts.episodes import EpisodeSpec, Pool
+from sparring.rollouts.free import Joined
 from sparring.rollouts.loop import count_lanes, cut_waves, rollout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A phase's episodes, and who plays them."""
+
+    make_policy: Callable[[], AnyPolicy]
+    """Called only if there is something left to play."""
+    specs: Sequence[EpisodeSpec]
+    phase: Phase
+    """Gets the trajectories."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,46 +48,28 @@ class Stage:
     is_free: bool = False
     """Policies answer each episode by itself: then it is played, saved and resumed by itself, too."""
 
-    def play_phase(
-        self,
-        make_policy: Callable[[], AnyPolicy],
-        specs: Sequence[EpisodeSpec],
-        phase: Phase,
-        advance: Callable[[int], None],
-    ) -> None:
-        """Play what is not yet written down, and finish the phase.
+    def play_phases(self, parts: Sequence[Part], advance: Callable[[int], None]) -> None:
+        """Play what is not yet written down, and finish the phases.
 
         Args:
-            make_policy: called only if there is something left to play.
-            specs: all of the phase's episodes.
-            phase: gets the trajectories.
+            parts: more than one only where policies answer each episode by itself: then their episodes are in play at
+                the same time.
             advance: told of how many episodes are there, as they come.
 
         Raises:
-            EnvFault: every episode of a wave broke, or more of the phase's than `max_broken` allows.
+            EnvFault: every episode of a wave broke, or more of a phase's than `max_broken` allows.
         """
-        journal = phase.journal(TRAJECTORIES)
-        rest, kept = _unfinished_waves(
-            self._waves(specs, is_free=self.is_free), {one.id: one for one in journaled(journal)}
-        )
-        journal.replace(map(trajectory_to_json, kept))
-        advance(len(kept))
-        written, broken = list(kept), list[Trajectory]()
-
-        def finished(wave: Sequence[Trajectory]) -> None:
-            journal.append([trajectory_to_json(trajectory) for trajectory in wave])
-            lost = [trajectory for trajectory in wave if is_broken(trajectory)]
-            written.extend(wave)
-            broken.extend(lost)
-            if (len(lost) == len(wave) and not self.is_free) or len(broken) > self.max_broken * len(specs):
-                raise _too_many(broken, len(specs), phase, self.max_broken)
-
-        if rest:
-            self._rollout(make_policy(), rest, finished, advance)
-        by_id = {trajectory.id: trajectory for trajectory in written}
-        if list(by_id) != [spec.id for spec in specs]:  # two lanes finish their waves in an order of their own
-            journal.replace(trajectory_to_json(by_id[spec.id]) for spec in specs)
-        phase.finish({"num": len(specs), "broken": len(broken)})
+        ledgers = [self._open(part) for part in parts]
+        advance(sum(len(ledger.written) for ledger in ledgers))
+        due = [ledger for ledger in ledgers if ledger.rest]
+        ledger_of = {spec.id: ledger for ledger in due for wave in ledger.rest for spec in wave}
+        if due:
+            policies = [ledger.part.make_policy() for ledger in due]
+            waves = [wave for turn in zip_longest(*(ledger.rest for ledger in due)) for wave in turn if wave]
+            policy = policies[0] if len(due) == 1 else _join(policies, due)
+            self._rollout(policy, waves, lambda wave: ledger_of[wave[0].id].write(wave), advance)
+        for ledger in ledgers:
+            ledger.close()
 
     def play(
         self,
@@ -87,6 +81,14 @@ class Stage:
         """Play episodes from the first one on, and write them down."""
         waves = self._waves(specs, is_free=isinstance(policy, FreePolicy))
         return self._rollout(policy, waves, lambda wave: journal.append(map(trajectory_to_json, wave)), advance)
+
+    def _open(self, part: Part) -> _Ledger:
+        """Find out what of a phase is left to play."""
+        journal = part.phase.journal(TRAJECTORIES)
+        waves = self._waves(part.specs, is_free=self.is_free)
+        rest, kept = _unfinished_waves(waves, {one.id: one for one in journaled(journal)})
+        journal.replace(map(trajectory_to_json, kept))
+        return _Ledger(part, journal, rest, kept, self.max_broken, self.is_free)
 
     def _waves(self, specs: Sequence[EpisodeSpec], *, is_free: bool) -> list[Sequence[EpisodeSpec]]:
         if is_free:
@@ -110,6 +112,49 @@ class Stage:
             finished=finished,
             on_episode=lambda _: advance(1),
         )
+
+
+@dataclass(slots=True)
+class _Ledger:
+    """What a phase has played so far."""
+
+    part: Part
+    journal: Journal
+    rest: Sequence[Sequence[EpisodeSpec]]
+    """Waves that are left to play."""
+    written: list[Trajectory]
+    max_broken: float
+    is_free: bool
+    broken: list[Trajectory] = field(default_factory=list)
+
+    def write(self, wave: Sequence[Trajectory]) -> None:
+        """Write a wave down.
+
+        Raises:
+            EnvFault: too many of its episodes are broken.
+        """
+        self.journal.append([trajectory_to_json(trajectory) for trajectory in wave])
+        lost = [trajectory for trajectory in wave if is_broken(trajectory)]
+        self.written.extend(wave)
+        self.broken.extend(lost)
+        num = len(self.part.specs)
+        if (len(lost) == len(wave) and not self.is_free) or len(self.broken) > self.max_broken * num:
+            raise _too_many(self.broken, num, self.part.phase, self.max_broken)
+
+    def close(self) -> None:
+        """Bring the trajectories into the order of the specs, and finish the phase."""
+        specs, by_id = self.part.specs, {trajectory.id: trajectory for trajectory in self.written}
+        if list(by_id) != [spec.id for spec in specs]:  # lanes and agents finish their waves in an order of their own
+            self.journal.replace(trajectory_to_json(by_id[spec.id]) for spec in specs)
+        self.part.phase.finish({"num": len(specs), "broken": len(self.broken)})
+
+
+def _join(policies: Sequence[AnyPolicy], ledgers: Sequence[_Ledger]) -> Joined:
+    policy_of = dict[str, FreePolicy]()
+    for policy, ledger in zip(policies, ledgers, strict=True):
+        assert isinstance(policy, FreePolicy)
+        policy_of |= {spec.id: policy for spec in chain.from_iterable(ledger.rest)}
+    return Joined(policy_of)
 
 
 def played(phase: Phase, specs: Sequence[EpisodeSpec]) -> list[Trajectory]:

@@ -20,7 +20,7 @@ from sparring.core.phases import CHECKPOINT
 from sparring.learning.phase import Training, keep_weights
 from sparring.methods.base import Agent
 from sparring.rollouts.episodes import EpisodeSpec
-from sparring.runs.phase_runner import PhaseRunner
+from sparring.runs.phase_runner import PhaseRunner, Playing
 from sparring.runs.seeds import derive_seed
 
 MAX_ATTEMPTS = 3
@@ -131,5 +131,6 @@ class Guard:
             )
             for index in sorted(drawn)
         ]
-        played, _ = self._runner.play(agent, name, specs, temperature=0.0)
+        playing = Playing(agent=agent, name=name, specs=specs)
+        ((played, _),) = self._runner.play([playing], temperature=0.0)
         return {one.task.id: one.reward for one in counted(played)}

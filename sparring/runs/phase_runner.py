@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from sparring.models.memory import out_of_memory
 from sparring.policies.factory import Sampling
 from sparring.rollouts.episodes import EpisodeSpec
 from sparring.rollouts.loop import count_lanes
-from sparring.rollouts.stage import Stage, played
+from sparring.rollouts.stage import Part, Stage, played
 from sparring.runs.engines import make_engine
 from sparring.runs.seeds import derive_seed, digest
 from sparring.runs.world import World
@@ -41,6 +42,16 @@ if TYPE_CHECKING:
     from sparring.policies.base import AnyPolicy
     from sparring.runs.config import Config
     from sparring.synthesis.arena import Attempt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Playing:
+    """What an agent is to play in a phase."""
+
+    agent: Agent
+    name: str
+    """Of the phase."""
+    specs: Sequence[EpisodeSpec]
 
 
 class PhaseRunner:
@@ -64,6 +75,8 @@ class PhaseRunner:
         self.arm, self.seed, self.progress = arm, seed, progress
         self._engine = engine
         self._is_served = config.sampler.kind == "vllm"
+        self._plays_together = self._is_served and config.lora.rank is not None
+        """A server has both agents' adapters, and takes their episodes into one batch."""
         self._num_lanes = 1 if self._is_served else count_lanes(world.benchmark, config.env.num_envs)
         self._stage = Stage(
             benchmark=world.benchmark,
@@ -97,27 +110,39 @@ class PhaseRunner:
     # ── Playing ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def play(
-        self,
-        agent: Agent,
-        name: str,
-        specs: Sequence[EpisodeSpec],
-        *,
-        temperature: float,
-        keep_logprobs: bool = False,
-    ) -> tuple[list[Trajectory], bool]:
-        """Let an agent play episodes; return them, and whether they were played just now."""
-        chat, play = self.config.chat, self.config.rollout
-        settings = (agent.lineage, chat, play.max_new_tokens, play.wave_size, temperature)
+        self, playings: Sequence[Playing], *, temperature: float, keep_logprobs: bool = False
+    ) -> list[tuple[list[Trajectory], bool]]:
+        """Let agents play episodes; return them, and whether they were played just now, in the order of `playings`.
+
+        The agents take turns, or play at the same time where a server has the adapters of both.
+        """
+        phases = [self._playing_phase(playing, temperature, keep_logprobs) for playing in playings]
+        parts = [
+            Part(
+                make_policy=partial(self.policy, playing.agent, temperature, keep_logprobs=keep_logprobs),
+                specs=playing.specs,
+                phase=phase,
+            )
+            for playing, phase in zip(playings, phases, strict=True)
+        ]
+        is_new = [not phase.is_done for phase in phases]
+        due = [(playing.name, part) for playing, part, new in zip(playings, parts, is_new, strict=True) if new]
+        for batch in [due] if self._plays_together and due else [[one] for one in due]:
+            name = " and ".join(name for name, _ in batch)
+            num = sum(len(part.specs) for _, part in batch)
+            with self.timed(name), self.progress.phase(self.title(name), total=num) as bar:
+                self._stage.play_phases([part for _, part in batch], bar.advance)
+        return [(played(part.phase, part.specs), new) for part, new in zip(parts, is_new, strict=True)]
+
+    def _playing_phase(self, playing: Playing, temperature: float, keep_logprobs: bool) -> Phase:
+        """Return where an agent's episodes are written; other arms share those of an agent at its start."""
+        agent, play = playing.agent, self.config.rollout
+        settings = (agent.lineage, self.config.chat, play.max_new_tokens, play.wave_size, temperature)
         if keep_logprobs:  # another file than without them
             settings = (*settings, "log-probabilities")
         if self._is_served:
             settings = (*settings, self.config.sampler)
-        phase = self.phase(name, shared_key=digest(settings, specs) if agent.is_start else None)
-        if is_new := not phase.is_done:
-            with self.timed(name), self.progress.phase(self.title(name), total=len(specs)) as bar:
-                make_policy = partial(self.policy, agent, temperature, keep_logprobs=keep_logprobs)
-                self._stage.play_phase(make_policy, specs, phase, bar.advance)
-        return played(phase, specs), is_new
+        return self.phase(playing.name, shared_key=digest(settings, playing.specs) if agent.is_start else None)
 
     def play_attempts(
         self,

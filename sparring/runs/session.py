@@ -30,7 +30,7 @@ from sparring.methods.base import Agent
 from sparring.rollouts.episodes import EpisodeSpec
 from sparring.runs.acceptance import Guard
 from sparring.runs.keeping import drop_superseded
-from sparring.runs.phase_runner import PhaseRunner
+from sparring.runs.phase_runner import PhaseRunner, Playing
 from sparring.runs.seeds import derive_seed, digest
 from sparring.runs.synthesis import Synthesis, action_pattern, read_synthesis
 from sparring.synthesis.curriculum import SynthesisResult
@@ -100,23 +100,43 @@ class Session:
         is_refreshed: bool = False,
     ) -> list[Trajectory]:
         """Let the agent play training tasks, sampled."""
-        config = self.config.rollout
-        phase = f"round-{round_number}/rollout-{agent.name}{'-refreshed' if is_refreshed else ''}"
-        tasks = self.draw_tasks(round_number, config.num_tasks) if tasks is None else tasks
-        specs = self._training_specs(agent, phase, tasks, num_per_task or config.num_per_task)
-        played = self._play(
-            agent, phase, specs, temperature=config.temperature, watched=None if is_refreshed else "training tasks"
+        (played,) = self.rollouts(
+            [agent], round_number, tasks=tasks, num_per_task=num_per_task, is_refreshed=is_refreshed
         )
-        buffer = self._buffers.setdefault(f"{agent.name} {is_refreshed}", [])
-        buffer.append(played)
-        return [trajectory for rollouts in buffer[-self.config.loop.buffer_rounds :] for trajectory in rollouts]
+        return played
+
+    def rollouts(
+        self,
+        agents: Sequence[Agent],
+        round_number: int,
+        *,
+        tasks: Sequence[Task] | None = None,
+        num_per_task: int | None = None,
+        is_refreshed: bool = False,
+    ) -> list[list[Trajectory]]:
+        """Let agents play the same training tasks, sampled, at the same time where a server has both."""
+        config, suffix = self.config.rollout, "-refreshed" if is_refreshed else ""
+        tasks = self.draw_tasks(round_number, config.num_tasks) if tasks is None else tasks
+        playings = [
+            self._playing(agent, f"round-{round_number}/rollout-{agent.name}{suffix}", tasks, num_per_task)
+            for agent in agents
+        ]
+        watched = None if is_refreshed else "training tasks"
+        found = list[list[Trajectory]]()
+        for agent, played in zip(
+            agents, self._play(playings, temperature=config.temperature, watched=watched), strict=True
+        ):
+            buffer = self._buffers.setdefault(f"{agent.name} {is_refreshed}", [])
+            buffer.append(played)
+            found.append([one for rollouts in buffer[-self.config.loop.buffer_rounds :] for one in rollouts])
+        return found
 
     def sample(self, agent: Agent, round_number: int, *, tasks: Sequence[Task], num_per_task: int) -> list[Trajectory]:
         """Let the agent play tasks several times each, and keep the log-probabilities it sampled at."""
-        phase = f"round-{round_number}/rollout-{agent.name}"
-        specs = self._training_specs(agent, phase, tasks, num_per_task)
+        playing = self._playing(agent, f"round-{round_number}/rollout-{agent.name}", tasks, num_per_task)
         temperature = self.config.rollout.temperature
-        return self._play(agent, phase, specs, temperature=temperature, keep_logprobs=True, watched="training tasks")
+        (played,) = self._play([playing], temperature=temperature, keep_logprobs=True, watched="training tasks")
+        return played
 
     def evaluate(self, agent: Agent, round_number: int) -> list[Trajectory]:
         """Let the agent play the held-out tasks, greedily, one episode each."""
@@ -125,10 +145,13 @@ class Session:
             EpisodeSpec(id=f"{phase}/{task.id}", task=task, agent=agent.name, seed=derive_seed(self.seed, task.id))
             for task in self.world.eval_tasks
         ]
-        return self._play(agent, phase, specs, temperature=0.0, watched="held-out tasks")
+        playing = Playing(agent=agent, name=phase, specs=specs)
+        (played,) = self._play([playing], temperature=0.0, watched="held-out tasks")
+        return played
 
-    def _training_specs(self, agent: Agent, phase: str, tasks: Sequence[Task], num_per_task: int) -> list[EpisodeSpec]:
-        return [
+    def _playing(self, agent: Agent, phase: str, tasks: Sequence[Task], num_per_task: int | None) -> Playing:
+        """Return a phase in which the agent plays training tasks."""
+        specs = [
             EpisodeSpec(
                 id=f"{phase}/{task.id}/{attempt}",
                 task=task,
@@ -136,27 +159,26 @@ class Session:
                 seed=derive_seed(self.seed, phase, task.id, attempt),
             )
             for task in tasks
-            for attempt in range(num_per_task)
+            for attempt in range(num_per_task or self.config.rollout.num_per_task)
         ]
+        return Playing(agent=agent, name=phase, specs=specs)
 
     def _play(
         self,
-        agent: Agent,
-        name: str,
-        specs: Sequence[EpisodeSpec],
+        playings: Sequence[Playing],
         *,
         temperature: float,
         watched: str | None,
         keep_logprobs: bool = False,
-    ) -> list[Trajectory]:
-        trajectories, is_new = self._runner.play(
-            agent, name, specs, temperature=temperature, keep_logprobs=keep_logprobs
-        )
-        if is_nothing_played(trajectories):
-            self.warn(f"{name}: {describe_endings(trajectories)}.")
-        if watched:
-            self._watch(agent, name, trajectories, tasks=watched, is_new=is_new)
-        return trajectories
+    ) -> list[list[Trajectory]]:
+        """Play phases, and warn of what looks wrong in each."""
+        found = self._runner.play(playings, temperature=temperature, keep_logprobs=keep_logprobs)
+        for playing, (trajectories, is_new) in zip(playings, found, strict=True):
+            if is_nothing_played(trajectories):
+                self.warn(f"{playing.name}: {describe_endings(trajectories)}.")
+            if watched:
+                self._watch(playing.agent, playing.name, trajectories, tasks=watched, is_new=is_new)
+        return [trajectories for trajectories, _ in found]
 
     def _watch(self, agent: Agent, name: str, trajectories: Sequence[Trajectory], *, tasks: str, is_new: bool) -> None:
         """Warn of signs that the agent's behaviour has broken, where the episodes were not played before."""

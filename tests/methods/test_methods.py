@@ -244,7 +244,7 @@ class Rehearsal:
     """A session whose agents play what they are told, and which remembers what they were to learn."""
 
     def __init__(self, config: Config, rollouts: dict[str, list[Trajectory]]) -> None:
-        self.config, self.rollouts = config, rollouts
+        self.config, self.played = config, rollouts
         self.experts: list[Trajectory] = []
         self.learnt: list[PreferencePair] = []
 
@@ -255,7 +255,10 @@ class Rehearsal:
         return []
 
     def rollout(self, agent: Agent, number: int, *, tasks: Sequence[Task] = ()) -> list[Trajectory]:
-        return self.rollouts[f"{agent.name} {number}"]
+        return self.played[f"{agent.name} {number}"]
+
+    def rollouts(self, agents: Sequence[Agent], number: int, *, tasks: Sequence[Task] = ()) -> list[list[Trajectory]]:
+        return [self.rollout(agent, number, tasks=tasks) for agent in agents]
 
     def prefer(self, agent: Agent, pairs: list[PreferencePair], number: int, *, loss: object = None) -> Agent:
         self.learnt += pairs if agent.name == "target" else []

@@ -86,6 +86,21 @@ def test_both_agents_of_co_evolving_agents_are_adapters_on_one_server(model_fold
     assert len({seen.body["lora_name"] for seen in server.seen if "lora_path" in (seen.body or {})}) == len(loaded)
 
 
+def test_both_agents_play_at_the_same_time(model_folder: Path, tmp_path: Path) -> None:
+    with ModelServer(model_folder) as server:
+        play(preference_recipe(server, "coevolving_agents", loop={"rounds": 1}), tmp_path / "run")
+    agents = [seen.body["model"] for seen in server.seen if seen.path == "/v1/completions" and "seed" in seen.body]
+    others = [one for one in agents if one != agents[0]]  # greedy requests, of the evaluations, have seeds too
+    partner = others[0]
+    first, last = agents.index(partner), len(agents) - agents[::-1].index(partner)
+    assert len(set(agents[first:last])) == 2
+    phases = [json.loads(line)["phase"] for line in (tmp_path / "run/timings.jsonl").read_text().splitlines()]
+    assert "round-1/rollout-target and round-1/rollout-partner" in phases
+    for agent in ("target", "partner"):
+        found = read_trajectories(tmp_path / f"run/seed-0/coevolving_agents/round-1/rollout-{agent}/trajectories.jsonl")
+        assert found and {one.agent for one in found} == {agent}
+
+
 @pytest.mark.parametrize(("largest", "gap"), [(None, "pg/log_ratio_max"), (2.0, "pg/server_gap_max")])
 def test_grpo_takes_the_servers_log_probabilities(
     learnt_folder: Path, tmp_path: Path, largest: float | None, gap: str
@@ -103,10 +118,13 @@ def test_grpo_takes_the_servers_log_probabilities(
         assert 0 < first[gap] < 1e-3
 
 
-def test_a_run_goes_on_after_kills_and_a_server_that_lost_its_adapters(model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arm", ["eto", "coevolving_agents"])
+def test_a_run_goes_on_after_kills_and_a_server_that_lost_its_adapters(
+    model_folder: Path, tmp_path: Path, arm: str
+) -> None:
     out, num_kills = tmp_path / "run", 0
     with ModelServer(model_folder) as server:
-        recipe = preference_recipe(server, "eto")
+        recipe = preference_recipe(server, arm)
         while True:
             try:
                 play(recipe, out, DeadlyProgress(25))
