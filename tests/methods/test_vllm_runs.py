@@ -32,7 +32,7 @@ from sparring.runs.recipe import run_recipe
 from sparring.runs.recipe_files import load_recipe, play_config, recipe_from_dict
 from tests.methods import test_lora_runs, test_methods
 from tests.methods.test_methods import DeadlyProgress, Killed, changed
-from tests.serving import Answer, Seen
+from tests.serving import Answer, Seen, error
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.vllm_serving import ModelServer
 
@@ -142,6 +142,29 @@ def forget_adapters(server: ModelServer) -> None:
     """Lose what was loaded, as a server that was started again has."""
     for name in list(server.adapters):
         server.forget(name)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "says"),
+    [
+        (
+            Answer(status=404, body={"detail": "Not Found"}),
+            "docs/vllm.md says how a server is started that takes adapters",
+        ),
+        (
+            Answer(status=400, body=error("LoRA rank 4 is greater than max_lora_rank 2.")),
+            "greater than max_lora_rank 2",
+        ),
+    ],
+)
+def test_a_server_that_takes_no_adapter_ends_the_run_with_one_message(
+    model_folder: Path, tmp_path: Path, refusal: Answer, says: str
+) -> None:
+    with ModelServer(model_folder) as server:
+        server.trouble = lambda request: refusal if request.path == "/v1/load_lora_adapter" else None
+        with pytest.raises(ConfigError, match=re.escape(says)):
+            play(preference_recipe(server, "sft"), tmp_path / "run")
+    assert (tmp_path / "run/seed-0/sft/sft-target/checkpoint").exists(), "what was trained stays"
 
 
 def test_an_adapter_that_is_lost_in_mid_rollout_is_loaded_again(model_folder: Path, tmp_path: Path) -> None:
