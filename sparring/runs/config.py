@@ -16,6 +16,7 @@ from sparring.core.convert import check_values, to_dict
 from sparring.core.errors import ConfigError
 from sparring.data.chat import ChatConfig
 from sparring.data.pairs import PairConfig
+from sparring.engines.config import EngineConfig
 from sparring.envs.base import EnvConfig
 from sparring.learning.objectives import LossConfig
 from sparring.learning.trainer import RlConfig, TrainConfig
@@ -52,6 +53,8 @@ class Config:
     """The base model that every agent starts from."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Train adapters instead of all weights."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """Where weights live and are trained."""
     env: EnvConfig = field(default_factory=EnvConfig)
     """The world, its tasks and its live envs."""
     chat: ChatConfig = field(default_factory=ChatConfig)

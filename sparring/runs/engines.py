@@ -34,7 +34,7 @@ class Engines:
 
     def of(self, config: Config) -> Engine:
         """Return an arm's engine. Servers that another engine has started end first: one device holds one of them."""
-        key = digest(config.model, config.lora, config.chat, config.sampler, config.vllm)
+        key = digest(config.model, config.lora, config.engine, config.chat, config.sampler, config.vllm)
         for other, engine in self._engines.items():
             if other != key:
                 engine.close()
