@@ -6,10 +6,8 @@ recipe: a default here never does.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +21,7 @@ from sparring.cli.words import parse
 from sparring.core.errors import ConfigError, DataError, EnvFault
 from sparring.core.filters import counted
 from sparring.core.folder import check_place
-from sparring.core.progress import Progress, terminal_progress
+from sparring.core.progress import Progress, heard, terminal_progress
 from sparring.core.ranges import Count, Name, Place, Seed
 from sparring.core.terminal import open_console, write
 from sparring.core.types import Trajectory
@@ -49,6 +47,8 @@ class RunOptions:
     """Seeds in place of the recipe's."""
     arms: tuple[Name, ...] = ()
     """Run only these arms of the recipe."""
+    jobs: Count = 1
+    """Arms and seeds that are run at the same time, each in a process of its own with its own envs."""
     quiet: Quiet = False
     """Show no progress."""
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(default_factory=Config)
@@ -157,7 +157,7 @@ def run(options: RunOptions, overrides: Mapping[str, Any]) -> None:
     with _heard(options.quiet) as progress, progress.phase(f"{recipe.name} → {out}"):
         from sparring.runs.recipe import run_recipe
 
-        results = run_recipe(recipe, out, progress)
+        results = run_recipe(recipe, out, progress, num_jobs=options.jobs)
     from sparring.report.text import broken_lines, contribution_lines, notice_lines, pool_lines, summary_table
 
     console = open_console()
@@ -256,34 +256,9 @@ def envs(_: EnvsOptions, __: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _heard(quiet: bool) -> Iterator[Progress]:
-    """Show progress, and with it what the package has to say: its log from warnings on, and Python's warnings."""
-    with terminal_progress(quiet=quiet) as progress:
-        handler = _NoteHandler(progress)
-        logger, show = logging.getLogger("sparring"), warnings.showwarning
-        ours = str(Path(__file__).parent)
-
-        def show_warning(message: Any, category: Any, filename: str, *rest: Any) -> None:
-            if filename.startswith(ours):
-                progress.note(str(message))
-            else:
-                show(message, category, filename, *rest)
-
-        logger.addHandler(handler)
-        warnings.showwarning = show_warning
-        try:
-            yield progress
-        finally:
-            logger.removeHandler(handler)
-            warnings.showwarning = show
-
-
-class _NoteHandler(logging.Handler):
-    def __init__(self, progress: Progress) -> None:
-        super().__init__(logging.WARNING)
-        self._progress = progress
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._progress.note(record.getMessage())
+    """Show progress, and with it what the package has to say."""
+    with terminal_progress(quiet=quiet) as progress, heard(progress):
+        yield progress
 
 
 def _hush_loading(models: Sequence[str]) -> None:

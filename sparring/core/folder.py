@@ -13,7 +13,8 @@ import logging
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -28,15 +29,18 @@ RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "nump
 """Packages whose version is saved with a run, because results may depend on it."""
 ADJUSTED = "adjusted"
 """Where a run's versions say with which other settings it went on, one list of differences each time."""
+CLAIM = ".{}.claim"
+"""Name of the file that keeps a shared phase from other processes, from the phase's own."""
 ROOM = 512
 """Bytes of a path that are kept for what is written in a run's folder."""
 
 
 class Run:
-    """A run's folder, held by this process alone. Use as a context manager, or call `close`."""
+    """A run's folder, held by this process alone or by the one that it works for. Use as a context manager, or call
+    `close`."""
 
-    def __init__(self, folder: Path, lock: IO[bytes]) -> None:
-        """Use `Run.open`."""
+    def __init__(self, folder: Path, lock: IO[bytes] | None) -> None:
+        """Use `Run.open` or `Run.join`."""
         self.folder = folder
         self._lock = lock
         self.is_new = False
@@ -84,6 +88,42 @@ class Run:
             raise
         return run
 
+    @classmethod
+    def join(cls, folder: Path, add_timing: Callable[..., None]) -> Run:
+        """Take part in a run that another process has opened, and holds.
+
+        Args:
+            folder: the run's folder.
+            add_timing: in place of `Run.add_timing`.
+        """
+        run = cls(folder, None)
+        run.add_timing = add_timing
+        return run
+
+    @contextmanager
+    def claim(self, phases: Iterable[Phase], waiting: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+        """Keep phases from other processes that take part in the run, once those that are at one have finished.
+
+        Args:
+            phases: which several may want to do; whoever comes second finds them done.
+            waiting: entered while there is something to wait for.
+        """
+        with ExitStack() as stack:
+            for path in sorted({phase.path for phase in phases}) if self._lock is None else ():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context((path.parent / CLAIM.format(path.name)).open("ab"))
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    with waiting():
+                        fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def drop_claims(self) -> None:
+        """Delete what is left of claims; no other process takes part any more."""
+        for path in self.folder.glob(f"seed-*/shared/{CLAIM.format('*')}"):
+            path.unlink(missing_ok=True)
+
     def phase(self, name: str) -> Phase:
         """Return the phase whose folder is `name` within the run, for instance `seed-0/eto/round-1/train-target`."""
         path = self.folder / name
@@ -96,7 +136,8 @@ class Run:
 
     def close(self) -> None:
         """Let other processes open the folder."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> Self:
         return self

@@ -6,10 +6,14 @@ handed a `Progress` and says no more than `with progress.phase("rollout", total=
 
 from __future__ import annotations
 
+import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, Self
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from sparring.core.terminal import open_console
 
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
 
     import rich.progress
     from rich.console import Console
+
+_depth: ContextVar[int] = ContextVar("depth", default=0)
+"""Phases that the present one lies in. Threads that show phases side by side count for themselves."""
 
 
 class Bar(Protocol):
@@ -97,19 +104,15 @@ class LineProgress:
         self._interval_s = interval_s
         self._clock = clock
         self._last_line_s = clock()
-        self._depth = 0
 
     @contextmanager
     def phase(self, name: str, total: float | None = None) -> Iterator[Bar]:
         """Print the phase's name, size and duration once it ends; nothing where it is left by an error."""
         bar = _LineBar(name, total, self._clock(), self._show)
-        self._depth += 1
-        try:
+        with _deeper() as indent:
             yield bar
-        finally:
-            self._depth -= 1
         size = f" ({_number(bar.done)})" if bar.done else ""
-        self.note(f"{'  ' * self._depth}{name}{size}: done in {format_duration(self._clock() - bar.start_s)}")
+        self.note(f"{indent}{name}{size}: done in {format_duration(self._clock() - bar.start_s)}")
 
     def note(self, message: str) -> None:
         """Print the message."""
@@ -126,7 +129,7 @@ class LineProgress:
         now = self._clock()
         if now - self._last_line_s < self._interval_s:
             return
-        line = f"{'  ' * (self._depth - 1)}{bar.name}: {_number(bar.done)}"
+        line = f"{'  ' * (_depth.get() - 1)}{bar.name}: {_number(bar.done)}"
         if bar.total:
             line += f"/{_number(bar.total)}{_time_left(bar.done, bar.total, now - bar.start_s)}"
         self.note(line + (f", {bar.note}" if bar.note else ""))
@@ -169,7 +172,6 @@ class RichProgress:
                 return Text(f"{size}{format_duration(elapsed_s)}{left}")
 
         self._console = console
-        self._depth = 0
         self._live = rp.Progress(
             rp.SpinnerColumn(),
             rp.TextColumn("{task.description}", markup=False),
@@ -184,15 +186,13 @@ class RichProgress:
     def phase(self, name: str, total: float | None = None) -> Iterator[Bar]:
         """Show a bar below those of the phases around it."""
         start_s = time.monotonic()
-        indent = "  " * self._depth
-        task = self._live.add_task(indent + name, total=total, note="")
-        self._depth += 1
-        try:
-            yield _RichBar(self._live, task)
-        finally:
-            self._depth -= 1
-            done = next(one.completed for one in self._live.tasks if one.id == task)
-            self._live.remove_task(task)
+        with _deeper() as indent:
+            task = self._live.add_task(indent + name, total=total, note="")
+            try:
+                yield _RichBar(self._live, task)
+            finally:
+                done = next(one.completed for one in self._live.tasks if one.id == task)
+                self._live.remove_task(task)
         size = f" ({_number(done)})" if done else ""
         duration = format_duration(time.monotonic() - start_s)
         self._console.print(f"✓ {indent}{name}{size}  {duration}", style="dim", markup=False, highlight=False)
@@ -233,6 +233,48 @@ def terminal_progress(*, quiet: bool = False) -> Progress:
     if quiet:
         return SilentProgress(write)
     return RichProgress(console) if console.is_terminal else LineProgress(write)
+
+
+@contextmanager
+def heard(progress: Progress) -> Iterator[None]:
+    """Show what the package has to say, too: its log from warnings on, and Python's warnings."""
+    handler = _NoteHandler(progress)
+    logger, show = logging.getLogger("sparring"), warnings.showwarning
+    ours = str(Path(__file__).parents[1])
+
+    def show_warning(message: Any, category: Any, filename: str, *rest: Any) -> None:
+        if filename.startswith(ours):
+            progress.note(str(message))
+        else:
+            show(message, category, filename, *rest)
+
+    logger.addHandler(handler)
+    warnings.showwarning = show_warning
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        warnings.showwarning = show
+
+
+class _NoteHandler(logging.Handler):
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.WARNING)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.note(record.getMessage())
+
+
+@contextmanager
+def _deeper() -> Iterator[str]:
+    """Count a phase that lies in the present one, and give its indentation."""
+    depth = _depth.get()
+    _depth.set(depth + 1)
+    try:
+        yield "  " * depth
+    finally:
+        _depth.set(depth)
 
 
 def format_duration(seconds: float) -> str:

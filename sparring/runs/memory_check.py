@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparring.core.errors import ConfigError
 from sparring.methods.table import METHODS
+from sparring.runs.side_by_side import gpus_of
 
 if TYPE_CHECKING:
     from sparring.core.progress import Progress
@@ -19,8 +21,13 @@ TOLD_FROM = 30_000_000
 """Parameters from which a model is worth a line."""
 
 
-def check_memory(recipe: Recipe, progress: Progress) -> None:
+def check_memory(recipe: Recipe, progress: Progress, num_jobs: int = 1) -> None:
     """Tell what each arm takes, where that differs, and refuse what can't fit.
+
+    Args:
+        recipe: whose arms.
+        progress: is told.
+        num_jobs: arms that are at work at once.
 
     Raises:
         ConfigError: an arm can't fit on its device; the message names what would.
@@ -30,12 +37,16 @@ def check_memory(recipe: Recipe, progress: Progress) -> None:
     from sparring.models.memory import check_fits, memory_of
 
     told: set[str] = set()
+    totals: list[int] = []
+    available: int | None = None
     for name, arm in recipe.arms.items():
         if (found := estimate_of(arm)) is None:
             continue
         device = resolve_device(arm.config.model.device)
         check_fits(found, device)
-        line = found.describe(memory_of(device))
+        available = memory_of(device)
+        totals += [found.total] * len(recipe.seeds)
+        line = found.describe(available)
         if device.type == "cuda" and arm.config.sampler.kind == "vllm" and arm.config.vllm.launch:
             import torch
 
@@ -44,6 +55,8 @@ def check_memory(recipe: Recipe, progress: Progress) -> None:
         if line not in told:
             told.add(line)
             progress.note(f"{name}: {line}.")
+    if num_jobs > 1 and totals:
+        check_jobs(totals, num_jobs, available, max(1, len(gpus_of(num_jobs))))
 
 
 def estimate_of(arm: Arm) -> Estimate | None:
@@ -86,6 +99,31 @@ def estimate_of(arm: Arm) -> Estimate | None:
         num_agents=1 if others_rest else method.num_agents,
     )
     return estimate(demand)
+
+
+def check_jobs(totals: Sequence[int], num_jobs: int, available: int | None, num_devices: int) -> None:
+    """Refuse more jobs at a time than fit.
+
+    Args:
+        totals: bytes that each job takes.
+        num_jobs: how many are done at a time.
+        available: bytes that a device has; none: that can't be told.
+        num_devices: devices that the jobs are spread over.
+
+    Raises:
+        ConfigError: they don't fit; the message says how many would.
+    """
+    from sparring.models.memory import GB
+
+    largest = sorted(totals, reverse=True)
+    taken = sum(largest[: math.ceil(num_jobs / num_devices)])
+    if available is None or taken <= available:
+        return
+    fitting = next(num for num in range(len(largest), 0, -1) if sum(largest[:num]) <= available)
+    raise ConfigError(
+        f"memory: {num_jobs} jobs at a time take {taken / GB:.1f} GB, and a device has {available / GB:.1f}. It would "
+        f"fit with --jobs {fitting * num_devices}."
+    )
 
 
 def check_share(found: Estimate, vllm: VllmConfig, whole: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -117,6 +117,12 @@ class PhaseRunner:
         The agents take turns, or play at the same time where a server has the adapters of both.
         """
         phases = [self._playing_phase(playing, temperature, keep_logprobs) for playing in playings]
+        with self._claim([phase for playing, phase in zip(playings, phases, strict=True) if playing.agent.is_start]):
+            return self._play(playings, phases, temperature, keep_logprobs)
+
+    def _play(
+        self, playings: Sequence[Playing], phases: Sequence[Phase], temperature: float, keep_logprobs: bool
+    ) -> list[tuple[list[Trajectory], bool]]:
         parts = [
             Part(
                 make_policy=partial(self.policy, playing.agent, temperature, keep_logprobs=keep_logprobs),
@@ -173,10 +179,11 @@ class PhaseRunner:
     def fit(self, agent: Agent, name: str, training: Training, *, shared_key: str | None = None) -> Agent:
         """Train an agent, and return it as it then stands."""
         phase = self.phase(name, shared_key=shared_key)
-        if phase.is_done:
-            drop_state(phase)  # which stays if the run was killed as the phase was finished
-        else:
-            self._train(agent, name, training, phase)
+        with self._claim([phase] if shared_key else []):
+            if phase.is_done:
+                drop_state(phase)  # which stays if the run was killed as the phase was finished
+            else:
+                self._train(agent, name, training, phase)
         checkpoint = str(phase.path / CHECKPOINT)
         return Agent(name=agent.name, checkpoint=checkpoint, lineage=digest(agent.lineage, self.arm, name))
 
@@ -230,6 +237,10 @@ class PhaseRunner:
             phase.check(CHECKPOINT)
 
     # ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _claim(self, phases: Sequence[Phase]) -> AbstractContextManager[None]:
+        """Keep shared phases from other jobs of the run, or wait for a job that is at one."""
+        return self.run.claim(phases, lambda: self.progress.phase(self.title("waits for another job")))
 
     def title(self, name: str) -> str:
         """Return what the progress calls a phase."""

@@ -18,10 +18,10 @@ from sparring.envs.synthesis import synthesis_of
 from sparring.methods.table import METHODS
 from sparring.runs.base_models import check_base_models
 from sparring.runs.engines import Engines
+from sparring.runs.jobs import do_job, list_jobs
 from sparring.runs.memory_check import check_memory
-from sparring.runs.phase_runner import PhaseRunner
 from sparring.runs.results import collect_results
-from sparring.runs.session import Session
+from sparring.runs.side_by_side import do_side_by_side
 from sparring.runs.world import build_world, choose_tasks
 
 if TYPE_CHECKING:
@@ -29,8 +29,17 @@ if TYPE_CHECKING:
     from sparring.runs.config import Recipe
 
 
-def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bool = True) -> dict[str, Any]:
+def run_recipe(
+    recipe: Recipe, out: Path, progress: Progress, *, with_report: bool = True, num_jobs: int = 1
+) -> dict[str, Any]:
     """Run every arm of a recipe with every seed, resuming whatever is finished, and return the results.
+
+    Args:
+        recipe: what to run.
+        out: the run's folder.
+        progress: shows how it goes.
+        with_report: write report.html, too.
+        num_jobs: arms and seeds that are run at the same time, each in a process of its own.
 
     Raises:
         SparringError: whatever the user can mend; nothing that was finished is lost.
@@ -48,21 +57,25 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress, *, with_report: bo
         models[arm.config.model.path] = path = resolve_model(arm.config.model.path, trusts_code=trusts_code)
         check_room(path, arm.config.chat.max_context, trusts_code=trusts_code)
         check_start(arm.config.model, arm.config.lora, trains=METHODS[arm.method].trains)
-    check_memory(recipe, progress)
+    if num_jobs > 1 and any(arm.config.vllm.launch for arm in recipe.arms.values()):
+        raise ConfigError("--jobs: each would start a vLLM server. Take a running one (--vllm.base_urls URL).")
+    check_memory(recipe, progress, num_jobs)
     benchmark = config.env.load()
     tasks = choose_tasks(config, benchmark)
     _check_arms(recipe, benchmark, tasks[0])
     adjustable = adjustable_keys(type(config))
-    with Run.open(out, recipe.to_dict(), versions(), adjustable) as run, EnvPool.of(config.env) as pool:
+    with Run.open(out, recipe.to_dict(), versions(), adjustable) as run:
         check_base_models(out, models, is_new=run.is_new)
-        jobs = [(seed, name, arm) for seed in recipe.seeds for name, arm in recipe.arms.items()]
+        jobs = list_jobs(recipe)
         with progress.phase(f"{recipe.name} → {out}", total=len(jobs)) as bar:
-            world = build_world(run, config, benchmark, tasks, pool, progress)
-            with Engines(run, world) as engines:
-                for seed, name, arm in jobs:
-                    options = {"arm": name, "seed": seed, "progress": progress, "engine": engines.of(arm.config)}
-                    METHODS[arm.method].run(Session(PhaseRunner(run, world, arm.config, **options)))
-                    bar.advance()
+            with EnvPool.of(config.env) as pool:
+                world = build_world(run, config, benchmark, tasks, pool, progress)
+                with Engines(run, world) as engines:
+                    for job in jobs if num_jobs == 1 else ():
+                        do_job(job, recipe, run, world, engines, progress)
+                        bar.advance()
+            if num_jobs > 1:
+                do_side_by_side(recipe, run, jobs, num_jobs, progress, bar)
         results = collect_results(recipe, out, [task.id for task in world.eval_tasks])
         write_json_atomic(out / "results.json", results)
     if with_report:

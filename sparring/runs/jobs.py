@@ -1,0 +1,45 @@
+"""A run's jobs: every arm with every seed. They share their start alone, so they may be done in any order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sparring.methods.table import METHODS
+from sparring.runs.phase_runner import PhaseRunner
+from sparring.runs.session import Session
+
+if TYPE_CHECKING:
+    from sparring.core.folder import Run
+    from sparring.core.progress import Progress
+    from sparring.runs.config import Recipe
+    from sparring.runs.engines import Engines
+    from sparring.runs.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """An arm with a seed."""
+
+    seed: int
+    arm: str
+
+    def __str__(self) -> str:
+        return f"seed {self.seed} · {self.arm}"
+
+
+def list_jobs(recipe: Recipe) -> list[Job]:
+    """List a recipe's jobs, seed by seed."""
+    return [Job(seed=seed, arm=arm) for seed in recipe.seeds for arm in recipe.arms]
+
+
+def do_job(job: Job, recipe: Recipe, run: Run, world: World, engines: Engines, progress: Progress) -> None:
+    """Do a job; what of it was finished before is skipped.
+
+    Raises:
+        SparringError: whatever the user can mend; nothing that was finished is lost.
+    """
+    arm = recipe.arms[job.arm]
+    engine = engines.of(arm.config)
+    runner = PhaseRunner(run, world, arm.config, arm=job.arm, seed=job.seed, progress=progress, engine=engine)
+    METHODS[arm.method].run(Session(runner))
