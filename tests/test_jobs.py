@@ -37,7 +37,7 @@ ARMS = ("sft", "eto", "frozen")
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    save_model(tiny_model("qwen3"), tiny_tokenizer("chatml"), folder)
+    save_model(tiny_model("qwen3"), tiny_tokenizer("chatml"), folder)  # pyright: ignore
     return folder
 
 

@@ -136,17 +136,19 @@ def largest_gap(engine: ServedEngine, agent: str, played: list[Trajectory], temp
 def test_co_evolving_agents_goes_on_through_kills_of_the_run_and_of_the_server(
     model_folder: Path, config: VllmConfig, tmp_path: Path
 ) -> None:
-    recipe = served_by(test_lora_runs.preference_recipe(model_folder, "coevolving_agents"), config)
+    rates = {name: {**rate, "save_every_s": 0} for name, rate in test_lora_runs.RATES.items()}
+    recipe = served_by(test_lora_runs.preference_recipe(model_folder, "coevolving_agents", **rates), config)
     out, num_runs, num_servers = tmp_path / "run", 0, 0
     while True:
-        progress = ServerKiller(12) if num_servers < 2 else DeadlyProgress(30)
+        progress = ServerKiller(6) if num_servers < 5 else DeadlyProgress(12)
         try:
             run_recipe(recipe, out, progress, with_report=False)
             break
         except Killed:
             num_runs += 1
-        num_servers += isinstance(progress, ServerKiller)
+        num_servers += isinstance(progress, ServerKiller) and progress.has_killed
     print(f"{num_runs} kills of the run, {num_servers} of the server")
+    assert num_runs >= 10 and num_servers >= 5
     for file in out.glob("seed-0/**/trajectories.jsonl"):
         assert not [one for one in read_trajectories(file) if one.error]
     assert json.loads((out / "results.json").read_text())
@@ -157,13 +159,14 @@ class ServerKiller(DeadlyProgress):
 
     def __init__(self, num_signs: int) -> None:
         super().__init__(2 * num_signs)
-        self.at = num_signs
+        self.at, self.has_killed = num_signs, False
 
     def advance(self, num: float = 1) -> None:
         if self.left == self.at:
             for child in psutil.Process().children(recursive=True):
                 if "VLLM" in child.name() or "vllm.entrypoints.cli.main" in child.cmdline():
                     child.kill()
+                    self.has_killed = True
         super().advance(num)
 
 
