@@ -59,11 +59,11 @@ def config(vllm_python: str, monkeypatch: pytest.MonkeyPatch) -> VllmConfig:
     return VllmConfig(launch=True, python=vllm_python)
 
 
-def engine_of(folder: Path, config: VllmConfig, tmp_path: Path) -> ServedEngine:
+def engine_of(folder: Path, config: VllmConfig, tmp_path: Path, *, deterministic: bool = False) -> ServedEngine:
     model, lora = ModelConfig(path=str(folder), dtype="float32"), LoraConfig(rank=8)
     chat = ChatConfig(format="action", instruction="", max_context=1024)
     serving = Serving(
-        sampler=SamplerConfig(kind="vllm"),
+        sampler=SamplerConfig(kind="vllm", deterministic=deterministic),
         vllm=config,
         max_context=1024,
         num_envs=NUM_ENVS,
@@ -112,6 +112,24 @@ def test_greedy_episodes_and_log_probabilities_are_those_of_this_process(
         engine.close()
     print(f"{num_equal} of {num} greedy episodes are equal; log-probabilities differ by {largest:.1e} at most")
     assert largest < 1e-3 and num_equal > num / 2
+
+
+def test_deterministic_rollouts_are_the_same_on_two_servers(
+    model_folder: Path, config: VllmConfig, tmp_path: Path
+) -> None:
+    benchmark = load_benchmark("intercode_sql")
+    specs = episode_specs("real", benchmark.tasks("dev")[:NUM_ENVS], agent="target", seed=0, num_per_task=1)
+    sampling = Sampling(temperature=0.7, max_new_tokens=24, num_envs=1, keep_logprobs=True)
+    found = []
+    for _ in range(2):
+        engine = engine_of(model_folder, config, tmp_path, deterministic=True)
+        try:
+            with EnvPool("intercode_sql", {}, num_envs=1) as pool:
+                found.append(rollout(engine.policy(str(model_folder), sampling), pool, benchmark, [specs], num_slots=1))
+        finally:
+            engine.close()
+    assert found[0] == found[1]
+    assert all(turn.logprobs for one in found[0] for turn in one.turns)
 
 
 def gap_where_they_part(engine: ServedEngine, agent: str, one: Trajectory, other: Trajectory) -> float:
