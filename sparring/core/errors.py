@@ -5,6 +5,7 @@
     ├── DataError         a data file is missing, torn or malformed                      (also a ValueError)
     ├── ModelError        a model folder lacks something that is needed                  (also a ValueError)
     ├── TrainingError     training can't go on: a loss that is not finite, no pairs
+    ├── ClusterError      a cluster that envs run on is gone; the run goes on when it is back
     └── EnvFault          infrastructure failed: a dead or silent env process or model server; never a reward
 
 Each message names the offending thing and the remedy. The command line prints it alone, without a traceback, and exits
@@ -54,6 +55,10 @@ class ModelError(SparringError, ValueError):
 
 class TrainingError(SparringError):
     """Training can't go on."""
+
+
+class ClusterError(SparringError):
+    """A cluster is gone, and all that ran on it: the run ends, and goes on with the same command."""
 
 
 class EnvFault(SparringError):

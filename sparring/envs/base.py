@@ -9,7 +9,7 @@ import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from sparring.core.convert import check_values
 from sparring.core.errors import ConfigError, DataError, quote
@@ -109,6 +109,8 @@ class EnvConfig:
     """Training tasks, spread evenly over the types; none given: all."""
     num_envs: Annotated[int, Range(at_least=1, at_most=4096), ADJUSTABLE_WITH_NOTE] = 16
     """Live envs (ScienceWorld: one JVM each, about 0.5 GB of memory)."""
+    pool: Annotated[Literal["local", "ray"], ADJUSTABLE_WITH_NOTE] = "local"
+    """Where envs run: on this machine, or over a Ray cluster (docs/scale.md)."""
     reset_deadline_s: Annotated[Deadline, ADJUSTABLE] = 60.0
     """Seconds within which an env must have started a task."""
     step_deadline_s: Annotated[Deadline, ADJUSTABLE] = 30.0

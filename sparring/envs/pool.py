@@ -7,33 +7,39 @@ used up does the future carry an `EnvFault`. A fault never becomes a reward.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import select
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sparring.core.errors import ConfigError, DataError, EnvFault
+from sparring.core.errors import ClusterError, ConfigError, DataError, EnvFault
 from sparring.core.types import Task
-from sparring.envs.base import Benchmark, Env, EnvConfig, EnvStep, load_benchmark, num_cores
-from sparring.envs.faults import checked_observation, checked_step, describe_exception
-from sparring.envs.variables import clean_environment, withheld_hint
-
-CLOSE_DEADLINE_S = 5.0
-"""Seconds an env process has to end by itself; then it is killed."""
+from sparring.envs.base import Benchmark, EnvConfig, EnvStep, load_benchmark
+from sparring.envs.connections import Connection, LocalConnection, Transport, WorkerConnection
+from sparring.envs.processes import LocalWorkers
+from sparring.envs.variables import clean_environment
 
 T = TypeVar("T")
+
+
+class Workers(Protocol):
+    """Where env processes run."""
+
+    num_starting: int
+    """How many may start at once: a start is all work and no waiting, more would only miss their deadlines."""
+
+    def start(self) -> Transport:
+        """Start an env process. Raises EnvFault where that fails."""
+        ...
+
+    def cpu_seconds(self, transports: Sequence[Transport]) -> float:
+        """Return the CPU time that these processes, and their children, have used (elsewhere than on Linux 0)."""
+        ...
+
+    def close(self) -> None:
+        """Free what they share, when all are closed."""
+        ...
 
 
 class EnvPool:
@@ -63,21 +69,29 @@ class EnvPool:
             raise ConfigError(f"env.num_envs: {num_envs} is not a number of envs. Give 1 or more.")
         benchmark = load_benchmark(env_id, options)
         clean_environment(variables)  # what is wrong with them is told now, and not by the first env
-        starting = threading.BoundedSemaphore(num_cores())
+        workers = self._workers = self._choose_workers(benchmark, num_envs, variables)
+        starting = threading.BoundedSemaphore(workers.num_starting if workers else 1)
 
-        def start() -> _Connection:
-            if not benchmark.env_per_process:
-                return _LocalConnection(benchmark)
-            with starting:  # a start is all work and no waiting: more at once would only miss their deadlines
-                return _WorkerConnection(env_id, dict(options or {}), reset_deadline_s, variables)
+        def start() -> Connection:
+            if workers is None:
+                return LocalConnection(benchmark)
+            with starting:
+                return WorkerConnection(workers.start(), env_id, options or {}, reset_deadline_s, variables)
 
         self._slots = [_Slot(start, reset_deadline_s, step_deadline_s, max_retries) for _ in range(num_envs)]
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"env-{i}") for i in range(num_envs)]
 
     @classmethod
     def of(cls, config: EnvConfig) -> EnvPool:
-        """Prepare the slots that a config asks for."""
-        return cls(
+        """Prepare the slots that a config asks for, on this machine or on a cluster.
+
+        Raises:
+            ConfigError: as the constructor does; or there is no Ray, or no cluster.
+        """
+        from sparring.envs.cluster import ClusterPool
+
+        kind = ClusterPool if config.pool == "ray" else EnvPool
+        return kind(
             config.id,
             config.constructor_options(),
             num_envs=config.num_envs,
@@ -86,6 +100,10 @@ class EnvPool:
             max_retries=config.max_retries,
             variables=config.variables,
         )
+
+    def _choose_workers(self, benchmark: Benchmark, num_envs: int, variables: Sequence[str]) -> Workers | None:
+        """Return where env processes run; None: envs live in this process."""
+        return LocalWorkers(variables) if benchmark.env_per_process else None
 
     def reset(self, slot: int, task: Task, seed: int) -> Future[str]:
         """Start a task on a slot's env; the future gives the first observation."""
@@ -101,8 +119,10 @@ class EnvPool:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that the live envs' processes have used since they started (Linux; elsewhere 0)."""
-        groups = {slot.env.process.pid for slot in self._slots if isinstance(slot.env, _WorkerConnection)}
-        return _cpu_seconds_of_groups(groups) if groups else 0.0
+        if self._workers is None:
+            return 0.0
+        live = [slot.env for slot in self._slots]
+        return self._workers.cpu_seconds([env.transport for env in live if isinstance(env, WorkerConnection)])
 
     def close(self) -> None:
         """End every env and its process, those that hang included. Futures still open fail or are cancelled."""
@@ -116,24 +136,14 @@ class EnvPool:
             closer.join()
         for thread in self._threads:
             thread.shutdown(wait=True)
+        if self._workers is not None:
+            self._workers.close()
 
     def __enter__(self) -> EnvPool:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Connection(Protocol):
-    """A live env, wherever it runs. Every method raises EnvFault when infrastructure fails."""
-
-    def reset(self, task: Task, seed: int, deadline_s: float) -> str: ...
-
-    def step(self, action: str, deadline_s: float) -> EnvStep: ...
-
-    def close(self) -> None: ...
-
-    def kill(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -150,12 +160,12 @@ class _Slot:
     """One place for an env: plays episodes and restores them after faults. Used by one thread at a time."""
 
     def __init__(
-        self, start: Callable[[], _Connection], reset_deadline_s: float, step_deadline_s: float, max_retries: int
+        self, start: Callable[[], Connection], reset_deadline_s: float, step_deadline_s: float, max_retries: int
     ) -> None:
         self.start = start
         self.reset_deadline_s, self.step_deadline_s = reset_deadline_s, step_deadline_s
         self.max_retries, self.num_retries = max_retries, 0
-        self.env: _Connection | None = None
+        self.env: Connection | None = None
         self.record: _Record | None = None
         self.is_closed = False
         self.playing = threading.Lock()
@@ -187,13 +197,13 @@ class _Slot:
             if is_idle:
                 self.playing.release()
 
-    def _persist(self, play: Callable[[_Connection], T]) -> T:
+    def _persist(self, play: Callable[[Connection], T]) -> T:
         """Play on the live env; after a fault, on a fresh one brought to the same point."""
         while True:
             try:
                 with self.playing:
                     return play(self.env or self._restore())
-            except (ConfigError, DataError):
+            except (ConfigError, DataError, ClusterError):
                 self.record = None
                 self._discard()
                 raise
@@ -204,7 +214,7 @@ class _Slot:
                     raise EnvFault(f"{fault} (given up after {self.num_retries} fresh starts)") from fault
                 self.num_retries += 1
 
-    def _restore(self) -> _Connection:
+    def _restore(self) -> Connection:
         """Start an env and replay what the open episode had so far."""
         if self.is_closed:
             raise EnvFault("The pool is closed.")
@@ -224,150 +234,3 @@ class _Slot:
         env, self.env = self.env, None
         if env is not None:
             env.kill()
-
-
-class _LocalConnection:
-    """An env in this process. Whatever it raises counts as a fault, save what the user can mend."""
-
-    def __init__(self, benchmark: Benchmark) -> None:
-        self.env: Env = self._guard(benchmark.make_env)
-
-    def reset(self, task: Task, seed: int, deadline_s: float) -> str:
-        return checked_observation(self.env, self._guard(lambda: self.env.reset(task, seed)))
-
-    def step(self, action: str, deadline_s: float) -> EnvStep:
-        return checked_step(self.env, self._guard(lambda: self.env.step(action)), EnvStep)
-
-    def close(self) -> None:
-        self.env.close()
-
-    def kill(self) -> None:
-        with contextlib.suppress(Exception):
-            self.env.close()
-
-    @staticmethod
-    def _guard(call: Callable[[], T]) -> T:
-        try:
-            return call()
-        except (ConfigError, DataError, EnvFault):
-            raise
-        except (Exception, SystemExit) as error:
-            raise EnvFault(describe_exception(error)) from error
-
-
-class _WorkerConnection:
-    """An env in a process of its own (see `worker.py`), which leads a process group of its own.
-
-    It gets no environment variables but those that programs need, and `variables`.
-    """
-
-    def __init__(self, env_id: str, options: dict[str, Any], deadline_s: float, variables: Sequence[str]) -> None:
-        package_parent = str(Path(__file__).resolve().parents[2])
-        search_path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
-        self.variables = variables
-        self.folder = tempfile.TemporaryDirectory(prefix="sparring-env-")  # what a killed env leaves goes with it
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "sparring.envs.worker", self.folder.name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,  # its own group, so that Ctrl-C does not reach it and a kill takes its children
-            env={**clean_environment(variables), "PYTHONPATH": search_path, "TMPDIR": self.folder.name},
-        )
-        self.rest = b""
-        self.last_words: deque[bytes] = deque(maxlen=5)
-        self.listener = threading.Thread(target=self._listen, daemon=True)
-        self.listener.start()
-        path = [entry or str(Path.cwd()) for entry in sys.path]
-        try:
-            self._request({"op": "open", "env_id": env_id, "options": options, "path": path}, deadline_s)
-        except BaseException:
-            self.kill()
-            raise
-
-    def reset(self, task: Task, seed: int, deadline_s: float) -> str:
-        fields = {"id": task.id, "kind": task.kind, "data": dict(task.data)}
-        return self._request({"op": "reset", "task": fields, "seed": seed}, deadline_s)["observation"]
-
-    def step(self, action: str, deadline_s: float) -> EnvStep:
-        return EnvStep(**self._request({"op": "step", "action": action}, deadline_s))
-
-    def close(self) -> None:
-        with contextlib.suppress(EnvFault, OSError, ValueError):
-            self._send({"op": "close"})
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(CLOSE_DEADLINE_S)
-        self.kill()
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.listener.join(timeout=1.0)
-        with contextlib.suppress(OSError):
-            self.folder.cleanup()
-
-    def _request(self, request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
-        until = time.monotonic() + deadline_s
-        self._send(request)
-        try:
-            answer = json.loads(self._receive(until, f"{request['op']} within {deadline_s:g} s"))
-        except ValueError:
-            raise EnvFault("The env process broke its protocol.") from None
-        if "fault" in answer:
-            raise EnvFault(answer["fault"] + withheld_hint(answer["fault"], self.variables))
-        if "error" in answer:
-            message = answer["message"] + withheld_hint(answer["message"], self.variables)
-            raise {"DataError": DataError}.get(answer["error"], ConfigError)(message)
-        return answer
-
-    def _send(self, request: dict[str, Any]) -> None:
-        assert self.process.stdin is not None
-        line = memoryview(json.dumps(request).encode() + b"\n")
-        try:
-            while line:
-                line = line[self.process.stdin.write(line) :]
-        except (BrokenPipeError, ValueError):
-            raise EnvFault(self._obituary()) from None
-
-    def _receive(self, until: float, what: str) -> bytes:
-        """Read one line before the monotonic clock shows `until`."""
-        assert self.process.stdout is not None
-        fd = self.process.stdout.fileno()
-        poller = select.poll()
-        poller.register(fd, select.POLLIN)
-        while b"\n" not in self.rest:
-            remaining = until - time.monotonic()
-            if remaining <= 0:
-                raise EnvFault(f"The env process did not answer {what}.")
-            if poller.poll(remaining * 1000):
-                block = os.read(fd, 1 << 16)
-                if not block:
-                    raise EnvFault(self._obituary())
-                self.rest += block
-        line, _, self.rest = self.rest.partition(b"\n")
-        return line
-
-    def _listen(self) -> None:
-        """Keep the last lines that the process writes to stderr, for the message of a fault."""
-        assert self.process.stderr is not None
-        with contextlib.suppress(OSError, ValueError), open(self.process.stderr.fileno(), "rb", closefd=False) as lines:
-            self.last_words.extend(lines)
-
-    def _obituary(self) -> str:
-        self.kill()
-        words = b"".join(self.last_words).decode(errors="replace").strip()[-500:]
-        words += withheld_hint(words, self.variables)
-        return f"The env process ended with code {self.process.returncode}" + (f": {words}" if words else ".")
-
-
-def _cpu_seconds_of_groups(groups: Set[int]) -> float:
-    """Add up user and system time of all processes whose process group is one of `groups`."""
-    ticks = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            fields = stat.read_text().rpartition(")")[2].split()  # the name in parentheses may hold anything
-            if int(fields[2]) in groups:
-                ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")

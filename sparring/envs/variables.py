@@ -12,18 +12,22 @@ from collections.abc import Sequence
 
 from sparring.core.errors import ConfigError
 
-PASSED_ON = frozenset(
+PLACES = frozenset(
     {
-        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TEMP", "TMP"),
         *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"),
         *("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"),
-        *("JAVA_HOME", "JAVA_OPTS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"),
-        *("PYTHONPATH", "PYTHONHOME", "PYTHONHASHSEED", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONUNBUFFERED"),
-        *("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONWARNINGS", "PYTHONFAULTHANDLER", "PYTHONMALLOC"),
-        *("PYTHONSAFEPATH", "PYTHONNOUSERSITE"),
-        *("VIRTUAL_ENV", "CONDA_PREFIX", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES"),
+        *("JAVA_HOME", "PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "VIRTUAL_ENV", "CONDA_PREFIX"),
+        *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES"),
     }
 )
+"""Names that say where things are on a machine: on another one, its own are passed on."""
+
+PASSED_ON = PLACES | {
+    *("LANG", "LANGUAGE", "TZ", "JAVA_OPTS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"),
+    *("PYTHONHASHSEED", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"),
+    *("PYTHONWARNINGS", "PYTHONFAULTHANDLER", "PYTHONMALLOC", "PYTHONSAFEPATH", "PYTHONNOUSERSITE"),
+}
 """Names that are passed on. `SPARRING_MYSQL_PASSWORD` and proxies, whose addresses may hold passwords, are not."""
 
 PASSED_ON_PREFIXES = ("LC_", "OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "BLIS_", "VECLIB_")
@@ -60,6 +64,16 @@ def clean_environment(names: Sequence[str] = ()) -> dict[str, str]:
         if name not in os.environ:
             raise ConfigError(f"env.variables: {name} is not set in this environment. Set it, or leave it out.")
     return {name: value for name, value in os.environ.items() if _is_passed_on(name) or name in names}
+
+
+def portable_environment(names: Sequence[str] = ()) -> dict[str, str]:
+    """Return what of `clean_environment` is passed on to another machine: all but the places on this one.
+
+    Raises:
+        ConfigError: one of `names` is not set.
+    """
+    passed_on = clean_environment(names)
+    return {name: value for name, value in passed_on.items() if name not in PLACES or name in names}
 
 
 def withheld_hint(text: str, names: Sequence[str] = ()) -> str:

@@ -54,7 +54,7 @@ def serve(request_fd: int, answer_fd: int) -> None:
 def _answer(env: Env | None, request: dict[str, Any]) -> tuple[Env | None, dict[str, Any]]:
     match request["op"]:
         case "open":
-            sys.path[:] = request["path"]
+            sys.path[:] = [*request["path"], *(entry for entry in sys.path if entry not in request["path"])]
             return load_benchmark(request["env_id"], request["options"]).make_env(), {"ok": True}
         case "reset":
             assert env is not None

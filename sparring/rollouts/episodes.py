@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Protocol
 
-from sparring.core.errors import ConfigError, DataError, EnvFault
+from sparring.core.errors import ClusterError, ConfigError, DataError, EnvFault
 from sparring.core.text import encodable
 from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.envs.base import Benchmark, EnvStep
@@ -97,7 +97,7 @@ class Plays:
                 play.episode.observation = encodable(_checked_text(answer))
             else:
                 self._record(play, play.reply, _checked_step(answer))
-        except (ConfigError, DataError):  # what a user can mend stops the run
+        except (ConfigError, DataError, ClusterError):  # what a user can mend stops the run
             raise
         except Exception as error:  # the boundary: whatever failed out there ends this episode alone
             self._finish(play, StopReason.ENV_FAULT, error=encodable(f"{type(error).__name__}: {error}"))

@@ -166,7 +166,7 @@ def test_a_stranger_gets_at_nothing_of_an_env_process(make_pool):
     pool.reset(0, TASK, 0).result()
     (worker,) = (process.pid for process in alive_descendants())
     assert not listening([worker])
-    folder = Path(pool._slots[0].env.folder.name)
+    folder = Path(pool._slots[0].env.transport.folder.name)
     (folder / "file").write_text("x")
     assert folder.parent == Path(tempfile.gettempdir()) and is_private(folder / "file")
     assert not try_as(NOBODY, paths=[folder, folder / "file", *secrets_of([worker])])

@@ -193,7 +193,7 @@ def test_an_engine_that_is_killed_costs_a_retry(world: AppWorld):
         first = pool.reset(0, task, 0).result()
         for step in (*steps, CHANCE):
             pool.step(0, step).result()
-        killer = threading.Thread(target=_kill_group_soon, args=(pool._slots[0].env.process.pid,))  # pyright: ignore
+        killer = threading.Thread(target=_kill_group_soon, args=(pool._slots[0].env.transport.process.pid,))  # pyright: ignore
         killer.start()
         end = pool.step(0, "for _ in range(10**9): pass").result()
         killer.join()
