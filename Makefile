@@ -24,7 +24,7 @@ VLLM_SIZE = $(if $(IS_CPU),3.4 GB,about 10 GB with CUDA's libraries)
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm demo test test-slow test-vllm check format report clean
+.PHONY: help setup setup-vllm demo test test-slow test-vllm test-ray check format report clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -92,6 +92,9 @@ test-slow: setup ## Run the tests that take longest: runs killed again and again
 
 test-vllm: setup ## Run the tests that start a real vLLM (skipped, with the reason, before make setup-vllm)
 	$(PYTEST) -n 0 -m vllm -rs $(TEST_ARGS)
+
+test-ray: setup ## Run the tests that start a Ray cluster (skipped, with the reason, where Ray is not installed)
+	$(PYTEST) -n 0 -m ray -rs $(TEST_ARGS)
 
 check: setup ## Lint, formatting, types and import directions
 	$(BIN)/ruff check .

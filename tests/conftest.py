@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from sparring.envs.cluster import ClusterPool
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # this and the next: as the command line does
 os.environ.setdefault("MKL_CBWR", "AUTO")
@@ -32,6 +35,26 @@ def vllm_python() -> str:
     if not Path(python).exists():
         pytest.skip(f"needs vLLM; there is no {python} (`make setup-vllm`, or set SPARRING_VLLM_PYTHON)")
     return python
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A Ray cluster on this machine, which pools on Ray find and leave running."""
+    pytest.importorskip("ray", reason="needs Ray (pip install 'sparring[ray]')")
+    from sparring.envs.cluster import Cluster
+
+    cluster = Cluster(1)
+    yield
+    cluster.close()
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
+def each_pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test twice: with its module's `EnvPool` on this machine, and on a Ray cluster."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_cluster")
+        monkeypatch.setattr(request.module, "EnvPool", ClusterPool)
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -15,14 +15,17 @@ import importlib
 import logging
 import os
 import secrets
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sparring.core.errors import ClusterError, ConfigError, EnvFault
+from sparring.core.errors import ClusterError, ConfigError, EnvFault, quote
 from sparring.envs.base import Benchmark, num_cores
+from sparring.envs.faults import MAX_MESSAGE
 from sparring.envs.pool import EnvPool
-from sparring.envs.processes import CLOSE_DEADLINE_S, LocalWorkers, WorkerProcess
+from sparring.envs.processes import CLOSE_DEADLINE_S, RELAY, LocalWorkers, WorkerProcess
 from sparring.envs.variables import clean_environment, portable_environment
 
 ACTOR_DEADLINE_S = 120.0
@@ -39,6 +42,8 @@ LEAST_SHARE = 1e-4
 """Smallest share of a core that Ray can count."""
 OBJECT_STORE_BYTES = 100_000_000
 """Shared memory of a cluster that is started here: what travels is small."""
+SHORT_FOLDER = "/tmp"
+"""Where a cluster that is started here has its files: names of sockets may not be long."""
 
 
 class Host:
@@ -46,7 +51,9 @@ class Host:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """Start the env process with the node's own places and the given settings."""
-        self.process = WorkerProcess({**clean_environment(), **environment})
+        # Ray kills an actor's own children as the actor ends, and would leave theirs: it gets the relay, and the env
+        # process, whose pipe ends, takes all of its group along.
+        self.process = WorkerProcess({**clean_environment(), **environment}, relay=RELAY)
 
     def ready(self) -> bool:
         """Say that the env process was started."""
@@ -97,7 +104,7 @@ class RemoteWorker:
 
 
 class Cluster:
-    """A Ray cluster: the one that RAY_ADDRESS names or that runs on this machine, else one that lives as long as this.
+    """A Ray cluster: the one that RAY_ADDRESS names, else one on this machine that lives as long as this object.
 
     Make it in the main thread: what is started here ends with the thread that started it.
     """
@@ -114,9 +121,8 @@ class Cluster:
         """
         self.ray = _import_ray()
         self.num_envs, self.variables = num_envs, variables
-        self.is_mine = not self.ray.is_initialized()
-        if self.is_mine:
-            _connect(self.ray)
+        self.is_joined_here = not self.ray.is_initialized()
+        self.folder = _connect(self.ray) if self.is_joined_here else None
         self.num_starting = max(1, int(self._num_cores()))
 
     def start(self) -> RemoteWorker:
@@ -191,8 +197,10 @@ class Cluster:
 
     def close(self) -> None:
         """Leave the cluster, and end it if it was started here."""
-        if self.is_mine:
+        if self.is_joined_here:
             self.ray.shutdown()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class ClusterPool(EnvPool):
@@ -211,20 +219,37 @@ def _import_ray() -> Any:
         ) from None
 
 
-def _connect(ray: Any) -> None:
-    address = os.environ.get("RAY_ADDRESS", "auto")
-    quiet = {"log_to_driver": False, "configure_logging": False}
+def _connect(ray: Any) -> str | None:
+    """Join the cluster that RAY_ADDRESS names (`auto`: the one that runs on this machine), or start one.
+
+    Returns:
+        The folder with the files of a cluster that was started, which only this user can read.
+
+    Raises:
+        ConfigError: no cluster answers there.
+    """
     logging.getLogger("ray").setLevel(logging.ERROR)
+    quiet = {"log_to_driver": False, "configure_logging": False}
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if "://" in address:
+        raise ConfigError(f"RAY_ADDRESS: {quote(address)} is not host:port of a cluster's head, nor auto, nor local.")
     if address != "local":
         try:
-            ray.init("auto", **quiet)
-            return
-        except ConnectionError as error:
-            if address != "auto":
-                raise ConfigError(f"RAY_ADDRESS: no Ray cluster answers at {address} ({error}).") from None
+            ray.init(address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise ConfigError(
+                f"RAY_ADDRESS: can't join the Ray cluster at {quote(address)}: {_first_line(error)}"
+            ) from None
+        return None
+    folder = tempfile.mkdtemp(prefix="sparring-ray-", dir=SHORT_FOLDER)
     with _set({"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
         size = {"num_cpus": num_cores(), "object_store_memory": OBJECT_STORE_BYTES}
-        ray.init("local", include_dashboard=False, **size, **quiet)
+        ray.init("local", include_dashboard=False, _temp_dir=folder, **size, **quiet)
+    return folder
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:MAX_MESSAGE]
 
 
 @contextlib.contextmanager

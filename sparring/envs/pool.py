@@ -21,19 +21,20 @@ from sparring.envs.processes import LocalWorkers
 from sparring.envs.variables import clean_environment
 
 T = TypeVar("T")
+Carrier = TypeVar("Carrier", bound=Transport)
 
 
-class Workers(Protocol):
+class Workers(Protocol[Carrier]):
     """Where env processes run."""
 
     num_starting: int
     """How many may start at once: a start is all work and no waiting, more would only miss their deadlines."""
 
-    def start(self) -> Transport:
+    def start(self) -> Carrier:
         """Start an env process. Raises EnvFault where that fails."""
         ...
 
-    def cpu_seconds(self, transports: Sequence[Transport]) -> float:
+    def cpu_seconds(self, transports: Sequence[Carrier]) -> float:
         """Return the CPU time that these processes, and their children, have used (elsewhere than on Linux 0)."""
         ...
 
@@ -101,7 +102,7 @@ class EnvPool:
             variables=config.variables,
         )
 
-    def _choose_workers(self, benchmark: Benchmark, num_envs: int, variables: Sequence[str]) -> Workers | None:
+    def _choose_workers(self, benchmark: Benchmark, num_envs: int, variables: Sequence[str]) -> Workers[Any] | None:
         """Return where env processes run; None: envs live in this process."""
         return LocalWorkers(variables) if benchmark.env_per_process else None
 

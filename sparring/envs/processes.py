@@ -19,6 +19,8 @@ from sparring.core.errors import EnvFault
 from sparring.envs.base import num_cores
 from sparring.envs.variables import clean_environment
 
+RELAY = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
+"""Runs a program as a child and ends as it does."""
 CLOSE_DEADLINE_S = 5.0
 """Seconds an env process has to end by itself; then it is killed."""
 
@@ -26,17 +28,18 @@ CLOSE_DEADLINE_S = 5.0
 class WorkerProcess:
     """An env process (see `worker.py`), which leads a process group of its own."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], *, relay: Sequence[str] = ()) -> None:
         """Start the process.
 
         Args:
             environment: all the variables that it gets, besides where Sparring and its temporary files are.
+            relay: a program between this process and it, such as `RELAY`, which leads the group then.
         """
         package_parent = str(Path(__file__).resolve().parents[2])
         search_path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
         self.folder = tempfile.TemporaryDirectory(prefix="sparring-env-")  # what a killed env leaves goes with it
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "sparring.envs.worker", self.folder.name],
+            [*relay, sys.executable, "-P", "-m", "sparring.envs.worker", self.folder.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

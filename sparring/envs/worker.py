@@ -1,9 +1,9 @@
 """One env in a process of its own: JSON requests, one a line, come in on stdin; JSON answers go out on stdout.
 
-Started by `pool.py` as `python -m sparring.envs.worker FOLDER`, which holds its temporary files. Before any world is
-imported, both pipes move to private descriptors, stdin becomes empty and stdout becomes stderr, so that nothing the
-world prints or reads can disturb the protocol. When the parent dies, stdin ends, and the worker removes the folder and
-kills its own process group: nothing is left behind.
+Started by `processes.py` as `python -m sparring.envs.worker FOLDER`, which holds its temporary files, in a group of
+processes that is there for it. Before any world is imported, both pipes move to private descriptors, stdin becomes
+empty and stdout becomes stderr, so that nothing the world prints or reads can disturb the protocol. When the parent
+dies, stdin ends, and the worker removes the folder and kills its group: nothing is left behind.
 
     {"op": "open", "env_id": …, "options": …, "path": sys.path}   {"ok": true}
     {"op": "reset", "task": {id, kind, data}, "seed": …}           {"observation": …}
@@ -80,9 +80,8 @@ def _read_requests(fd: int, requests: SimpleQueue[bytes]) -> None:
         *lines, rest = (rest + block).split(b"\n")
         for line in lines:
             requests.put(line)
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 1:  # started as above
         shutil.rmtree(sys.argv[1], ignore_errors=True)
-    if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 

@@ -25,6 +25,8 @@ WORLD = "tests.envs.faulty_world:FaultyWorld"
 TASK = Task(id="short/0", kind="short", data={"goal": ["red", "blue"]})
 NUM_RETRIES = 2
 
+pytestmark = pytest.mark.usefixtures("each_pool")
+
 
 @pytest.fixture
 def make_pool(tmp_path: Path):
@@ -42,11 +44,15 @@ def make_pool(tmp_path: Path):
     assert not alive_descendants()
 
 
-def alive_descendants() -> list[psutil.Process]:
-    """Return the env processes and their children; the one that renders templates may stay from another test."""
-    children = psutil.Process().children(recursive=True)
-    alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in alive if not any("rendering_process" in word for word in child.cmdline())]
+def alive_descendants(pid: int | None = None) -> list[psutil.Process]:
+    """Return the env processes and their children, wherever below a process they are."""
+    words = ["-P", "-m", "sparring.envs.worker"]
+    workers = [one for one in alive_below(psutil.Process(pid)) if one.cmdline()[1:4] == words]
+    return [*workers, *(child for worker in workers for child in alive_below(worker))]
+
+
+def alive_below(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_an_episode_in_processes_equals_one_in_this_process(make_pool):
@@ -164,9 +170,9 @@ def test_an_env_process_gets_no_keys_and_what_it_needs_by_name(make_pool, monkey
 def test_a_stranger_gets_at_nothing_of_an_env_process(make_pool):
     pool = make_pool()
     pool.reset(0, TASK, 0).result()
-    (worker,) = (process.pid for process in alive_descendants())
+    (process,) = alive_descendants()
+    worker, folder = process.pid, Path(process.cmdline()[-1])
     assert not listening([worker])
-    folder = Path(pool._slots[0].env.transport.folder.name)
     (folder / "file").write_text("x")
     assert folder.parent == Path(tempfile.gettempdir()) and is_private(folder / "file")
     assert not try_as(NOBODY, paths=[folder, folder / "file", *secrets_of([worker])])
@@ -198,9 +204,9 @@ def test_close_ends_envs_that_hang_and_their_children(make_pool):
 def test_workers_and_their_children_die_with_the_parent(tmp_path):
     script = f"""
         import sys, time
-        from sparring.envs.pool import EnvPool
+        from {EnvPool.__module__} import {EnvPool.__name__}
         from sparring.core.types import Task
-        pool = EnvPool({WORLD!r}, {{}}, num_envs=2)
+        pool = {EnvPool.__name__}({WORLD!r}, {{}}, num_envs=2)
         task = Task(id="t", kind="short", data={{"goal": ["red"]}})
         for slot in range(2):
             pool.reset(slot, task, 0).result()
@@ -217,12 +223,12 @@ def test_workers_and_their_children_die_with_the_parent(tmp_path):
     )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
-    workers = [process.pid for process in psutil.Process(parent.pid).children()]
-    assert len(workers) == len(list(tmp_path.iterdir())) == 2
+    workers = {process.pid for process in alive_descendants(parent.pid)} - {child}
+    assert len(workers) == len(list(tmp_path.glob("sparring-env-*"))) == 2
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     wait_until(lambda: not any(is_alive(pid) for pid in [child, *workers]))
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("sparring-env-*"))
 
 
 def test_cpu_time_of_the_processes_is_counted(make_pool):
