@@ -128,6 +128,10 @@ class Engine(Protocol):
         """Take note that a learner's weights are those of another checkpoint now."""
         ...
 
+    def hold(self, num_agents: int) -> None:
+        """Keep the weights of at most so many agents alive from now on, where each has large ones of its own."""
+        ...
+
     def forget(self, checkpoint: str) -> None:
         """Let the weights go that were a checkpoint's, or were so until a training that failed."""
         ...

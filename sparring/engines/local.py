@@ -32,6 +32,7 @@ from sparring.models.loading import (
 )
 from sparring.models.lora import LoraConfig
 from sparring.models.rope import fix_rope
+from sparring.models.threads import is_small
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from sparring.policies.factory import Sampling
 
 MAX_LEARNERS = 3
-"""Learners that stay alive: both agents', and one that they are compared with."""
+"""Learners that stay alive at most: both agents', and one that they are compared with."""
 MakeChat = Callable[[Any, Any], Chat]
 """From a model and its tokenizer."""
 
@@ -60,6 +61,13 @@ class _Holder:
     def __init__(self) -> None:
         self._held: list[_Held] = []
         """The one that was used last stands last."""
+        self._num_large = MAX_LEARNERS
+
+    def hold(self, num_agents: int) -> None:
+        """Keep the weights of at most so many agents alive from now on, where each has large ones of its own."""
+        self._num_large = num_agents
+        while len(self._held) > self._room():
+            self._let_go(self._held[0])
 
     def trained(self, learner: Learner, checkpoint: str) -> None:
         """Take note that a learner's weights are those of another checkpoint now."""
@@ -82,14 +90,22 @@ class _Holder:
     def _let_go(self, held: _Held) -> None:
         self._held.remove(held)
 
+    def _make_room(self) -> None:
+        """Let learners go until there is room for another."""
+        while len(self._held) >= self._room():
+            self._let_go(self._held[0])
+
+    def _room(self) -> int:
+        """Return how many learners may stay alive."""
+        return MAX_LEARNERS
+
     def _find(self, checkpoint: str) -> _Held | None:
         return next((one for one in self._held if one.checkpoint == checkpoint), None)
 
     def _hold(self, held: _Held, moments: Path | None) -> tuple[LocalLearner, Chat]:
         if held in self._held:
             self._held.remove(held)
-        while len(self._held) >= MAX_LEARNERS:
-            self._let_go(self._held[0])
+        self._make_room()
         self._held.append(held)
         held.learner.activate()
         if moments is not None:
@@ -115,7 +131,10 @@ class FullEngine(_Holder):
         held = self._find(checkpoint)
         for other in self._held:  # those that are not at work rest in the computer's own memory
             other.learner.move(self._device if other is held else torch.device("cpu"))
-        return self._hold(held or self._load(checkpoint), moments)
+        if held is None:
+            self._make_room()
+            held = self._load(checkpoint)
+        return self._hold(held, moments)
 
     def policy(self, checkpoint: str, sampling: Sampling, *, moments: Path | None = None) -> Policy:
         """Return a policy that plays with a checkpoint's weights, as long as no training changes them.
@@ -132,6 +151,11 @@ class FullEngine(_Holder):
         if self._plays_in_half:
             model = copy.deepcopy(model).to(torch.bfloat16).eval()
         return local_policy(model, chat, sampling)
+
+    def _room(self) -> int:
+        """Return how many learners may stay alive: of large models, as many as the method needs by turns."""
+        is_large = bool(self._held) and not is_small(self._held[0].learner.model)
+        return min(self._num_large, MAX_LEARNERS) if is_large else MAX_LEARNERS
 
     def _load(self, checkpoint: str) -> _Held:
         model, tokenizer = load_model(replace(self._config, path=checkpoint, dtype="float32"))

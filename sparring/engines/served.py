@@ -119,6 +119,10 @@ class ServedEngine:
         """See `engines.base.Engine`."""
         self._inner.trained(learner, checkpoint)
 
+    def hold(self, num_agents: int) -> None:
+        """See `engines.base.Engine`."""
+        self._inner.hold(num_agents)
+
     def forget(self, checkpoint: str) -> None:
         """See `engines.base.Engine`."""
         self._inner.forget(checkpoint)

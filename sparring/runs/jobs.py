@@ -40,6 +40,7 @@ def do_job(job: Job, recipe: Recipe, run: Run, world: World, engines: Engines, p
         SparringError: whatever the user can mend; nothing that was finished is lost.
     """
     arm = recipe.arms[job.arm]
-    engine = engines.of(arm.config)
+    engine, method = engines.of(arm.config), METHODS[arm.method]
+    engine.hold(method.num_agents)
     runner = PhaseRunner(run, world, arm.config, arm=job.arm, seed=job.seed, progress=progress, engine=engine)
-    METHODS[arm.method].run(Session(runner))
+    method.run(Session(runner))

@@ -17,6 +17,7 @@ from sparring.core.journal import read_jsonl
 from sparring.core.progress import Bar, SilentProgress
 from sparring.core.records import read_trajectories
 from sparring.core.types import PreferencePair, Task, Trajectory
+from sparring.engines.local import FullEngine
 from sparring.methods.base import Agent
 from sparring.methods.coevolving_agents import coevolving_agents
 from sparring.methods.eto import eto
@@ -371,3 +372,21 @@ def test_memory_that_runs_out_is_one_message_and_the_run_goes_on(
         with pytest.raises(TrainingError, match=r"sft, sft-target: memory ran out.*same command goes on.*lora\.rank"):
             run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)
     assert run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)["arms"]["sft"]
+
+
+@pytest.mark.parametrize(("arm", "most"), [("eto", 1), ("positive", 2)])
+def test_large_models_stay_alive_as_memory_is_estimated(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, most: int
+) -> None:
+    """Nor is one loaded before another has gone. Small models are cheap to keep: two arms share the agents' start."""
+    alive: list[int] = []
+    load = FullEngine._load  # pyright: ignore
+
+    def counted(self: FullEngine, checkpoint: str) -> Any:
+        alive.append(len(self._held) + 1)
+        return load(self, checkpoint)
+
+    monkeypatch.setattr("sparring.models.threads.SMALL_MODEL", 0)
+    monkeypatch.setattr(FullEngine, "_load", counted)
+    run_recipe(make_recipe(model_folder, "sft", arm), tmp_path, SilentProgress(), with_report=False)
+    assert max(alive) == most
