@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -43,7 +43,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(model_folder: Path) -> Recipe:
-    return dataclasses.replace(make_recipe(model_folder, *ARMS, loop={"rounds": 1}), seeds=(0, 1))
+    return replace(make_recipe(model_folder, *ARMS, loop={"rounds": 1}), seeds=(0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +74,13 @@ def test_jobs_side_by_side_end_as_one_after_another(recipe: Recipe, one_after_an
 
 def test_a_job_that_fails_does_not_stop_the_others(recipe: Recipe, tmp_path: Path) -> None:
     arm = recipe.arms["eto"]
-    wild = dataclasses.replace(arm.config.sft, lr=10.0, clip_norm=None, weight_decay=100.0)
+    wild = replace(arm.config.sft, lr=10.0, clip_norm=None, weight_decay=100.0)
     arms = {
-        "eto": dataclasses.replace(arm, config=dataclasses.replace(arm.config, sft=wild)),
+        "eto": replace(arm, config=replace(arm.config, sft=wild)),
         "sft": recipe.arms["sft"],
     }
     with pytest.raises(SparringError, match=r"1 of 2 jobs failed.*\n  seed 0 · eto: .*(is nan|is inf) at step"):
-        side_by_side_run(dataclasses.replace(recipe, seeds=(0,), arms=arms), tmp_path / "out")
+        side_by_side_run(replace(recipe, seeds=(0,), arms=arms), tmp_path / "out")
     assert (tmp_path / "out/seed-0/sft/round-0/evaluate-target/done.json").exists()
 
 
@@ -99,6 +99,25 @@ def test_a_worker_that_dies_is_named_and_its_job_goes_on_with_the_same_command(
         side_by_side_run(recipe, tmp_path / "out", num_jobs=1 + 1)
     side_by_side_run(recipe, tmp_path / "out")
     assert outcome(tmp_path / "out") == outcome(one_after_another)
+
+
+@pytest.mark.ray
+def test_jobs_over_a_cluster_end_as_one_after_another(
+    recipe: Recipe, one_after_another: Path, tmp_path: Path, ray_cluster: None
+) -> None:
+    run_recipe(recipe, tmp_path / "out", SilentProgress(), with_report=False, num_jobs="ray")
+    assert outcome(tmp_path / "out") == outcome(one_after_another)
+    assert not list((tmp_path / "out").glob("worker-*.log"))
+
+
+@pytest.mark.ray
+def test_a_node_that_does_not_see_the_run_is_named(
+    recipe: Recipe, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "cwd", lambda: tmp_path / "elsewhere")
+    arms = {"sft": recipe.arms["sft"]}
+    with pytest.raises(SparringError, match=r"(?s)2 of 2 jobs failed.*does not see .*elsewhere"):
+        run_recipe(replace(recipe, arms=arms), tmp_path / "out", SilentProgress(), with_report=False, num_jobs="ray")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

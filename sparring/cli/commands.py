@@ -47,8 +47,9 @@ class RunOptions:
     """Seeds in place of the recipe's."""
     arms: tuple[Name, ...] = ()
     """Run only these arms of the recipe."""
-    jobs: Count = 1
-    """Arms and seeds that are run at the same time, each in a process of its own with its own envs."""
+    jobs: Count | Literal["ray"] = 1
+    """Arms and seeds that are run at the same time, each in a process of its own with its own envs; `ray`: as many as
+    a Ray cluster has room for (docs/scale.md)."""
     quiet: Quiet = False
     """Show no progress."""
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(default_factory=Config)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sparring.core.convert import adjustable_keys
 from sparring.core.errors import ConfigError
@@ -21,16 +22,17 @@ from sparring.runs.engines import Engines
 from sparring.runs.jobs import do_job, list_jobs
 from sparring.runs.memory_check import check_memory
 from sparring.runs.results import collect_results
-from sparring.runs.side_by_side import do_side_by_side
+from sparring.runs.side_by_side import do_side_by_side, on_this_machine
 from sparring.runs.world import build_world, choose_tasks
 
 if TYPE_CHECKING:
     from sparring.core.progress import Progress
     from sparring.runs.config import Recipe
+    from sparring.runs.side_by_side import AnyWorker
 
 
 def run_recipe(
-    recipe: Recipe, out: Path, progress: Progress, *, with_report: bool = True, num_jobs: int = 1
+    recipe: Recipe, out: Path, progress: Progress, *, with_report: bool = True, num_jobs: int | Literal["ray"] = 1
 ) -> dict[str, Any]:
     """Run every arm of a recipe with every seed, resuming whatever is finished, and return the results.
 
@@ -39,7 +41,8 @@ def run_recipe(
         out: the run's folder.
         progress: shows how it goes.
         with_report: write report.html, too.
-        num_jobs: arms and seeds that are run at the same time, each in a process of its own.
+        num_jobs: arms and seeds that are run at the same time, each in a process of its own; `ray`: as many as a Ray
+            cluster has room for.
 
     Raises:
         SparringError: whatever the user can mend; nothing that was finished is lost.
@@ -57,9 +60,8 @@ def run_recipe(
         models[arm.config.model.path] = path = resolve_model(arm.config.model.path, trusts_code=trusts_code)
         check_room(path, arm.config.chat.max_context, trusts_code=trusts_code)
         check_start(arm.config.model, arm.config.lora, trains=METHODS[arm.method].trains)
-    if num_jobs > 1 and any(arm.config.vllm.launch for arm in recipe.arms.values()):
-        raise ConfigError("--jobs: each would start a vLLM server. Take a running one (--vllm.base_urls URL).")
-    check_memory(recipe, progress, num_jobs)
+    _check_jobs(recipe, num_jobs)
+    check_memory(recipe, progress, 1 if num_jobs == "ray" else num_jobs)
     benchmark = config.env.load()
     tasks = choose_tasks(config, benchmark)
     _check_arms(recipe, benchmark, tasks[0])
@@ -74,8 +76,9 @@ def run_recipe(
                     for job in jobs if num_jobs == 1 else ():
                         do_job(job, recipe, run, world, engines, progress)
                         bar.advance()
-            if num_jobs > 1:
-                do_side_by_side(recipe, run, jobs, num_jobs, progress, bar)
+            if num_jobs != 1:
+                with _workers(recipe, out, num_jobs) as (start, num_workers):
+                    do_side_by_side(recipe, run, jobs, start, num_workers, progress, bar)
         results = collect_results(recipe, out, [task.id for task in world.eval_tasks])
         write_json_atomic(out / "results.json", results)
     if with_report:
@@ -83,6 +86,38 @@ def run_recipe(
 
         write_report(out)
     return results
+
+
+def _check_jobs(recipe: Recipe, num_jobs: int | Literal["ray"]) -> None:
+    """Refuse what can't be done side by side.
+
+    Raises:
+        ConfigError: each job would start a server; or jobs and envs are both spread over a cluster.
+    """
+    if num_jobs != 1 and any(arm.config.vllm.launch for arm in recipe.arms.values()):
+        raise ConfigError("--jobs: each would start a vLLM server. Take a running one (--vllm.base_urls URL).")
+    if num_jobs == "ray" and recipe.shared_config().env.pool == "ray":
+        raise ConfigError(
+            "--jobs ray: env.pool is 'ray', too, so that jobs and envs would wait for each other's cores. Spread one "
+            "of them: leave env.pool 'local', or name a number of jobs."
+        )
+
+
+@contextmanager
+def _workers(
+    recipe: Recipe, folder: Path, num_jobs: int | Literal["ray"]
+) -> Iterator[tuple[Callable[[int], AnyWorker], int]]:
+    """Give what starts a worker, and how many there may be at once."""
+    if num_jobs != "ray":
+        yield on_this_machine(recipe, folder, num_jobs), num_jobs
+        return
+    from sparring.runs.cluster_jobs import ClusterOfJobs, RemoteWorker
+
+    cluster = ClusterOfJobs(wants_gpu=any(arm.config.model.device != "cpu" for arm in recipe.arms.values()))
+    try:
+        yield lambda number: RemoteWorker(cluster, recipe, folder, number), cluster.num_slots
+    finally:
+        cluster.close()
 
 
 def _check_arms(recipe: Recipe, benchmark: Benchmark, train_tasks: Sequence[Task]) -> None:

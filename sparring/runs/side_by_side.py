@@ -11,13 +11,13 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sparring.core.errors import SparringError
 from sparring.runs.jobs import Job
@@ -110,17 +110,46 @@ class Worker:
             self._process.stdin.flush()
 
 
+class AnyWorker(Protocol):
+    """What does jobs: see `Worker`."""
+
+    def do(self, job: Job) -> Iterator[list[Any]]: ...
+    def hang_up(self) -> None: ...
+    def end(self) -> None: ...
+
+
+def on_this_machine(recipe: Recipe, folder: Path, num_workers: int) -> Callable[[int], Worker]:
+    """Return what starts a worker of a number, from 1, here; with several GPUs they are spread over them."""
+    gpus = gpus_of(num_workers)
+    return lambda number: Worker(recipe, folder, number, gpus[(number - 1) % len(gpus)] if gpus else None)
+
+
 def do_side_by_side(
-    recipe: Recipe, run: Run, jobs: Sequence[Job], num_workers: int, progress: Progress, bar: Bar
+    recipe: Recipe,
+    run: Run,
+    jobs: Sequence[Job],
+    start: Callable[[int], AnyWorker],
+    num_workers: int,
+    progress: Progress,
+    bar: Bar,
 ) -> None:
     """Do jobs, as many at once as there are workers. One that fails does not stop the others.
+
+    Args:
+        recipe: whose jobs they are.
+        run: gets the timings.
+        jobs: in the order in which they are named.
+        start: starts a worker of a number, from 1.
+        num_workers: how many there are at once.
+        progress: shows what they are at.
+        bar: counts jobs.
 
     Raises:
         SparringError: jobs failed; the message names them. All others are finished.
     """
     # Jobs of different seeds share nothing, so they come first.
     waiting = deque(sorted(jobs, key=lambda job: list(recipe.arms).index(job.arm)))
-    work = _Work(recipe, run, waiting, progress, bar, gpus_of(num_workers))
+    work = _Work(run, waiting, start, progress, bar)
     num_workers = min(num_workers, len(jobs))
     try:
         with ThreadPoolExecutor(num_workers) as threads:
@@ -154,21 +183,20 @@ def gpus_of(num_workers: int) -> list[str]:
 
 @dataclass(slots=True)
 class _Work:
-    recipe: Recipe
     run: Run
     waiting: deque[Job]
+    start: Callable[[int], AnyWorker]
     progress: Progress
     bar: Bar
-    gpus: Sequence[str]
     failures: dict[Job, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    workers: set[Worker] = field(default_factory=set)
+    workers: set[AnyWorker] = field(default_factory=set)
     """Those that are alive."""
     is_stopped: bool = False
 
     def serve(self, number: int) -> None:
         """Do jobs until none is left, with one worker, and another where that has ended."""
-        worker: Worker | None = None
+        worker: AnyWorker | None = None
         try:
             while (job := self._next()) is not None:
                 worker = worker or self._start(number)
@@ -194,21 +222,20 @@ class _Work:
         with self.lock:
             return self.waiting.popleft() if self.waiting and not self.is_stopped else None
 
-    def _start(self, number: int) -> Worker:
-        gpu = self.gpus[(number - 1) % len(self.gpus)] if self.gpus else None
-        worker = Worker(self.recipe, self.run.folder, number, gpu)
+    def _start(self, number: int) -> AnyWorker:
+        worker = self.start(number)
         with self.lock:
             self.workers.add(worker)
             if self.is_stopped:
                 worker.hang_up()
         return worker
 
-    def _end(self, worker: Worker) -> None:
+    def _end(self, worker: AnyWorker) -> None:
         with self.lock:
             self.workers.discard(worker)
         worker.end()
 
-    def _follow(self, worker: Worker, job: Job) -> None:
+    def _follow(self, worker: AnyWorker, job: Job) -> None:
         """Let a worker do a job, and show how it goes."""
         bars: list[Bar] = []
         with ExitStack() as open_phases:
