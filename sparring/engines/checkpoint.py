@@ -11,7 +11,8 @@ import errno
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
-_WEIGHT = "weight in single precision"
+SINGLE = "weight in single precision"
 """Beside a parameter's moments: the parameter itself."""
 _WEIGHTS, _OPTIMIZER, _NUMBERS = "weights.safetensors", "optimizer.safetensors", "state.json"
 
@@ -70,22 +71,34 @@ def save_state(
 ) -> None:
     """Write the state after `step`, then delete all others."""
     moments = moments_of(parameters, optimizer)
+    with new_state(folder, step, numbers) as (weights_file, moments_file):
+        write_tensors(weights_file, dict(parameters))
+        write_tensors(moments_file, moments)
+
+
+@contextmanager
+def new_state(folder: Path, step: int, numbers: Mapping[str, Any]) -> Iterator[tuple[Path, Path]]:
+    """Yield where weights and moments go; afterwards the state counts, and all others are deleted."""
     names = (f"step-{step}", *(f"step-{step}-{number}" for number in range(2, len(_states(folder)) + 2)))
     final = next(folder / name for name in names if not (folder / name).exists())
     temporary = folder / f"tmp-{final.name}"
     with disk_errors(folder):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        write_tensors(temporary / _WEIGHTS, dict(parameters))
-        write_tensors(temporary / _OPTIMIZER, moments)
-        files = fingerprints(temporary, (temporary / _WEIGHTS, temporary / _OPTIMIZER))
-        write_sealed(temporary / _NUMBERS, {"numbers": numbers, "files": files})
+        files = state_files(temporary)
+        yield files
+        write_sealed(temporary / _NUMBERS, {"numbers": dict(numbers), "files": fingerprints(temporary, files)})
         sync(temporary)
         temporary.rename(final)
         sync(folder)
     for old in (*_states(folder), *folder.glob("tmp-step-*")):
         if old != final:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def state_files(path: Path) -> tuple[Path, Path]:
+    """Return where weights and moments lie in a state's folder."""
+    return path / _WEIGHTS, path / _OPTIMIZER
 
 
 def load_state(state: State, parameters: Parameters, optimizer: torch.optim.Optimizer) -> None:
@@ -135,7 +148,7 @@ def save_moments(
     """
     moments = moments_of(parameters, optimizer)
     if with_weights:
-        moments |= {f"{name}/{_WEIGHT}": parameter.data for name, parameter in parameters.items()}
+        moments |= {f"{name}/{SINGLE}": parameter.data for name, parameter in parameters.items()}
     write_tensors(path, moments)
 
 
@@ -158,8 +171,8 @@ def load_single(path: Path, parameters: Parameters) -> None:
         DataError: the file is unreadable.
     """
     for name, value in read_tensors(path).items():
-        if name.endswith(f"/{_WEIGHT}"):
-            parameters[name.removesuffix(f"/{_WEIGHT}")].data.copy_(value)
+        if name.endswith(f"/{SINGLE}"):
+            parameters[name.removesuffix(f"/{SINGLE}")].data.copy_(value)
 
 
 def set_moments(moments: dict[str, Tensor], parameters: Parameters, optimizer: torch.optim.Optimizer) -> None:
@@ -167,7 +180,7 @@ def set_moments(moments: dict[str, Tensor], parameters: Parameters, optimizer: t
     for full_name, value in moments.items():
         name, key = full_name.rsplit("/", 1)
         parameter = parameters[name]
-        if key == _WEIGHT:
+        if key == SINGLE:
             parameter.data.copy_(value)
             continue
         # AdamW keeps its step count on the CPU unless it is fused or capturable, and then beside the parameter.

@@ -32,12 +32,17 @@ def recompute_layers(model: torch.nn.Module) -> None:
     Raises:
         ConfigError: the model has no layers that can be told apart.
     """
-    layers = list(_outermost(model)) or _longest_list(model)
+    layers = layers_of(model)
     if not layers:
         raise ConfigError(f"recompute: {type(model).__name__} has no list of layers. Set it to false.")
     for layer in layers:
         if not is_wrapped(layer):
             layer.forward = partial(_checkpointed, layer.forward)
+
+
+def layers_of(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return a model's layers; none where they can't be told apart."""
+    return list(_outermost(model)) or _longest_list(model)
 
 
 def restore_layers(model: torch.nn.Module) -> None:

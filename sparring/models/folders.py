@@ -89,6 +89,15 @@ def check_folder(folder: Path, *, trusts_code: bool) -> Weights:
     return weights
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a checked folder.
+
+    Raises:
+        ModelError: the index names what is no safetensors file of this folder.
+    """
+    return [folder / name for name in _weight_names(folder, read_json(folder / "config.json", folder))]
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return an error's text as one line of bounded length, after its kind where the text says little by itself."""
     text = " ".join(str(error)[: 4 * limit].split())

@@ -107,18 +107,27 @@ def load_model(model: ModelConfig | str, **keywords: Any) -> tuple[PreTrainedMod
     if keywords:
         keywords["device_map"] = {"": device}
     loaded, tokenizer = _load(config, torch.bfloat16 if is_bfloat16(config, device) else torch.float32, keywords)
-    if not getattr(tokenizer, "chat_template", None):
-        raise ModelError(
-            f"model.path: the tokenizer of {config.path!r} has no chat template. Use a chat model, or put a "
-            "chat_template.jinja beside its tokenizer.json."
-        )
-    num_embeddings = cast(Any, loaded.get_input_embeddings()).num_embeddings
-    if (num_tokens := max(known_ids(tokenizer)) + 1) > num_embeddings:
-        raise ModelError(f"model.path: the tokenizer has {num_tokens} tokens, the model only {num_embeddings}.")
+    check_tokenizer(loaded, tokenizer, config.path)
     placed = loaded if keywords else cast("PreTrainedModel", torch.nn.Module.to(loaded, device))
     if device.type == "cpu" and placed.num_parameters() > SMALL_MODEL:
         free_large_blocks_at_once()
     return placed.eval(), tokenizer
+
+
+def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    """Refuse a tokenizer that an agent can't use.
+
+    Raises:
+        ModelError: it has no chat template, or more tokens than the model.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            f"model.path: the tokenizer of {path!r} has no chat template. Use a chat model, or put a "
+            "chat_template.jinja beside its tokenizer.json."
+        )
+    num_embeddings = cast(Any, model.get_input_embeddings()).num_embeddings
+    if (num_tokens := max(known_ids(tokenizer)) + 1) > num_embeddings:
+        raise ModelError(f"model.path: the tokenizer has {num_tokens} tokens, the model only {num_embeddings}.")
 
 
 def own_tokenizer(folder: Path) -> Any:
