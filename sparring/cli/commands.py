@@ -27,6 +27,7 @@ from sparring.core.terminal import open_console, write
 from sparring.core.types import Trajectory
 from sparring.models.loading import BUNDLED, BUNDLED_NAMES
 from sparring.runs.config import Config, PlayConfig
+from sparring.runs.ranks import follow, rank_here
 from sparring.runs.recipe_files import find_config, load_recipe, play_config
 
 Quiet = Annotated[bool, tyro.conf.arg(aliases=["-q"])]
@@ -136,6 +137,8 @@ def run_command(name: str, words: Sequence[str]) -> None:
         SparringError: whatever the user can mend.
         SystemExit: after `--help`, or with code 2 where a word can't be parsed.
     """
+    if rank_here():  # the first rank alone reads, prints and writes
+        return follow() if name == "run" else None
     options_class, do = {
         "run": (RunOptions, run),
         "eval": (EvalOptions, evaluate),

@@ -48,18 +48,20 @@ MakeChat = Callable[[Any, Any], Chat]
 
 
 @dataclass(slots=True)
-class _Held:
-    learner: LocalLearner
+class Held:
+    """A learner, and whose weights it has."""
+
+    learner: Any
     checkpoint: str
     """Whose weights it holds."""
     chat: Chat
 
 
-class _Holder:
+class Holder:
     """Which learner holds which checkpoint's weights."""
 
     def __init__(self) -> None:
-        self._held: list[_Held] = []
+        self._held: list[Held] = []
         """The one that was used last stands last."""
         self._num_large = MAX_LEARNERS
 
@@ -81,13 +83,18 @@ class _Holder:
         for held in [one for one in self._held if one.checkpoint == checkpoint]:
             self._let_go(held)
 
+    def keep(self, checkpoint: str) -> None:
+        """Let all weights go but a checkpoint's."""
+        for held in [one for one in self._held if one.checkpoint != checkpoint]:
+            self._let_go(held)
+
     def chat_server(self) -> None:
         """See `engines.base.Engine`: there is none."""
 
     def close(self) -> None:
         """See `engines.base.Engine`: there is nothing outside of this process."""
 
-    def _let_go(self, held: _Held) -> None:
+    def _let_go(self, held: Held) -> None:
         self._held.remove(held)
 
     def _make_room(self) -> None:
@@ -99,10 +106,10 @@ class _Holder:
         """Return how many learners may stay alive."""
         return MAX_LEARNERS
 
-    def _find(self, checkpoint: str) -> _Held | None:
+    def _find(self, checkpoint: str) -> Held | None:
         return next((one for one in self._held if one.checkpoint == checkpoint), None)
 
-    def _hold(self, held: _Held, moments: Path | None) -> tuple[LocalLearner, Chat]:
+    def _hold(self, held: Held, moments: Path | None) -> tuple[Any, Chat]:
         if held in self._held:
             self._held.remove(held)
         self._make_room()
@@ -113,7 +120,7 @@ class _Holder:
         return held.learner, held.chat
 
 
-class FullEngine(_Holder):
+class FullEngine(Holder):
     """Each learner has a model of its own, all of whose weights are trained in float32."""
 
     def __init__(self, model: ModelConfig, make_chat: MakeChat) -> None:
@@ -157,16 +164,16 @@ class FullEngine(_Holder):
         is_large = bool(self._held) and not is_small(self._held[0].learner.model)
         return min(self._num_large, MAX_LEARNERS) if is_large else MAX_LEARNERS
 
-    def _load(self, checkpoint: str) -> _Held:
+    def _load(self, checkpoint: str) -> Held:
         model, tokenizer = load_model(replace(self._config, path=checkpoint, dtype="float32"))
         chat = self._make_chat(model, tokenizer)
         check_context(model.config, chat.config.max_context)
         fix_rope(model, chat.config.max_context)
         learner = LocalLearner(model, tokenizer, path=checkpoint, plays_in_half=self._plays_in_half)
-        return _Held(learner, checkpoint, chat)
+        return Held(learner, checkpoint, chat)
 
 
-class LoraEngine(_Holder):
+class LoraEngine(Holder):
     """All learners are adapters on one base model, which is read once and never changes."""
 
     def __init__(self, model: ModelConfig, config: LoraConfig, make_chat: MakeChat) -> None:
@@ -194,7 +201,7 @@ class LoraEngine(_Holder):
         learner, chat = self.learner(checkpoint, moments=moments)
         return _WithAdapter(learner, local_policy(learner.model, chat, sampling))
 
-    def _make(self, checkpoint: str, seed: int) -> _Held:
+    def _make(self, checkpoint: str, seed: int) -> Held:
         model = self._loaded()
         self._num_adapters += 1
         name = f"agent_{self._num_adapters}"
@@ -210,7 +217,7 @@ class LoraEngine(_Holder):
             base=self._base.path,
             plays_in_half=model.dtype != torch.float32,
         )
-        return _Held(learner, checkpoint, self._chat)
+        return Held(learner, checkpoint, self._chat)
 
     def _loaded(self) -> Any:
         """Return the base model, which is read once."""
@@ -221,7 +228,7 @@ class LoraEngine(_Holder):
             fix_rope(self._model, self._chat.config.max_context)
         return self._model
 
-    def _let_go(self, held: _Held) -> None:
+    def _let_go(self, held: Held) -> None:
         super()._let_go(held)
         name, others = held.learner.adapter, [one.learner for one in self._held]
         if lora.active(self._model) == name and others:

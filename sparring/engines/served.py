@@ -22,7 +22,7 @@ from sparring.core.errors import ConfigError, EnvFault, TrainingError
 from sparring.core.types import Turn
 from sparring.data.chat import Encoded
 from sparring.engines.base import Compute
-from sparring.engines.local import LoraEngine, base_of
+from sparring.engines.local import base_of
 from sparring.models.adapter_folders import is_adapter
 from sparring.models.loading import is_bfloat16, resolve_device, resolve_model
 from sparring.policies.completions import ChatServer
@@ -34,14 +34,16 @@ from sparring.policies.vllm.servers import Servers, find_base
 if TYPE_CHECKING:
     from sparring.data.chat import Chat
     from sparring.engines.base import Learner
-    from sparring.engines.learner import LocalLearner
-    from sparring.engines.local import FullEngine
+    from sparring.engines.fsdp.engine import FsdpEngine
+    from sparring.engines.local import FullEngine, LoraEngine
     from sparring.engines.vllm_server import VllmServer
     from sparring.models.loading import ModelConfig
     from sparring.models.lora import LoraConfig
     from sparring.policies.base import FreePolicy
     from sparring.policies.factory import Sampling
     from sparring.policies.vllm.config import SamplerConfig, VllmConfig
+
+    Inner = FullEngine | LoraEngine | FsdpEngine
 
 LEAST_LIFE_S = 10.0
 """A server that was started again and has ended sooner is not started a third time."""
@@ -87,14 +89,16 @@ class Published:
 class ServedEngine:
     """See `engines.base.Engine`. Weights are trained by another engine, and played by servers."""
 
-    def __init__(self, inner: FullEngine | LoraEngine, model: ModelConfig, lora: LoraConfig, serving: Serving) -> None:
+    def __init__(
+        self, inner: FullEngine | LoraEngine | FsdpEngine, model: ModelConfig, lora: LoraConfig, serving: Serving
+    ) -> None:
         """Args:
         inner: holds the learners.
         model: what every agent begins at.
         lora: with a rank where agents are adapters.
         serving: which servers, and what for.
         """
-        self._inner, self._serving = inner, serving
+        self._inner, self._serving, self._has_adapters = inner, serving, lora.rank is not None
         base = base_of(model)
         is_half = is_bfloat16(model, resolve_device(model.device))
         self._base, self._folder = base.path, resolve_model(base.path, trusts_code=base.trust_remote_code)
@@ -109,7 +113,7 @@ class ServedEngine:
         self._started = -math.inf
         self._prefix, self._num = f"sparring-{secrets.token_hex(4)}", 0
 
-    def learner(self, checkpoint: str, *, seed: int = 0, moments: Path | None = None) -> tuple[LocalLearner, Chat]:
+    def learner(self, checkpoint: str, *, seed: int = 0, moments: Path | None = None) -> tuple[Learner, Chat]:
         """See `engines.base.Engine`. A server that was started here gives its GPU memory back meanwhile."""
         if self._server is not None and self._servers is not None:
             self._server.sleep()
@@ -197,7 +201,7 @@ class ServedEngine:
                 "--served-model-name."
             )
         self._servers, self._base_name = servers, names.pop()
-        if isinstance(self._inner, LoraEngine):  # an adapter that the server does not apply looks like the base
+        if self._has_adapters:  # an adapter that the server does not apply looks like the base
             base, _ = self._inner.learner(self._base)
             self._said.append(say(base, probe_of(chat)))
         return servers

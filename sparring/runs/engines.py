@@ -12,6 +12,7 @@ from sparring.runs.seeds import digest
 if TYPE_CHECKING:
     from sparring.core.folder import Run
     from sparring.engines.base import Engine
+    from sparring.engines.fsdp.engine import FsdpEngine, Leader
     from sparring.engines.local import FullEngine, LoraEngine
     from sparring.models.lora import LoraConfig
     from sparring.runs.config import Config, PlayConfig
@@ -24,12 +25,13 @@ SERVER_LOG = "vllm.log"
 class Engines:
     """Makes engines as arms ask for them. Use as a context manager: servers end with it."""
 
-    def __init__(self, run: Run, world: World) -> None:
+    def __init__(self, run: Run, world: World, leader: Leader | None = None) -> None:
         """Args:
         run: whose arms they are for.
         world: what is played.
+        leader: of the ranks that engines may use.
         """
-        self._run, self._world = run, world
+        self._run, self._world, self._leader = run, world, leader
         self._engines: dict[str, Engine] = {}
 
     def of(self, config: Config) -> Engine:
@@ -39,7 +41,7 @@ class Engines:
             if other != key:
                 engine.close()
         if key not in self._engines:
-            self._engines[key] = make_engine(config, self._world, self._run)
+            self._engines[key] = make_engine(config, self._world, self._run, self._leader)
         return self._engines[key]
 
     def __enter__(self) -> Self:
@@ -52,13 +54,14 @@ class Engines:
             engine.close()
 
 
-def make_engine(config: Config, world: World, run: Run) -> Engine:
+def make_engine(config: Config, world: World, run: Run, leader: Leader | None = None) -> Engine:
     """Return the engine that a config asks for, whose agents read what the world says first.
 
     Args:
         config: of an arm.
         world: what is played.
         run: its folder gets the log of a server that the engine may start.
+        leader: of the ranks over which weights are spread, where the config says so.
     """
     from sparring.engines import local
 
@@ -67,8 +70,26 @@ def make_engine(config: Config, world: World, run: Run) -> Engine:
         instruction=world.benchmark.instruction,
         examples=world.experts[: config.chat.num_examples],
     )
-    engine = local.make_engine(config.model, config.lora, prompt.chat)
+    if config.engine.kind == "fsdp":
+        engine = _over_ranks(config, prompt, leader)
+    else:
+        engine = local.make_engine(config.model, config.lora, prompt.chat)
     return sampled_by(config, engine, config.lora, run.folder / SERVER_LOG)
+
+
+def _over_ranks(config: Config, prompt: Prompt, leader: Leader | None) -> FsdpEngine:
+    from sparring.engines.fsdp.engine import FsdpEngine
+
+    assert leader is not None, "the ranks are met first"
+    trainings = (config.sft, config.dpo, config.rl)
+    return FsdpEngine(
+        leader,
+        config.model,
+        config.lora,
+        prompt.chat,
+        max_context=config.chat.max_context,
+        computes_in_half=all(one.autocast == "auto" for one in trainings),
+    )
 
 
 def make_playing_engine(config: PlayConfig, prompt: Prompt, log_file: Path) -> Engine:
@@ -83,7 +104,7 @@ def make_playing_engine(config: PlayConfig, prompt: Prompt, log_file: Path) -> E
 
 
 def sampled_by(
-    config: Config | PlayConfig, engine: FullEngine | LoraEngine, lora: LoraConfig, log_file: Path
+    config: Config | PlayConfig, engine: FullEngine | LoraEngine | FsdpEngine, lora: LoraConfig, log_file: Path
 ) -> Engine:
     """Return an engine whose policies draw where `sampler.kind` says."""
     from sparring.engines.served import ServedEngine, Serving

@@ -21,6 +21,7 @@ from sparring.runs.base_models import check_base_models
 from sparring.runs.engines import Engines
 from sparring.runs.jobs import do_job, list_jobs
 from sparring.runs.memory_check import check_memory
+from sparring.runs.ranks import check_ranks, led
 from sparring.runs.results import collect_results
 from sparring.runs.side_by_side import do_side_by_side, on_this_machine
 from sparring.runs.world import build_world, choose_tasks
@@ -50,6 +51,7 @@ def run_recipe(
     from sparring.engines.local import check_start
     from sparring.models.loading import check_room, resolve_model
 
+    check_ranks(recipe, num_jobs)
     check_place(out)
     config = recipe.shared_config()
     models: dict[str, str] = {}
@@ -66,13 +68,13 @@ def run_recipe(
     tasks = choose_tasks(config, benchmark)
     _check_arms(recipe, benchmark, tasks[0])
     adjustable = adjustable_keys(type(config))
-    with Run.open(out, recipe.to_dict(), versions(), adjustable) as run:
+    with led(recipe) as leader, Run.open(out, recipe.to_dict(), versions(), adjustable) as run:
         check_base_models(out, models, is_new=run.is_new)
         jobs = list_jobs(recipe)
         with progress.phase(f"{recipe.name} → {out}", total=len(jobs)) as bar:
             with EnvPool.of(config.env) as pool:
                 world = build_world(run, config, benchmark, tasks, pool, progress)
-                with Engines(run, world) as engines:
+                with Engines(run, world, leader) as engines:
                     for job in jobs if num_jobs == 1 else ():
                         do_job(job, recipe, run, world, engines, progress)
                         bar.advance()

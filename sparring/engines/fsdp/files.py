@@ -120,6 +120,11 @@ class Rows:
             return self._files[name].get_tensor(name)
         return self._files[name].get_slice(name)[rows]
 
+    def copy(self, name: str, rows: slice | None, target: Tensor) -> None:
+        """Copy rows of a tensor, or all of it."""
+        with torch.no_grad():
+            target.copy_(self.read(name, rows))
+
 
 @contextmanager
 def open_rows(*paths: Path) -> Iterator[Rows]:

@@ -19,12 +19,13 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
-from sparring.engines import checkpoint
+from sparring.core.errors import DataError
+from sparring.engines import checkpoint, value_head
 from sparring.engines.base import Compute, Metrics, Objective, add_metrics
 from sparring.engines.fsdp.files import Entry, Rows, Stream, open_rows
 from sparring.engines.fsdp.forward import ShardedForward
 from sparring.engines.fsdp.plan import plan_batches, plan_passes
-from sparring.engines.fsdp.sharding import Layout, like, read_into
+from sparring.engines.fsdp.sharding import Layout, like
 from sparring.engines.learner import LocalLearner
 from sparring.engines.scoring import autocast_dtype
 from sparring.models import lora
@@ -201,16 +202,16 @@ class ShardedLearner(LocalLearner):
         """Write weights or moments to a file, which the first rank does."""
         entries: list[Entry] = []
         parts: list[tuple[Parameter, Tensor]] = []
+        own = self.parameters()
         for name, whole in self.wholes().items():
-            for key, value in self._state_of(name, whole, kind):
+            for key, value in self._state_of(own[name], kind):
                 shape = () if key == "/step" else tuple(whole.shape)
                 entries.append(Entry(name=f"{name}{key}", shape=shape, dtype=value.dtype))
                 parts.append((whole, value))
         self._write(path, entries, (self._gathered(whole, value) for whole, value in parts))
 
-    def _state_of(self, name: str, whole: Parameter, kind: Kind) -> Iterator[tuple[str, Tensor]]:
+    def _state_of(self, own: Parameter, kind: Kind) -> Iterator[tuple[str, Tensor]]:
         assert self._optimizer is not None, "there was no training"
-        own = self.parameters()[name]
         if kind == "weights":
             yield "", own
             return
@@ -238,6 +239,11 @@ class ShardedLearner(LocalLearner):
             whole = (self._gathered(tensors[e.name], _local(tensors[e.name])).to(e.dtype) for e in entries)
             self._write(folder / file, entries, whole)
 
+    def save_value_head(self, folder: Path) -> None:
+        """Write the value head, where there is one, into a checkpoint's folder."""
+        if self._head is not None:
+            value_head.save(self._head, folder)
+
     def publish_rest(self, folder: Path, *, keeps_moments: bool) -> None:
         """Stand where a checkpoint was written."""
         if not keeps_moments:
@@ -255,12 +261,14 @@ class ShardedLearner(LocalLearner):
         weights_file, moments_file = checkpoint.state_files(path)
         with open_rows(weights_file, moments_file) as files:
             for name, whole in self.wholes().items():
-                read_into(_local(whole), files, name, self._rows(whole))
+                if name not in files or files.shape(name) != tuple(whole.shape):
+                    raise DataError(f"{path}: weights of another model. Delete {path.parent} to train anew.")
+                files.copy(name, self._rows(whole), _local(whole))
             self._read_moments(files)
         self._num_steps = step
 
     def go_on_from(self, moments: Path) -> None:
-        """Remember where the last training left the optimizer's state; take the unrounded weights that lie beside it."""
+        """See `LocalLearner.go_on_from`."""
         if self._optimizer is None and self._moments != moments:
             self._moments = moments
             with open_rows(moments) as files:
@@ -283,7 +291,7 @@ class ShardedLearner(LocalLearner):
     def _read_single(self, files: Rows) -> None:
         for name, whole in self.wholes().items():
             if (key := f"{name}/{checkpoint.SINGLE}") in files:
-                read_into(_local(whole), files, key, self._rows(whole))
+                files.copy(key, self._rows(whole), _local(whole))
 
     def _read_moments(self, files: Rows) -> None:
         assert self._optimizer is not None

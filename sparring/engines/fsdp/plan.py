@@ -56,8 +56,7 @@ def plan_batches(groups: Sequence[Sequence[int]], world: int, budget: int, cut: 
     padded = [[*batches, *[()] * (num - len(batches))] for batches in cuts]
     passes = [max(_num_passes(groups, batches[slot], cut) for batches in padded) for slot in range(num)]
     return [
-        [Batch(items=items, num_passes=most) for items, most in zip(batches, passes, strict=True)]
-        for batches in padded
+        [Batch(items=items, num_passes=most) for items, most in zip(batches, passes, strict=True)] for batches in padded
     ]
 
 

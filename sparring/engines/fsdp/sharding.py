@@ -18,7 +18,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
-from sparring.core.errors import ConfigError, DataError, ModelError
+from sparring.core.errors import ConfigError, ModelError
 from sparring.engines.fsdp.files import Rows, open_rows
 from sparring.engines.fsdp.forward import WITHIN
 from sparring.engines.recomputation import layers_of
@@ -159,8 +159,8 @@ def _check(model: Any, files: Rows, path: str) -> None:
         check_agreement(model, report, path)
     except ModelError as error:
         raise ModelError(
-            f"{str(error).rstrip('.')}; or they lie in the files under other names, which engine.kind 'fsdp' can't read "
-            "(engine.kind 'local' can)."
+            f"{str(error).rstrip('.')}; or they lie there under other names, which "
+            "engine.kind 'local' can read, and 'fsdp' can't."
         ) from None
 
 
@@ -194,16 +194,3 @@ def like(whole: DTensor, local: Tensor) -> DTensor:
         shape=whole.shape,
         stride=whole.stride(),
     )
-
-
-def read_into(target: Tensor, files: Rows, name: str, rows: slice | None) -> None:
-    """Copy a tensor, or rows of it, from files.
-
-    Raises:
-        DataError: there is none of this name and shape.
-    """
-    found = files.read(name, rows) if name in files else None
-    if found is None or found.shape != target.shape:
-        raise DataError(f"{name}: weights of another model.")
-    with torch.no_grad():
-        target.copy_(found)

@@ -1,0 +1,82 @@
+"""A run under `torchrun`: the first rank does it, the others hold their part of the weights and do as they are told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sparring.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sparring.engines.fsdp.codec import Kinds
+    from sparring.engines.fsdp.engine import Leader
+    from sparring.runs.config import Recipe
+
+
+def rank_here() -> int | None:
+    """Return this process's rank under `torchrun`, none where there is none."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ else None
+
+
+def follow() -> None:
+    """Do what the first rank says, until its run is over."""
+    from sparring.engines.fsdp.group import Group
+    from sparring.engines.fsdp.host import Host
+
+    group = Group()
+    group.follow(Host(group, sent_kinds()))
+
+
+@contextmanager
+def led(recipe: Recipe) -> Iterator[Leader | None]:
+    """Lead the other ranks for a while, where a recipe's engine has any; none elsewhere."""
+    if not has_ranks(recipe):
+        yield None
+        return
+    from sparring.engines.fsdp.engine import Leader
+    from sparring.engines.fsdp.group import Group
+
+    leader = Leader(Group(), sent_kinds())
+    try:
+        yield leader
+    finally:
+        leader.group.end()
+
+
+def has_ranks(recipe: Recipe) -> bool:
+    """Say whether any of a recipe's arms spreads its weights over ranks."""
+    return any(arm.config.engine.kind == "fsdp" for arm in recipe.arms.values())
+
+
+def check_ranks(recipe: Recipe, num_jobs: int) -> None:
+    """Refuse ranks without an engine for them, and the other way round.
+
+    Raises:
+        ConfigError: one without the other, or ranks that would be shared by jobs.
+    """
+    rank = rank_here()
+    if not has_ranks(recipe):
+        if rank is not None and int(os.environ["WORLD_SIZE"]) > 1:
+            raise ConfigError(
+                f"torchrun started {os.environ['WORLD_SIZE']} processes, and engine.kind is 'local', which takes one. "
+                "Add --engine.kind fsdp, or start sparring without torchrun."
+            )
+        return
+    if rank is None:
+        raise ConfigError(
+            "engine.kind is 'fsdp', which runs under torchrun: torchrun --nproc-per-node NUM_GPUS -m sparring run "
+            "RECIPE …; or set engine.kind to 'local'."
+        )
+    if num_jobs > 1:
+        raise ConfigError("--jobs: engine.kind 'fsdp' does one job at a time, on all ranks. Leave --jobs out.")
+
+
+def sent_kinds() -> Kinds:
+    """Return the objectives that ranks know, and what they consist of."""
+    from sparring.engines.fsdp.codec import kinds_of
+    from sparring.learning.objectives import LossConfig, PreferenceObjective, SFTObjective
+    from sparring.learning.policy_gradient import ActorCriticObjective, PolicyGradientObjective
+
+    return kinds_of(SFTObjective, PreferenceObjective, LossConfig, PolicyGradientObjective, ActorCriticObjective)
