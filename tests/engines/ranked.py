@@ -48,7 +48,8 @@ def fork_ranks(world: int, function: str, folder: Path) -> bool:
                 sys.stderr.flush()
                 os._exit(code)
         children.append(child)
-    return not any([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return not any(codes)
 
 
 def _be(rank: int, function: str, folder: Path) -> None:

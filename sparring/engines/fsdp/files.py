@@ -76,7 +76,7 @@ class Stream:
         """Write the next tensor, which has the next entry's shape and dtype."""
         if self._file is None:
             return
-        data = memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        data: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         try:
             for start in range(0, len(data), PIECE):
                 self._file.write(data[start : start + PIECE])

@@ -39,7 +39,9 @@ class Group:
         self._local, host = int(os.environ["LOCAL_RANK"]), os.environ["MASTER_ADDR"]
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TOGETHER)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self._calls = dist.new_group(backend="gloo", timeout=FOREVER)
+        calls = dist.new_group(backend="gloo", timeout=FOREVER)
+        assert isinstance(calls, dist.ProcessGroup), "every rank is in it"
+        self._calls = calls
         self.watch = self._start_watch(host)
         for name in [*os.environ]:  # what is started here (a server) is no rank
             if name in _RANKS or name.startswith(_TORCHRUN):
@@ -93,7 +95,8 @@ class Group:
         pulse = self.watch.pulse
         pulse.call, pulse.tick, pulse.error, pulse.is_working = pulse.call + 1, 0, "", True
         try:
-            self._broadcast(pack(Message({"name": name}))), self._broadcast(pack(message))
+            self._broadcast(name.encode())
+            self._broadcast(pack(message))
             try:
                 answer = do(name, message)
             except Exception as error:
@@ -104,7 +107,6 @@ class Group:
             answers = [answer, *(unpack(self._receive(rank)) for rank in range(1, self.world))]
         except RuntimeError as error:
             self.watch.lost(error)
-            raise
         finally:
             pulse.is_working, pulse.error = False, ""
         if own is not None:
@@ -135,7 +137,7 @@ class Group:
         """Do what the first rank says, until it says that it is over."""
         pulse, is_over = self.watch.pulse, False
         while not is_over:
-            name = unpack(self._broadcast()).values["name"]
+            name = self._broadcast().decode()
             message = unpack(self._broadcast())
             pulse.call, pulse.tick, pulse.error, pulse.is_working = pulse.call + 1, 0, "", True
             is_over = name == END

@@ -167,7 +167,9 @@ class ShardedLearner(LocalLearner):
             return norm
         if clip_norm is not None:
             factor = min(1.0, clip_norm / (norm + 1e-6))
-            torch._foreach_mul_([p.grad for p in self.parameters().values() if p.grad is not None], factor)
+            for parameter in self.parameters().values():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         self._optimizer.step()
@@ -324,8 +326,9 @@ class ShardedLearner(LocalLearner):
     def _gathered(self, whole: Tensor, local: Tensor) -> Tensor:
         """Return a whole tensor of which each rank has rows, or the same."""
         self._layout.tick()
-        is_sharded = isinstance(whole, DTensor) and local.dim() > 0
-        return like(whole, local.detach()).full_tensor() if is_sharded else local
+        if isinstance(whole, DTensor) and local.dim() > 0:
+            return like(whole, local.detach()).full_tensor()
+        return local
 
     def _rows(self, whole: Tensor) -> slice | None:
         return self._layout.rows(whole.shape[0]) if isinstance(whole, DTensor) else None

@@ -98,7 +98,7 @@ def _empty(folder: Path, path: str, dtype: torch.dtype, *, trusts_code: bool) ->
 
 @contextmanager
 def _weights_on_meta() -> Iterator[None]:
-    def without_memory(_: Any, __: str, parameter: Parameter | None) -> Parameter | None:
+    def without_memory(_: Any, __: str, parameter: Parameter | None) -> Any:
         if parameter is None or parameter.is_meta:  # a tied one comes again, and must stay the same
             return parameter
         return Parameter(parameter.to("meta"), parameter.requires_grad)
@@ -122,7 +122,8 @@ def _shard(model: Any, layout: Layout) -> None:
         fully_shard(layer, mesh=layout.mesh, mp_policy=policy)
         layer.register_forward_hook(_ticking(layout.tick))
     fully_shard(model, mesh=layout.mesh, mp_policy=policy)
-    for module in (*layers, model):
+    sharded: list[Any] = [*layers, model]
+    for module in sharded:
         # Losses are divided by a step's denominator: the ranks' gradients add up.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo has no other

@@ -14,14 +14,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import NoReturn
 
-from torch.distributed import DistError, TCPStore
+import torch.distributed as dist
 
 BEAT_S = 0.5
 """Seconds between heartbeats."""
-SILENT_S = 20.0
+SILENT_S = 15.0
 """Seconds without a heartbeat after which a rank counts as dead or stopped."""
 SUSPECT_S = 3.0
 """The same once torchrun has asked the first rank to end, which it does if another rank has ended."""
@@ -31,6 +33,8 @@ STALL_S = 45.0
 """Seconds without progress on any rank, while all work together, after which the one that is behind counts as hung."""
 REPORT_S = 5.0
 """Seconds that a rank's error has to reach the first rank in the ordinary way, before it ends the run in this one."""
+OVER = "over"
+"""Set in the store once the first rank has said why all end."""
 KEPT = "Nothing that was saved is lost: the same command goes on where it stopped."
 
 
@@ -70,13 +74,15 @@ class Watch:
         """
         self.pulse = Pulse()
         self.rank, self._world = rank, world
-        self._store = TCPStore(
+        self._store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
             host, port, is_master=rank == 0, wait_for_workers=False, timeout=timedelta(seconds=SILENT_S)
         )
-        self._heard = {other: _Heard() for other in range(world) if other != rank}
+        judged = range(1, world) if rank == 0 else (0,)
+        self._heard = {other: _Heard() for other in judged}
         self._moved, self._furthest = time.monotonic(), (0, 0)
         self._over, self._fatal = threading.Event(), threading.Lock()
         self._asked_at: float | None = None
+        self._stuck_since: float | None = None
         self._wake: int | None = None
         self._num_beats = 0
         self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
@@ -108,16 +114,19 @@ class Watch:
         """Note that work goes on."""
         self.pulse.tick += 1
 
-    def fail(self, what: str) -> None:
-        """Print why all ranks end, and end this one; the others follow. Never returns."""
+    def fail(self, what: str) -> NoReturn:
+        """Print why all ranks end, and end this one; the others follow."""
         from sparring.core.terminal import write
 
         with self._fatal:  # never released: one message
+            write(f"sparring: {what} All ranks end. {KEPT}", on_stderr=True)
             if self.rank == 0:
-                write(f"sparring: {what} All ranks end. {KEPT}", on_stderr=True)
+                with suppress(RuntimeError):
+                    self._store.set(OVER, "")
+                    time.sleep(2 * BEAT_S)  # the others read it, and are silent
             os._exit(1)
 
-    def lost(self, error: BaseException) -> None:
+    def lost(self, error: BaseException) -> NoReturn:
         """End after what ranks do together has failed, with the name of the rank at fault where it shows soon."""
         until = time.monotonic() + JUDGE_S
         while time.monotonic() < until:
@@ -137,9 +146,9 @@ class Watch:
             try:
                 self._beat()
                 self._listen()
-            except (DistError, RuntimeError):  # the store is gone, and with it the first rank
+            except RuntimeError:  # the store is gone, and with it the first rank
                 if not self._over.is_set():
-                    os._exit(1)
+                    self._first_is_lost()
                 return
             judge()
 
@@ -158,16 +167,22 @@ class Watch:
     def _listen(self) -> None:
         now = time.monotonic()
         for other, heard in self._heard.items():
-            if self.rank != 0 and other != 0:
-                continue
             text = self._store.get(str(other)) if heard.text or self._store.check([str(other)]) else b""
             if text != heard.text:
                 heard.text, heard.at = text, now
                 heard.pulse = Pulse(*json.loads(text)[1:])
 
     def _judge_first(self) -> None:
-        if time.monotonic() - self._heard[0].at > SILENT_S:
+        if self._store.check([OVER]):
             os._exit(1)
+        if self._silent(SILENT_S):
+            self._first_is_lost()
+
+    def _first_is_lost(self) -> NoReturn:
+        """End without the first rank. The second one says so."""
+        if self.rank == 1:
+            self.fail(_died([0]))
+        os._exit(1)
 
     def _judge_all(self) -> None:
         if culprits := self._silent(SILENT_S):
@@ -200,8 +215,6 @@ class Watch:
         if now - self._stuck_since > REPORT_S:
             rank, error = min(stuck.items())
             self.fail(f"rank {rank}: {error.rstrip('.')}.")
-
-    _stuck_since: float | None = None
 
     def _judge_stall(self) -> None:
         now = time.monotonic()
