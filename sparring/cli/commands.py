@@ -137,7 +137,9 @@ def run_command(name: str, words: Sequence[str]) -> None:
         SparringError: whatever the user can mend.
         SystemExit: after `--help`, or with code 2 where a word can't be parsed.
     """
-    if rank_here():  # the first rank alone reads, prints and writes
+    if (rank := rank_here()) is not None:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch shows its stack where another rank has died
+    if rank:  # the first alone reads, prints and writes
         return follow() if name == "run" else None
     options_class, do = {
         "run": (RunOptions, run),

@@ -48,12 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # MKL's products otherwise depend on where in memory a matrix lies, which for mapped weights is the file's affair.
     os.environ.setdefault("MKL_CBWR", "AUTO")
     words = list(sys.argv[1:] if arguments is None else arguments)
+    has_ranks = "TORCHELASTIC_RUN_ID" in os.environ
     try:
         _dispatch(words)
     except SparringError as error:
         _fail(str(error), 2 if isinstance(error, ConfigError | DataError | ModelError) else 1)
     except KeyboardInterrupt:
-        again = f" {shlex.join(['sparring', *words])}" if words[:1] == ["run"] else ""
+        started = ["torchrun", "…", "-m", "sparring"] if has_ranks else ["sparring"]
+        again = f" {' '.join([*started, shlex.join(words)])}" if words[:1] == ["run"] else ""
         remedy = f"The same command goes on where it stopped:{again}" if again else "Nothing that was written is lost."
         _fail(f"interrupted. {remedy}", 130)
     except BrokenPipeError:

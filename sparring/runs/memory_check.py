@@ -40,7 +40,7 @@ def check_memory(recipe: Recipe, progress: Progress, num_jobs: int = 1) -> None:
     totals: list[int] = []
     available: int | None = None
     for name, arm in recipe.arms.items():
-        if (found := estimate_of(arm)) is None:
+        if arm.config.engine.kind == "fsdp" or (found := estimate_of(arm)) is None:
             continue
         device = resolve_device(arm.config.model.device)
         check_fits(found, device)

@@ -50,7 +50,7 @@ def has_ranks(recipe: Recipe) -> bool:
     return any(arm.config.engine.kind == "fsdp" for arm in recipe.arms.values())
 
 
-def check_ranks(recipe: Recipe, num_jobs: int) -> None:
+def check_ranks(recipe: Recipe, num_jobs: int | str) -> None:
     """Refuse ranks without an engine for them, and the other way round.
 
     Raises:
@@ -69,8 +69,10 @@ def check_ranks(recipe: Recipe, num_jobs: int) -> None:
             "engine.kind is 'fsdp', which runs under torchrun: torchrun --nproc-per-node NUM_GPUS -m sparring run "
             "RECIPE …; or set engine.kind to 'local'."
         )
-    if num_jobs > 1:
+    if num_jobs != 1:
         raise ConfigError("--jobs: engine.kind 'fsdp' does one job at a time, on all ranks. Leave --jobs out.")
+    if any(arm.config.lora.quantize != "none" for arm in recipe.arms.values()):
+        raise ConfigError("lora.quantize: engine.kind 'fsdp' has no 4-bit weights. Set it to 'none'.")
 
 
 def sent_kinds() -> Kinds:

@@ -48,20 +48,10 @@ def run_recipe(
     Raises:
         SparringError: whatever the user can mend; nothing that was finished is lost.
     """
-    from sparring.engines.local import check_start
-    from sparring.models.loading import check_room, resolve_model
-
     check_ranks(recipe, num_jobs)
     check_place(out)
     config = recipe.shared_config()
-    models: dict[str, str] = {}
-    for arm in recipe.arms.values():
-        check_checkpoint(arm.config.model.path)
-        # Before anything is written that another config would then refuse.
-        trusts_code = arm.config.model.trust_remote_code
-        models[arm.config.model.path] = path = resolve_model(arm.config.model.path, trusts_code=trusts_code)
-        check_room(path, arm.config.chat.max_context, trusts_code=trusts_code)
-        check_start(arm.config.model, arm.config.lora, trains=METHODS[arm.method].trains)
+    models = _check_models(recipe)
     _check_jobs(recipe, num_jobs)
     check_memory(recipe, progress, 1 if num_jobs == "ray" else num_jobs)
     benchmark = config.env.load()
@@ -120,6 +110,26 @@ def _workers(
         yield lambda number: RemoteWorker(cluster, recipe, folder, number), cluster.num_slots
     finally:
         cluster.close()
+
+
+def _check_models(recipe: Recipe) -> dict[str, str]:
+    """Look into the folders of all arms' models, and return them by what the arms call them.
+
+    Raises:
+        SparringError: one is not there, or can't be used as asked.
+    """
+    from sparring.engines.local import check_start
+    from sparring.models.loading import check_room, resolve_model
+
+    models: dict[str, str] = {}
+    for arm in recipe.arms.values():
+        check_checkpoint(arm.config.model.path)
+        # Before anything is written that another config would then refuse.
+        trusts_code = arm.config.model.trust_remote_code
+        models[arm.config.model.path] = path = resolve_model(arm.config.model.path, trusts_code=trusts_code)
+        check_room(path, arm.config.chat.max_context, trusts_code=trusts_code)
+        check_start(arm.config.model, arm.config.lora, trains=METHODS[arm.method].trains)
+    return models
 
 
 def _check_arms(recipe: Recipe, benchmark: Benchmark, train_tasks: Sequence[Task]) -> None:

@@ -21,11 +21,12 @@ from sparring.engines.base import Compute, Metrics, NotFiniteError, Objective, S
 from sparring.engines.fsdp.codec import Kinds, Message, groups_message, nodes_message, to_plain
 from sparring.engines.fsdp.host import Host
 from sparring.engines.fsdp.learner import checkpoint_tensors
-from sparring.engines.local import Held, Holder, MakeChat, base_of, make_engine
+from sparring.engines.local import MAX_LEARNERS, Held, Holder, MakeChat, base_of, make_engine
 from sparring.models.folders import INDEX, WEIGHTS
 from sparring.models.loading import ModelConfig, resolve_device
 from sparring.models.lora import LoraConfig
 from sparring.models.saving import DTYPES, came_in_half, fresh_folder, write_folder
+from sparring.models.threads import is_small
 
 if TYPE_CHECKING:
     from sparring.data.batches import Group
@@ -249,6 +250,7 @@ class FsdpEngine(Holder):
         is_new = self._lora.rank is not None and checkpoint == self._base.path
         held = None if is_new else self._find(checkpoint)
         if held is None:
+            self._make_room()
             held = self._load(checkpoint) if self._lora.rank is None else self._adapt(checkpoint, seed, is_new=is_new)
         learner, chat = self._hold(held, moments)
         return learner, chat
@@ -268,6 +270,12 @@ class FsdpEngine(Holder):
         """See `engines.base.Engine`."""
         super().forget(checkpoint)
         self._player.forget(checkpoint)
+
+    def _room(self) -> int:
+        """Return how many learners may stay alive: of large models, as many as the method needs by turns."""
+        is_full = self._lora.rank is None and bool(self._held)
+        is_large = is_full and not is_small(self._held[0].learner.own.model)
+        return min(self._num_large, MAX_LEARNERS) if is_large else MAX_LEARNERS
 
     def _load(self, checkpoint: str) -> Held:
         number = self._open(replace(self._config, path=checkpoint), is_base=False)
