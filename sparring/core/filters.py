@@ -15,9 +15,14 @@ def is_broken(trajectory: Trajectory) -> bool:
     return trajectory.stop is StopReason.ENV_FAULT
 
 
+def has_reward(trajectory: Trajectory) -> bool:
+    """Say whether the episode's reward means anything: it was not broken, and is no branch that did not begin."""
+    return trajectory.stop not in (StopReason.ENV_FAULT, StopReason.DIVERGED)
+
+
 def counted(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
-    """Drop the episodes that infrastructure broke. Those without a turn stay: the agent earned nothing."""
-    return [t for t in trajectories if not is_broken(t)]
+    """Drop the episodes whose reward means nothing. Those without a turn stay: the agent earned nothing."""
+    return [t for t in trajectories if has_reward(t)]
 
 
 def is_success(reward: float, success_eps: float = SUCCESS_EPS) -> bool:
@@ -26,11 +31,11 @@ def is_success(reward: float, success_eps: float = SUCCESS_EPS) -> bool:
 
 
 def usable(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
-    """Drop what says nothing about the agent: episodes that infrastructure broke, and episodes without a turn.
+    """Drop what says nothing about the agent: episodes whose reward means nothing, and those without a turn of its own.
 
     Source: METHOD, "an infrastructure fault is never a reward".
     """
-    return [t for t in trajectories if not is_broken(t) and t.turns]
+    return [t for t in trajectories if has_reward(t) and len(t.turns) > t.num_given]
 
 
 def failures(trajectories: Iterable[Trajectory], success_eps: float = 1e-6) -> list[Trajectory]:

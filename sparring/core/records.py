@@ -22,6 +22,7 @@ def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
         "agent": trajectory.agent,
         "reward": trajectory.reward,
         "stop": trajectory.stop.value,
+        **({"num_given": trajectory.num_given} if trajectory.num_given else {}),
         "seed": trajectory.seed,
         "num_retries": trajectory.num_retries,
         "error": trajectory.error,
@@ -48,14 +49,16 @@ def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
     """
     try:
         task = _typed(record, "task", dict)
+        turns = tuple(map(_turn_from_json, _typed(record, "turns", list)))
         return Trajectory(
             id=_typed(record, "id", str),
             task=Task(id=_typed(task, "id", str), kind=_typed(task, "kind", str), data=_typed(task, "data", dict)),
             agent=_typed(record, "agent", str),
-            turns=tuple(map(_turn_from_json, _typed(record, "turns", list))),
+            turns=turns,
             final_observation=_typed(record, "final_observation", str),
             reward=_reward(record),
             stop=StopReason(_typed(record, "stop", str)),
+            num_given=_num_given(record, len(turns)),
             seed=_typed(record, "seed", int),
             num_retries=_typed(record, "num_retries", int),
             error=_typed(record, "error", str),
@@ -91,6 +94,13 @@ def _reward(record: Mapping[str, Any]) -> float:
     if type(value) not in (int, float) or not 0 <= value <= 1:
         raise ValueError(f"reward is {value!r:.80}, not a number from 0 to 1")
     return float(value)
+
+
+def _num_given(record: Mapping[str, Any], num_turns: int) -> int:
+    num = _typed(record, "num_given", int) if "num_given" in record else 0
+    if not 0 <= num <= num_turns:
+        raise ValueError(f"num_given is {num}, and there are {num_turns} turns")
+    return num
 
 
 def _numbers(values: Any, kind: type | tuple[type, ...]) -> tuple[Any, ...]:

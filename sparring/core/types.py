@@ -20,6 +20,9 @@ class StopReason(StrEnum):
     """The benchmark's turn limit for this task was reached."""
     CONTEXT_LIMIT = "context_limit"
     """The next observation or action would not fit the model's context; nothing was cut."""
+    DIVERGED = "diverged"
+    """A branch whose replayed beginning gave other observations: the world is not the same twice there. It was not
+    played, and its reward is never used."""
     ENV_FAULT = "env_fault"
     """Infrastructure failed for good (after retries): the reward means nothing and is never used."""
 
@@ -81,6 +84,8 @@ class Trajectory:
     reward: float
     """Maximum over turns, clamped to [0,1]; 1 is success."""
     stop: StopReason
+    num_given: int = 0
+    """Turns at the beginning that were replayed from another episode: the agent's context, not its own actions."""
     seed: int = 0
     num_retries: int = 0
     """How often infrastructure failed and the episode was restored."""

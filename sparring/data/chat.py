@@ -186,7 +186,7 @@ class Encoded:
 
     ids: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
-    """Per turn, [start, end) of its action tokens; all other tokens are masked."""
+    """Per turn, [start, end) of its action tokens, empty where the turn was given; all other tokens are masked."""
 
 
 class Chat:
@@ -274,6 +274,7 @@ class Chat:
             ContextOverflow: it has more tokens than `max_context`.
         """
         ids, spans = self._join(trajectory.turns[:num_turns])
+        spans[: trajectory.num_given] = [(start, start) for start, _ in spans[: trajectory.num_given]]
         if len(ids) > self.config.max_context:
             raise ContextOverflow(
                 f"Trajectory {trajectory.id!r} has {len(ids)} tokens; chat.max_context is {self.config.max_context}. "

@@ -6,6 +6,7 @@ An env's fault ends its episode alone, as data. What a user can mend stops the r
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from sparring.core.text import encodable
 from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.envs.base import Benchmark, EnvStep
 from sparring.policies.base import Episode, Reply
+from sparring.rollouts.branch import Branch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class EpisodeSpec:
     task: Task
     agent: str
     seed: int
+    branch: Branch | None = None
+    """Where it begins inside another episode, whose seed it has then; none: at the task's beginning."""
 
 
 class Pool(Protocol):
@@ -53,6 +57,21 @@ def episode_specs(prefix: str, tasks: Sequence[Task], *, agent: str, seed: int, 
         for task in tasks
         for k in range(num_per_task)
     ]
+
+
+def branch_specs(prefix: str, branches: Sequence[Branch], *, agent: str, num_per_branch: int) -> list[EpisodeSpec]:
+    """List the episodes that begin inside others: `prefix/task/0/0`, `prefix/task/0/1`, `prefix/task/1/0`, …"""
+    counts = Counter[str]()
+    specs: list[EpisodeSpec] = []
+    for branch in branches:
+        task, seed = branch.of.task, branch.of.seed
+        place = f"{prefix}/{task.id}/{counts[task.id]}"
+        counts[task.id] += 1
+        specs += [
+            EpisodeSpec(id=f"{place}/{k}", task=task, agent=agent, seed=seed, branch=branch)
+            for k in range(num_per_branch)
+        ]
+    return specs
 
 
 @dataclass(slots=True)
@@ -97,6 +116,8 @@ class Plays:
                 play.episode.observation = encodable(_checked_text(answer))
             else:
                 self._record(play, play.reply, _checked_step(answer))
+            if play.spec.branch is not None and self.is_open(play):
+                self._replay(play, play.spec.branch)
         except (ConfigError, DataError, ClusterError):  # what a user can mend stops the run
             raise
         except Exception as error:  # the boundary: whatever failed out there ends this episode alone
@@ -109,6 +130,17 @@ class Plays:
             return
         play.reply = replace(reply, text=encodable(reply.text), action=encodable(reply.action))
         play.answer = self.pool.step(play.slot, play.reply.action)
+
+    def _replay(self, play: Play, branch: Branch) -> None:
+        """Send the env the next of the turns that are given, as long as it answers as it did then."""
+        num = len(play.episode.turns)
+        if num > branch.turn:
+            return
+        if play.episode.observation != branch.observation(num):
+            self._finish(play, StopReason.DIVERGED, error=f"the replay of {branch.of.id} differs before turn {num + 1}")
+        elif num < branch.turn:
+            given = branch.of.turns[num]
+            self.send(play, Reply(text=given.text, action=given.action, token_ids=given.token_ids))
 
     def is_open(self, play: Play) -> bool:
         """Say whether an episode still goes on."""
@@ -141,15 +173,16 @@ class Plays:
 
     def _finish(self, play: Play, stop: StopReason, *, error: str = "") -> None:
         episode = play.episode
-        is_fault = stop is StopReason.ENV_FAULT
+        is_void = stop in (StopReason.ENV_FAULT, StopReason.DIVERGED)
         trajectory = Trajectory(
             id=episode.id,
             task=episode.task,
             agent=play.spec.agent,
             turns=tuple(episode.turns),
             final_observation=episode.observation,
-            reward=episode.turns[-1].reward if episode.turns and not is_fault else 0.0,
+            reward=episode.turns[-1].reward if episode.turns and not is_void else 0.0,
             stop=stop,
+            num_given=min(len(episode.turns), play.spec.branch.turn if play.spec.branch else 0),
             seed=episode.seed,
             num_retries=self.pool.retries(play.slot),
             error=error,

@@ -184,7 +184,7 @@ class _Lane:
         """Take the envs' answers, act, send the actions. Return the wave's trajectories if that ended it."""
         for play in [play for play in self.plays.open if play.answer]:
             self.plays.receive(play)
-        ready = list(self.plays.open)
+        ready = [play for play in self.plays.open if play.answer is None]  # not those whose beginning is replayed
         self._refill()
         if ready:
             replies = self.policy.act([play.episode for play in ready], lane=self.number)
