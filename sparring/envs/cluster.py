@@ -16,8 +16,10 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,10 +32,14 @@ from sparring.envs.variables import clean_environment, portable_environment
 
 ACTOR_DEADLINE_S = 120.0
 """Seconds within which the cluster must have started an actor: a free core, a Python process, the imports."""
+RETRY_S = 1.0
+"""Seconds between two tries to start one."""
 GRACE_S = 10.0
 """Seconds that an answer may take beyond the env's own deadline; then its node is given up."""
 KILL_DEADLINE_S = 5.0
 """Seconds an actor has to kill its env process; then it is killed itself, and the env process ends by that."""
+KNOCK_DEADLINE_S = 10.0
+"""Seconds within which a cluster's head must take a connection."""
 LOOK_DEADLINE_S = 15.0
 """Seconds within which the cluster must say that it lives."""
 SHARE_IN_USE = 0.5
@@ -42,6 +48,10 @@ LEAST_SHARE = 1e-4
 """Smallest share of a core that Ray can count."""
 OBJECT_STORE_BYTES = 100_000_000
 """Shared memory of a cluster that is started here: what travels is small."""
+SETTINGS = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_gcs_rpc_server_reconnect_timeout_s": "1000000"}
+"""What Ray reads of the environment as it is imported and as it starts. Without the first, what nodes report would go
+to standard output; without the second, Ray ends this process a minute after the cluster's head was lost, whatever it
+does then."""
 SHORT_FOLDER = "/tmp"
 """Where a cluster that is started here has its files: names of sockets may not be long."""
 
@@ -132,16 +142,25 @@ class Cluster:
             EnvFault: no node has started it within `ACTOR_DEADLINE_S`.
             ClusterError: the cluster is gone.
         """
+        environment, until = portable_environment(self.variables), time.monotonic() + ACTOR_DEADLINE_S
+        while True:
+            actor = self._host().remote(environment)
+            try:
+                self.get(actor.ready.remote(), max(0.0, until - time.monotonic()), "its start")
+                return RemoteWorker(self, actor)
+            except EnvFault:  # for seconds, the cluster goes on to place actors on a node that is lost
+                self.kill(actor)
+                if time.monotonic() + RETRY_S > until:
+                    raise
+            except BaseException:
+                self.kill(actor)
+                raise
+            time.sleep(RETRY_S)
+
+    def _host(self) -> Any:
         share = min(1.0, SHARE_IN_USE * self._num_cores() / self.num_envs)
         options = {"num_cpus": max(LEAST_SHARE, round(share, 4)), "max_restarts": 0, "max_concurrency": 2}
-        host = self.ray.remote(Host).options(scheduling_strategy="SPREAD", **options)
-        actor = host.remote(portable_environment(self.variables))
-        try:
-            self.get(actor.ready.remote(), ACTOR_DEADLINE_S, "its start")
-        except BaseException:
-            self.kill(actor)
-            raise
-        return RemoteWorker(self, actor)
+        return self.ray.remote(Host).options(scheduling_strategy="SPREAD", **options)
 
     def cpu_seconds(self, transports: Sequence[RemoteWorker]) -> float:
         """Add up the CPU time of env processes, wherever they run; one that is being lost counts 0."""
@@ -212,7 +231,8 @@ class ClusterPool(EnvPool):
 
 def _import_ray() -> Any:
     try:
-        return importlib.import_module("ray")
+        with _set(SETTINGS):
+            return importlib.import_module("ray")
     except ImportError as error:
         raise ConfigError(
             f"env.pool: 'ray' needs Ray ({error}). Install it with: pip install 'sparring[ray]'"
@@ -229,23 +249,32 @@ def _connect(ray: Any) -> str | None:
         ConfigError: no cluster answers there.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
-    quiet = {"log_to_driver": False, "configure_logging": False}
+    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     address = os.environ.get("RAY_ADDRESS", "local")
-    if "://" in address:
-        raise ConfigError(f"RAY_ADDRESS: {quote(address)} is not host:port of a cluster's head, nor auto, nor local.")
     if address != "local":
         try:
-            ray.init(address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise ConfigError(
-                f"RAY_ADDRESS: can't join the Ray cluster at {quote(address)}: {_first_line(error)}"
-            ) from None
+            _knock(address)
+            with _set(SETTINGS):
+                ray.init(address, **quiet)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            why = _first_line(error)
+            raise ConfigError(f"RAY_ADDRESS: can't join a Ray cluster at {quote(address)}: {why}") from None
         return None
     folder = tempfile.mkdtemp(prefix="sparring-ray-", dir=SHORT_FOLDER)
-    with _set({"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+    with _set({**SETTINGS, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
         size = {"num_cpus": num_cores(), "object_store_memory": OBJECT_STORE_BYTES}
         ray.init("local", include_dashboard=False, _temp_dir=folder, **size, **quiet)
     return folder
+
+
+def _knock(address: str) -> None:
+    """See that something listens at `host:port`: Ray itself would try for minutes. Raises OSError or ValueError."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not host or "/" in host or not port.isdecimal():
+        raise ValueError("it is not host:port of a cluster's head, nor auto, nor local.")
+    socket.create_connection((host.strip("[]"), int(port)), KNOCK_DEADLINE_S).close()
 
 
 def _first_line(error: BaseException) -> str:
