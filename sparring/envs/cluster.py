@@ -70,7 +70,7 @@ class Host:
         return True
 
     def ask(self, line: bytes, what: str, deadline_s: float) -> tuple[bool, bytes | str]:
-        """Return (True, the answer) or (False, what failed): no exception of a node's is ever unpickled."""
+        """Return (True, the answer) or (False, what failed): a fault travels as text."""
         try:
             return True, self.process.ask(line, what, deadline_s)
         except EnvFault as fault:
