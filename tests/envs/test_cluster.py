@@ -114,9 +114,18 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs Ray (pip install 'sparring[ray]')")
     root = Path(__file__).parents[2]
     before = set(Path(SHORT_FOLDER).glob("sparring-ray-*"))
-    words = ["run", "examples/treasure.toml", "--env.pool", "ray"]
+    words = ["rollout", "--recipe", "examples/treasure.toml", "--policy", "random", "--env.pool", "ray"]
     run = subprocess.Popen(
-        [sys.executable, "-m", "sparring", *words, "--out", str(tmp_path / "run")],
+        [
+            sys.executable,
+            "-m",
+            "sparring",
+            *words,
+            "--rollout.num_per_task",
+            "9999",
+            "--out",
+            str(tmp_path / "out.jsonl"),
+        ],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root), "RAY_ADDRESS": "local"},
         stdout=subprocess.DEVNULL,
