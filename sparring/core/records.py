@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -166,8 +167,8 @@ def pairs_from_json(records: Sequence[Mapping[str, Any]], by_id: Mapping[str, Tr
         try:
             pair = PreferencePair(
                 kind=PairKind(record["kind"]),
-                chosen=by_id[record["chosen"]],
-                rejected=by_id[record["rejected"]],
+                chosen=_named(record["chosen"], by_id),
+                rejected=_named(record["rejected"], by_id),
                 chosen_turns=record["chosen_turns"],
                 rejected_turns=record["rejected_turns"],
             )
@@ -177,3 +178,12 @@ def pairs_from_json(records: Sequence[Mapping[str, Any]], by_id: Mapping[str, Tr
             raise DataError(f"line {number}: not a pair: {error}.") from None
         pairs.append(pair)
     return pairs
+
+
+def _named(name: str, by_id: Mapping[str, Trajectory]) -> Trajectory:
+    """Return the trajectory of an id; `ID@3` is that of ID, with its first three turns as context."""
+    if name in by_id:
+        return by_id[name]
+    own, _, num = name.rpartition("@")
+    found = by_id[own]
+    return replace(found, id=name, num_given=int(num))

@@ -36,6 +36,8 @@ class PairKind(StrEnum):
     """The agent beat the expert, so its trajectory is chosen (ETO)."""
     PARTNER_EXPERT = "partner>expert"
     FAILURE_FAILURE = "failure>failure"
+    PIVOT = "pivot"
+    """From where a near miss went wrong: what leads to success over what it did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,10 @@ class LossConfig:
     """λ_DPO of failure–failure pairs."""
     failure_sft: Weight = 0.0
     """λ_SFT of failure–failure pairs."""
+    pivot_dpo: Weight = 0.5
+    """λ_DPO of pivot pairs."""
+    pivot_sft: Weight = 0.5
+    """λ_SFT of pivot pairs."""
     sft_reduction: Literal["mean", "sum"] = "sum"
     """The NLL term's reduction over a side's action tokens; `sum` is the letter of Eq. 9."""
     from_first_difference: bool = False
@@ -53,6 +57,8 @@ class LossConfig:
         """Return (λ_DPO, λ_SFT) of a pair kind."""
         if kind is PairKind.FAILURE_FAILURE:
             return self.failure_dpo, self.failure_sft
+        if kind is PairKind.PIVOT:
+            return self.pivot_dpo, self.pivot_sft
         return self.expert_dpo, self.expert_sft
 
 
@@ -206,7 +212,7 @@ class _Sides:
 
 def _played(kind: PairKind) -> tuple[float, float]:
     """Say which sides an agent played: 1 for it, 0 for the expert."""
-    if kind in (PairKind.EXPERT_TARGET, PairKind.EXPERT_PARTNER):
+    if kind in (PairKind.EXPERT_TARGET, PairKind.EXPERT_PARTNER, PairKind.PIVOT):  # a pivot's rest may be an expert's
         return 0.0, 1.0
     return (1.0, 1.0) if kind is PairKind.FAILURE_FAILURE else (1.0, 0.0)
 

@@ -16,12 +16,14 @@ from sparring.synthesis.curriculum import HasCoEvolveSections
 if TYPE_CHECKING:
     from sparring.core.types import PreferencePair, Task, Trajectory
     from sparring.data.pairs import PairConfig
+    from sparring.data.pivots import PivotConfig
     from sparring.learning.objectives import LossConfig
     from sparring.methods.coevolving_agents import FailConfig, PartnerConfig
     from sparring.methods.grpo import GrpoConfig
     from sparring.methods.loop import EtoConfig, LoopConfig
     from sparring.methods.ppo import PpoConfig
     from sparring.methods.rft import RftConfig
+    from sparring.rollouts.branch import Branch
     from sparring.rollouts.loop import RolloutConfig
     from sparring.synthesis.curriculum import Curriculum, SynthesisResult
     from sparring.synthesis.pool import PoolEvent
@@ -51,6 +53,8 @@ class MethodConfig(HasCoEvolveSections, Protocol):
     def loss(self) -> LossConfig: ...
     @property
     def pairs(self) -> PairConfig: ...
+    @property
+    def pivot(self) -> PivotConfig: ...
     @property
     def partner(self) -> PartnerConfig: ...
     @property
@@ -140,6 +144,12 @@ class Session(Protocol):
         self, agents: Sequence[Agent], round_number: int, *, tasks: Sequence[Task] | None = None
     ) -> list[list[Trajectory]]:
         """Let agents play the same tasks, each as in `rollout`; a server plays them all at the same time."""
+        ...
+
+    def branch(
+        self, agent: Agent, round_number: int, branches: Sequence[Branch], *, num_per_branch: int
+    ) -> list[Trajectory]:
+        """Let the agent play on inside other episodes, sampled; in the order of the branches, each several times."""
         ...
 
     def sample(self, agent: Agent, round_number: int, *, tasks: Sequence[Task], num_per_task: int) -> list[Trajectory]:

@@ -19,6 +19,7 @@ from sparring.core.types import PairKind, PreferencePair, Task, Trajectory
 from sparring.data.pairs import adopt_successes, expert_pairs, failure_pairs, target_pairs
 from sparring.methods.base import Agent, Session
 from sparring.methods.loop import eto_loss, is_evaluation_due
+from sparring.methods.pivots import play_pivots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +115,7 @@ def improve(
         f_fail = session.rollout(partner, number, tasks=tasks, is_refreshed=True)
 
     d_tgt = target_pairs(experts, f_tgt, f_fail, config.pairs, pair_scope=config.fail.pair_scope)  # Eq. 8
+    d_tgt = [*d_tgt, *play_pivots(session, duo.target, experts, f_tgt, f_fail, number)]
     target = session.prefer(duo.target_start if restart else duo.target, d_tgt, number)  # Eq. 9
     return replace(duo, target=target, partner=partner)
 

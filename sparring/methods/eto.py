@@ -9,6 +9,7 @@ from sparring.core.types import PairKind
 from sparring.data.pairs import adopt_successes, expert_pairs
 from sparring.methods.base import Agent, Session
 from sparring.methods.loop import eto_loss, is_evaluation_due
+from sparring.methods.pivots import play_pivots
 
 
 def eto(session: Session) -> Agent:
@@ -23,6 +24,7 @@ def eto(session: Session) -> Agent:
         if config.loop.adopt_successes:
             experts = adopt_successes(experts, explored, config.pairs.success_eps)
         pairs = expert_pairs(experts, explored, PairKind.EXPERT_TARGET, config.pairs)
+        pairs = [*pairs, *play_pivots(session, target, experts, explored, (), number)]
         learner = start if config.loop.restart else target
         target = session.prefer(learner, pairs, number, loss=eto_loss(config))
         if is_evaluation_due(config.loop, number):

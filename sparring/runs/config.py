@@ -16,6 +16,7 @@ from sparring.core.convert import check_values, to_dict
 from sparring.core.errors import ConfigError
 from sparring.data.chat import ChatConfig
 from sparring.data.pairs import PairConfig
+from sparring.data.pivots import PivotConfig
 from sparring.engines.config import EngineConfig
 from sparring.envs.base import EnvConfig
 from sparring.learning.objectives import LossConfig
@@ -77,6 +78,8 @@ class Config:
     """The preference loss and its weights."""
     pairs: PairConfig = field(default_factory=PairConfig)
     """How trajectories become preference pairs."""
+    pivot: PivotConfig = field(default_factory=PivotConfig)
+    """Pairs that begin where near misses went wrong (ETO, Co-Evolving Agents)."""
     partner: PartnerConfig = field(default_factory=PartnerConfig)
     """The target agent's partner (Co-Evolving Agents)."""
     fail: FailConfig = field(default_factory=FailConfig)

@@ -18,7 +18,7 @@ from sparring.analysis.failures import summarise_rollouts, to_json
 from sparring.core.errors import TrainingError
 from sparring.core.filters import actions, successes
 from sparring.core.phases import TRAJECTORIES
-from sparring.core.types import PreferencePair, Task, Trajectory
+from sparring.core.types import PreferencePair, StopReason, Task, Trajectory
 from sparring.data.batches import groups_from_pairs, groups_from_trajectories
 from sparring.data.pairs import subsample
 from sparring.envs.base import select_tasks
@@ -27,7 +27,7 @@ from sparring.learning.objectives import PreferenceObjective, SFTObjective
 from sparring.learning.phase import SCORES, Training, grpo_training, ppo_training
 from sparring.learning.policy_gradient import ActorCriticObjective, PolicyGradientObjective
 from sparring.methods.base import Agent
-from sparring.rollouts.episodes import EpisodeSpec
+from sparring.rollouts.episodes import EpisodeSpec, branch_specs
 from sparring.runs.acceptance import Guard
 from sparring.runs.keeping import drop_superseded
 from sparring.runs.phase_runner import PhaseRunner, Playing
@@ -37,6 +37,7 @@ from sparring.synthesis.curriculum import SynthesisResult
 
 if TYPE_CHECKING:
     from sparring.learning.objectives import LossConfig
+    from sparring.rollouts.branch import Branch
     from sparring.synthesis.curriculum import Curriculum
     from sparring.synthesis.pool import PoolEvent
     from sparring.synthesis.signals import Pattern
@@ -130,6 +131,22 @@ class Session:
             buffer.append(played)
             found.append([one for rollouts in buffer[-self.config.loop.buffer_rounds :] for one in rollouts])
         return found
+
+    def branch(
+        self, agent: Agent, round_number: int, branches: Sequence[Branch], *, num_per_branch: int
+    ) -> list[Trajectory]:
+        """Let the agent play on inside other episodes, sampled."""
+        phase = f"round-{round_number}/branch-{agent.name}"
+        specs = branch_specs(phase, branches, agent=agent.name, num_per_branch=num_per_branch)
+        playing = Playing(agent=agent, name=phase, specs=specs)
+        (played,) = self._play([playing], temperature=self.config.rollout.temperature, watched=None)
+        diverged = [one for one in played if one.stop is StopReason.DIVERGED]
+        if diverged:
+            self.warn(
+                f"{phase}: {len(diverged)} of {len(played)} branches were dropped, since the world is not the same "
+                f"twice ({diverged[0].error})."
+            )
+        return played
 
     def sample(self, agent: Agent, round_number: int, *, tasks: Sequence[Task], num_per_task: int) -> list[Trajectory]:
         """Let the agent play tasks several times each, and keep the log-probabilities it sampled at."""
