@@ -98,7 +98,7 @@ def test_help_of_run_shows_every_key_and_its_default() -> None:
 
 def test_options_besides_the_config_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
     own = {
-        "run": {"out", "seeds", "arms", "quiet", "no_quiet"},
+        "run": {"out", "seeds", "arms", "jobs", "quiet", "no_quiet"},
         "eval": {"policy", "recipe", "out", "quiet", "no_quiet"},
         "rollout": {"out", "policy", "split", "num_tasks", "seed", "recipe", "quiet", "no_quiet"},
         "report": set(),
@@ -284,7 +284,7 @@ def test_full_disk_is_one_message(recipe: Path, tmp_path: Path) -> None:
 def test_full_disk_inside_a_library_is_one_message(recipe: Path, tmp_path: Path) -> None:
     prelude = (
         "import sparring.runs.recipe\n"
-        "def full(*_): raise RuntimeError('I/O error: No space left on device (os error 28)')\n"
+        "def full(*_, **__): raise RuntimeError('I/O error: No space left on device (os error 28)')\n"
         "sparring.runs.recipe.run_recipe = full"
     )
     message = refused("run", str(recipe), "--out", str(tmp_path / "run"), code=1, prelude=prelude)
