@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from sparring.core.convert import check_values
@@ -114,20 +115,46 @@ def load_model(model: ModelConfig | str, **keywords: Any) -> tuple[PreTrainedMod
     return placed.eval(), tokenizer
 
 
+def load_tokenizer(model: ModelConfig) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load what is known of a model without its weights: `config` and `generation_config`, and its tokenizer.
+
+    Raises:
+        ModelError: it can't be loaded, or has no chat template.
+    """
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    place, trusts_code = resolve_model(model.path, trusts_code=model.trust_remote_code), model.trust_remote_code
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trusts_code)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=trusts_code)
+        try:
+            generation = GenerationConfig.from_pretrained(place)
+        except OSError:  # it has none
+            generation = GenerationConfig.from_model_config(config)
+    except Exception as error:  # a folder from elsewhere can make the libraries raise anything
+        raise ModelError(f"model.path: can't read {model.path!r}: {one_line(error)}") from error
+    _check_template(tokenizer, model.path)
+    return SimpleNamespace(config=config, generation_config=generation), tokenizer
+
+
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
     """Refuse a tokenizer that an agent can't use.
 
     Raises:
         ModelError: it has no chat template, or more tokens than the model.
     """
+    _check_template(tokenizer, path)
+    num_embeddings = cast(Any, model.get_input_embeddings()).num_embeddings
+    if (num_tokens := max(known_ids(tokenizer)) + 1) > num_embeddings:
+        raise ModelError(f"model.path: the tokenizer has {num_tokens} tokens, the model only {num_embeddings}.")
+
+
+def _check_template(tokenizer: Any, path: str) -> None:
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             f"model.path: the tokenizer of {path!r} has no chat template. Use a chat model, or put a "
             "chat_template.jinja beside its tokenizer.json."
         )
-    num_embeddings = cast(Any, model.get_input_embeddings()).num_embeddings
-    if (num_tokens := max(known_ids(tokenizer)) + 1) > num_embeddings:
-        raise ModelError(f"model.path: the tokenizer has {num_tokens} tokens, the model only {num_embeddings}.")
 
 
 def own_tokenizer(folder: Path) -> Any:

@@ -16,6 +16,7 @@ from sparring.core.types import StopReason
 from sparring.data.chat import Chat
 from sparring.policies.base import LOGPROB_DIGITS, Episode, Reply
 from sparring.policies.openai import request_seed
+from sparring.policies.prompts import Prompts
 from sparring.policies.transport import ContextFull, Failure
 from sparring.policies.vllm.client import Draw, Sampled
 from sparring.policies.vllm.servers import Servers
@@ -60,7 +61,7 @@ class VllmPolicy:
         self._servers, self._model, self._chat, self._draw = servers, model, chat, draw
         self._keep_logprobs = keep_logprobs and draw.temperature > 0
         self._room = chat.config.max_context - draw.max_tokens
-        self._held: dict[str, tuple[int, list[int]]] = {}
+        self._prompts = Prompts(chat)
         self._mender = ThreadPoolExecutor(1, thread_name_prefix="mending")
 
     def submit(self, episode: Episode) -> Future[Reply]:
@@ -68,7 +69,7 @@ class VllmPolicy:
 
         An episode whose next action might not fit `chat.max_context` gets `CONTEXT_LIMIT`.
         """
-        request = _Request(episode, self._prompt(episode))
+        request = _Request(episode, self._prompts.of(episode))
         if len(request.ids) > self._room:
             request.answer.set_result(Reply(text="", action="", stop=StopReason.CONTEXT_LIMIT))
         else:
@@ -77,20 +78,8 @@ class VllmPolicy:
 
     def close(self, episode_id: str) -> None:
         """Forget an episode that ended."""
-        self._held.pop(episode_id, None)
+        self._prompts.forget(episode_id)
         self._servers.forget(episode_id)
-
-    def _prompt(self, episode: Episode) -> list[int]:
-        """Return all tokens before the next action; those of earlier turns are kept from the last time."""
-        turns = episode.turns
-        num_turns, ids = self._held.get(episode.id, (-1, []))
-        if turns and num_turns == len(turns) - 1 and turns[-1].token_ids:
-            action = turns[-1].token_ids
-            ids = [*ids, *action, *self._chat.next(action, episode.observation)]
-        else:
-            ids = self._chat.history(turns, episode.observation)
-        self._held[episode.id] = (len(turns), ids)
-        return ids
 
     def _send(self, request: _Request) -> None:
         request.num_tries += 1

@@ -1,0 +1,1 @@
+"""Agents that are adapters on a server which speaks the Tinker API: it trains them, and draws their actions."""

@@ -1,0 +1,191 @@
+"""Gives out agents that are adapters on a server which speaks the Tinker API: trained there, and played from there.
+
+Learners stay alive between phases, as in this process. After each publish a probe compares what the server's sampler
+says of a fixed text with what the learner says of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from sparring.core.errors import ConfigError, TrainingError
+from sparring.engines.served import probe_of, say
+from sparring.engines.tinker.learner import Remote, TinkerLearner
+from sparring.engines.tinker.states import read_published
+from sparring.models.loading import check_context, load_tokenizer
+from sparring.policies.tinker.client import Service
+from sparring.policies.tinker.policy import TinkerPolicy
+from sparring.policies.vllm.client import Draw
+
+if TYPE_CHECKING:
+    from sparring.data.chat import Chat
+    from sparring.engines.base import Learner
+    from sparring.engines.local import MakeChat
+    from sparring.models.loading import ModelConfig
+    from sparring.models.lora import LoraConfig
+    from sparring.policies.factory import Sampling
+    from sparring.policies.tinker.client import Sampler
+    from sparring.policies.tinker.config import TinkerConfig
+
+MAX_LEARNERS = 3
+"""Learners that stay alive: both agents', and one that they are compared with."""
+
+
+@dataclass(slots=True)
+class _Held:
+    learner: TinkerLearner
+    checkpoint: str
+    """Whose weights it holds."""
+    sampler: Sampler | None = None
+    """Draws with them, once a policy was asked for."""
+
+
+class TinkerEngine:
+    """See `engines.base.Engine`."""
+
+    def __init__(self, model: ModelConfig, lora: LoraConfig, config: TinkerConfig, make_chat: MakeChat) -> None:
+        """Find the key and the package; nothing is sent yet.
+
+        Args:
+            model: its folder gives the tokenizer and the config; the weights are the server's.
+            lora: with a rank.
+            config: where the server is.
+            make_chat: lays out what agents read first.
+        """
+        assert lora.rank is not None
+        self._model, self._rank, self._config, self._make_chat = model, lora.rank, config, make_chat
+        self._service = Service(config)
+        self._remote: Remote | None = None
+        self._held: list[_Held] = []
+        """The one that was used last stands last."""
+
+    def learner(self, checkpoint: str, *, seed: int = 0, moments: Path | None = None) -> tuple[TinkerLearner, Chat]:
+        """See `engines.base.Engine`. What begins at the base gets an adapter of its own, drawn from the seed."""
+        held = self._hold(checkpoint, seed)
+        return held.learner, self._chat
+
+    def trained(self, learner: Learner, checkpoint: str) -> None:
+        """See `engines.base.Engine`."""
+        self.forget(checkpoint)
+        for held in self._held:
+            if held.learner is learner:
+                held.checkpoint, held.sampler = checkpoint, None
+
+    def forget(self, checkpoint: str) -> None:
+        """See `engines.base.Engine`."""
+        for held in [one for one in self._held if one.checkpoint == checkpoint]:
+            self._held.remove(held)
+            held.learner.unload()
+
+    def policy(self, checkpoint: str, sampling: Sampling, *, moments: Path | None = None) -> TinkerPolicy:
+        """Return a policy that plays with a checkpoint's weights, as long as no training changes them.
+
+        Raises:
+            TrainingError: the server's sampler has other weights than the learner.
+        """
+        remote = self._connect()
+        if checkpoint == self._model.path:
+            sampler = remote.service.sampler(base=remote.base)
+        else:
+            held = self._hold(checkpoint, 0)
+            if held.sampler is None:
+                held.sampler = self._publish(remote, held.learner)
+            sampler = held.sampler
+        draw = Draw(
+            temperature=sampling.temperature, max_tokens=sampling.max_new_tokens, end_ids=sorted(self._chat.end_ids)
+        )
+        return TinkerPolicy(sampler, self._chat, draw, keep_logprobs=sampling.keep_logprobs)
+
+    def chat_server(self) -> None:
+        """See `engines.base.Engine`: there is none."""
+
+    def close(self) -> None:
+        """Give the adapters' places on the server back."""
+        for held in self._held:
+            held.learner.unload()
+        self._held.clear()
+
+    # ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _connect(self) -> Remote:
+        """Find the base model on the server, the first time."""
+        if self._remote is None:
+            described, tokenizer = load_tokenizer(self._model)
+            self._chat = self._make_chat(described, tokenizer)
+            check_context(described.config, self._chat.config.max_context)
+            self._remote = Remote(
+                service=self._service,
+                base=find_base(self._service, self._model.path, self._config.base_model),
+                model=self._model.path,
+                rank=self._rank,
+                num_concurrent=self._config.num_concurrent,
+                download=self._config.download,
+                tokenizer=tokenizer,
+            )
+        return self._remote
+
+    def _hold(self, checkpoint: str, seed: int) -> _Held:
+        remote = self._connect()
+        held = next((one for one in self._held if one.checkpoint == checkpoint != self._model.path), None)
+        if held is None:
+            is_new = checkpoint == self._model.path
+            start = None if is_new else read_published(Path(checkpoint))
+            held = _Held(TinkerLearner(remote, seed=seed, start=start), checkpoint)
+        else:
+            self._held.remove(held)
+        while len(self._held) >= MAX_LEARNERS:
+            self._held.pop(0).learner.unload()
+        self._held.append(held)
+        return held
+
+    def _publish(self, remote: Remote, learner: TinkerLearner) -> Sampler:
+        """Give the sampler a learner's weights, and see that it has them."""
+        sampler = remote.service.sampler(path=learner.save_for_sampling())
+        node = probe_of(self._chat)
+        check_sampler(sampler.logprobs(node.ids), say(learner, node), self._config.tolerance, remote.service.where)
+        return sampler
+
+
+def find_base(service: Service, path: str, name: str | None) -> str:
+    """Return what a server calls the run's base model.
+
+    Raises:
+        ConfigError: it does not have it.
+    """
+    names = service.base_models()
+    if name is not None and name in names:
+        return name
+    same = [one for one in names if one == path or _place(one) == _place(path)]
+    if name is None and same:
+        return same[0]
+    asked = f"tinker.base_model is {name}" if name else f"model.path is {path}"
+    raise ConfigError(
+        f"{service.where} has {', '.join(names) or 'no model'}, and {asked}. Ids of another tokenizer would be other "
+        "words: serve the run's own model, or name it as the server does (tinker.base_model)."
+    )
+
+
+def _place(name: str) -> Any:
+    """Return what tells whether two names are one model: a bundled model's or a folder's place, else the name."""
+    from sparring.models.loading import BUNDLED
+
+    folder = BUNDLED.get(name) or Path(name).expanduser()
+    return folder.resolve() if folder.is_dir() else name
+
+
+def check_sampler(said: list[float], own: list[float], tolerance: float, where: str) -> None:
+    """Compare what a sampler says of the probe with what the learner says.
+
+    Raises:
+        TrainingError: it plays other weights; the message has both figures.
+    """
+    gap = fmean(abs(a - b) for a, b in zip(said, own, strict=True))
+    if gap > tolerance:
+        raise TrainingError(
+            f"{where} samples with other weights than were trained: over {len(own)} probe tokens its mean "
+            f"log-probability is {fmean(said):.4f} and the learner's {fmean(own):.4f}, {gap:.2g} nats apart on average "
+            f"where {tolerance:g} is allowed (tinker.tolerance)."
+        )
