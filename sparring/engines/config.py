@@ -13,9 +13,9 @@ from sparring.core.ranges import ADJUSTABLE_WITH_NOTE
 class EngineConfig:
     """Where weights live and are trained."""
 
-    kind: Annotated[Literal["local", "fsdp"], ADJUSTABLE_WITH_NOTE] = "local"
-    """`local`: in this process, on one device. `fsdp`: over all ranks of a `torchrun`, each on a device of its own
-    (docs/scale.md)."""
+    kind: Annotated[Literal["local", "fsdp", "tinker"], ADJUSTABLE_WITH_NOTE] = "local"
+    """`local`: in this process, on one device. `fsdp`: over all ranks of a `torchrun`, each on a device of its own.
+    `tinker`: on a server that speaks the Tinker API (docs/scale.md)."""
 
     def __post_init__(self) -> None:
         check_values(self)

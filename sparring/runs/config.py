@@ -30,6 +30,7 @@ from sparring.methods.table import METHODS
 from sparring.models.loading import ModelConfig
 from sparring.models.lora import LoraConfig
 from sparring.policies.completions import OpenAIConfig
+from sparring.policies.tinker.config import TinkerConfig
 from sparring.policies.vllm.config import SamplerConfig, VllmConfig
 from sparring.rollouts.demonstrations import ExpertConfig
 from sparring.rollouts.loop import RolloutConfig
@@ -56,6 +57,8 @@ class Config:
     """Train adapters instead of all weights."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     """Where weights live and are trained."""
+    tinker: TinkerConfig = field(default_factory=TinkerConfig)
+    """The server, with `engine.kind = "tinker"`."""
     env: EnvConfig = field(default_factory=EnvConfig)
     """The world, its tasks and its live envs."""
     chat: ChatConfig = field(default_factory=ChatConfig)

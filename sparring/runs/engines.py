@@ -36,7 +36,7 @@ class Engines:
 
     def of(self, config: Config) -> Engine:
         """Return an arm's engine. Servers that another engine has started end first: one device holds one of them."""
-        key = digest(config.model, config.lora, config.engine, config.chat, config.sampler, config.vllm)
+        key = digest(config.model, config.lora, config.engine, config.tinker, config.chat, config.sampler, config.vllm)
         for other, engine in self._engines.items():
             if other != key:
                 engine.close()
@@ -52,6 +52,11 @@ class Engines:
     ) -> None:
         for engine in self._engines.values():
             engine.close()
+
+
+def is_served(config: Config) -> bool:
+    """Say whether a server draws the agents' actions, so that each episode is answered by itself."""
+    return config.sampler.kind == "vllm" or config.engine.kind == "tinker"
 
 
 def make_engine(config: Config, world: World, run: Run, leader: Leader | None = None) -> Engine:
@@ -70,6 +75,10 @@ def make_engine(config: Config, world: World, run: Run, leader: Leader | None = 
         instruction=world.benchmark.instruction,
         examples=world.experts[: config.chat.num_examples],
     )
+    if config.engine.kind == "tinker":
+        from sparring.engines.tinker.engine import TinkerEngine
+
+        return TinkerEngine(config.model, config.lora, config.tinker, prompt.chat)
     if config.engine.kind == "fsdp":
         engine = _over_ranks(config, prompt, leader)
     else:

@@ -74,7 +74,7 @@ def estimate_of(arm: Arm) -> Estimate | None:
 
     config, method = arm.config, METHODS[arm.method]
     model = base_of(config.model)
-    if not method.trains or model.trust_remote_code:
+    if not method.trains or model.trust_remote_code or config.engine.kind == "tinker":
         return None
     place = resolve_model(model.path)
     folder = Path(place) if Path(place).is_dir() else fetch_folder(place, trusts_code=False)

@@ -29,7 +29,7 @@ from sparring.policies.factory import Sampling
 from sparring.rollouts.episodes import EpisodeSpec
 from sparring.rollouts.loop import count_lanes
 from sparring.rollouts.stage import Part, Stage, played
-from sparring.runs.engines import make_engine
+from sparring.runs.engines import is_served, make_engine
 from sparring.runs.seeds import derive_seed, digest
 from sparring.runs.world import World
 
@@ -74,7 +74,7 @@ class PhaseRunner:
         self.run, self.world, self.config = run, world, config
         self.arm, self.seed, self.progress = arm, seed, progress
         self._engine = engine
-        self._is_served = config.sampler.kind == "vllm"
+        self._is_served = is_served(config)
         self._plays_together = self._is_served and config.lora.rank is not None
         """A server has both agents' adapters, and takes their episodes into one batch."""
         self._num_lanes = 1 if self._is_served else count_lanes(world.benchmark, config.env.num_envs)

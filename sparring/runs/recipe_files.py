@@ -15,11 +15,14 @@ from sparring.core.ranges import Name, Seed
 from sparring.methods.table import METHODS
 from sparring.policies.vllm.config import TAKE_ADAPTERS, check_servers
 from sparring.runs.config import Arm, Config, PlayConfig, Recipe, check_room
+from sparring.runs.tinker_checks import check_tinker
 
 MAX_RECIPE = 10_000_000
 """Most bytes of a recipe."""
 MAX_FOLDER_NAME = 100
 """Most bytes of a run's or an arm's name."""
+PERSONAL = (("vllm", "base_urls"), ("vllm", "python"), ("vllm", "extra_args"), ("tinker", "base_url"))
+"""Section and key of what only the person at the machine may say."""
 ELSEWHERE = {"openai", "sampler", "vllm"}
 """Sections of a run that playing its checkpoints does not take over: who draws the actions is asked anew."""
 
@@ -195,6 +198,7 @@ def _check_arm(arm: Arm, where: str) -> None:
             f"{where}loop.buffer_rounds: with a pool of tasks each round's trajectories count once; leave it 1."
         )
     check_servers(config.sampler, config.vllm, where)
+    check_tinker(arm, where)
     if config.sampler.kind == "vllm" and METHODS[arm.method].trains and not (config.lora.rank or config.vllm.launch):
         raise ConfigError(f"{where}{TAKE_ADAPTERS}")
     names_none = not config.openai.model and config.sampler.kind == "local"
@@ -215,12 +219,12 @@ def _check_own_keys(table: Any, path: Path) -> None:
             f"{path}: 'openai' stands on the command line alone (--openai.base-url …): a recipe must not choose where "
             "your API key is sent."
         )
-    servers = table.get("vllm")
-    for key in ("base_urls", "python", "extra_args"):
+    for section, key in PERSONAL:
+        servers = table.get(section)
         if isinstance(servers, Mapping) and key in servers:
             raise ConfigError(
-                f"{path}: 'vllm.{key}' stands on the command line alone (--vllm.{key} …): a recipe must not choose "
-                "what is run on your machine, or where your data is sent."
+                f"{path}: '{section}.{key}' stands on the command line alone (--{section}.{key} …): a recipe must not "
+                "choose what is run on your machine, or where your data is sent."
             )
 
 

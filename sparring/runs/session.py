@@ -79,6 +79,8 @@ class Session:
         """Return the base model as an agent, untrained."""
         model, lora = self.config.model, self.config.lora
         made = digest(model) if lora.rank is None else digest(model, lora)
+        if self.config.engine.kind == "tinker":  # what a server has trained, no other engine goes on with
+            made = digest(made, self.config.engine, self.config.tinker.base_model)
         return Agent(name=name, checkpoint=model.path, lineage=made, is_start=True)
 
     def draw_tasks(self, round_number: int, num: int | None) -> Sequence[Task]:

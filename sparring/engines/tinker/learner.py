@@ -39,8 +39,8 @@ MAX_SEQUENCES = 64
 """Sequences of one request. Servers cut it further as their memory wants."""
 NO_CRITIC = "engine.kind: a Tinker server has no value heads, which PPO's critic needs. Use GRPO, or another engine."
 NO_TEMPERATURE = (
-    "rollout.temperature: a Tinker server gives log-probabilities at temperature 1 alone, which policy gradient compares "
-    "with those of sampling. Set rollout.temperature = 1."
+    "rollout.temperature: a Tinker server gives log-probabilities at temperature 1 alone, which policy gradient "
+    "compares with those of sampling. Set rollout.temperature = 1."
 )
 
 

@@ -88,6 +88,18 @@ def unpack_adapter(archive: bytes, folder: Path, base: str) -> None:
             config = json.loads(files[CONFIG].read())  # pyright: ignore[reportOptionalMemberAccess]
             weights = files[WEIGHTS].read()  # pyright: ignore[reportOptionalMemberAccess]
     except (tarfile.TarError, KeyError, ValueError, EOFError) as error:
-        raise DataError(f"{folder}: the server's archive holds no adapter ({error}). Set tinker.download = false.") from None
+        raise DataError(
+            f"{folder}: the server's archive holds no adapter ({error}). Set tinker.download = false."
+        ) from None
     (folder / WEIGHTS).write_bytes(weights)
-    (folder / CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": base}, indent=1, sort_keys=True))
+    config["base_model_name_or_path"] = base
+    config["target_modules"] = config.get("target_modules") or _targets(folder / WEIGHTS)  # SkyRL names none
+    (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True))
+
+
+def _targets(weights: Path) -> list[str]:
+    """Return the ends of the names of the layers that have adapters, read off the tensors."""
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="pt") as file:
+        return sorted({name.split(".lora_")[0].rpartition(".")[2] for name in file.keys()})  # noqa: SIM118

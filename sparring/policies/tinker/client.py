@@ -108,7 +108,9 @@ class Service:
         import httpx
 
         def fetch() -> bytes:
-            url = self._rest_client().get_checkpoint_archive_url_from_tinker_path(path).result().url
+            # SkyRL leaves the kind of the checkpoint out of the path, and takes none in its place.
+            run, _, checkpoint = path.removeprefix("tinker://").partition("/")
+            url = self._rest_client().get_checkpoint_archive_url(run, checkpoint).result().url
             answer = httpx.get(url, timeout=self._config.timeout_s)
             return answer.raise_for_status().content
 
@@ -177,8 +179,8 @@ class Adapter:
     def backward(self, pulls: Sequence[Pull], *, is_mean: bool, num: int) -> Future[Any]:
         """Add the gradient of −Σ strength · log π.
 
-        It is that of importance sampling at the weights' own log-probabilities, where the ratio is 1. Cross-entropy with
-        the strengths as weights would be the same on a server that takes sums. On one that takes means it divides each
+        It is that of importance sampling at the weights' own log-probabilities, where the ratio is 1. Cross-entropy
+        with the strengths as weights would be the same on a server that takes sums. One that takes means divides each
         sequence by the sum of its weights, which may be negative or nothing.
 
         Args:
@@ -199,7 +201,7 @@ class Adapter:
         return self._service.watch.over(self._client.forward_backward(data, "importance_sampling").future())
 
     def step(self, lr: float, clip_norm: float | None) -> Future[float | None]:
-        """Take an optimizer step; the answer is the gradient's norm before clipping, none where the server tells none."""
+        """Take an optimizer step, and return the gradient's norm before clipping; none where the server tells none."""
         adam = self._tinker.AdamParams(
             learning_rate=lr, beta1=BETAS[0], beta2=BETAS[1], eps=EPSILON, grad_clip_norm=clip_norm or 0.0
         )
@@ -260,7 +262,8 @@ class Sampler:
     def logprobs(self, ids: Sequence[int]) -> list[float]:
         """Ask for the log-probability of each id but the first, at temperature 1."""
         asked = self._client.compute_logprobs(self._tinker.ModelInput.from_ints(list(ids)))
-        return [float(one) for one in self._service.watch.over(asked).result()[1:]]
+        found = self._service.watch.over(asked).result()
+        return [float(one) for one in found[len(found) - len(ids) + 1 :]]  # SkyRL says nothing of the first id
 
 
 def _sampled(sequence: Any) -> Sampled:

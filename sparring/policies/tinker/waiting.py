@@ -1,6 +1,6 @@
 """Answers that a server owes: handed on as they come, or failed once the server is lost or too slow.
 
-The Tinker client sends a request again for hours. Whoever waits here is told within `lost_after_s` that nobody is there.
+The Tinker client sends a request again for hours. Whoever waits here is told in time that nobody is there.
 """
 
 from __future__ import annotations
