@@ -105,17 +105,15 @@ class Service:
 
     def archive(self, path: str) -> bytes | None:
         """Fetch the archive of weights that were saved for sampling; none where the server gives none."""
-        import httpx
 
-        def fetch() -> bytes:
+        def ask() -> bytes:
             # SkyRL leaves the kind of the checkpoint out of the path, and takes none in its place.
             run, _, checkpoint = path.removeprefix("tinker://").partition("/")
             url = self._rest_client().get_checkpoint_archive_url(run, checkpoint).result().url
-            answer = httpx.get(url, timeout=self._config.timeout_s)
-            return answer.raise_for_status().content
+            return fetch(url, self._config.timeout_s)
 
         try:
-            return self.watch.call(fetch)
+            return self.watch.call(ask)
         except ConfigError:
             return None
 
@@ -264,6 +262,13 @@ class Sampler:
         asked = self._client.compute_logprobs(self._tinker.ModelInput.from_ints(list(ids)))
         found = self._service.watch.over(asked).result()
         return [float(one) for one in found[len(found) - len(ids) + 1 :]]  # SkyRL says nothing of the first id
+
+
+def fetch(url: str, timeout_s: float) -> bytes:
+    """Fetch a file from an address that the service gave for it."""
+    import httpx
+
+    return httpx.get(url, timeout=timeout_s).raise_for_status().content
 
 
 def _sampled(sequence: Any) -> Sampled:
