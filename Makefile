@@ -13,6 +13,7 @@ READY := .venv/.sparring-ready
 # Without an index of its own, torch comes from wherever pip is configured to look.
 TORCH_FROM = $(if $(strip $(TORCH_INDEX)),--index-url $(TORCH_INDEX),)
 
+SKYRL := 0.3.0
 VLLM := 0.32.0
 VLLM_TORCH := 2.13.0
 VLLM_BIN := .venv-vllm/bin
@@ -24,7 +25,7 @@ VLLM_SIZE = $(if $(IS_CPU),3.4 GB,about 10 GB with CUDA's libraries)
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm demo test test-slow test-vllm test-ray check format report clean
+.PHONY: help setup setup-vllm setup-skyrl demo test test-slow test-vllm test-ray test-tinker check format report clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -81,6 +82,13 @@ endif
 	$(VLLM_BIN)/python -c 'from vllm.platforms import current_platform as found; print("vLLM runs on:", found.device_type or "nothing here")'
 	@touch $@
 
+setup-skyrl: setup ## Make .venv-skyrl: SkyRL's Tinker server on JAX (Python 3.12 or later; several GB), and its client in .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
+	  { echo "SkyRL needs Python 3.12 or later, and $(PYTHON) is not. Name another one: make setup-skyrl PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv --clear .venv-skyrl
+	.venv-skyrl/bin/python -m pip install "skyrl[tinker,jax]==$(SKYRL)" "tinker<=0.24.1" "torch==$(VLLM_TORCH)" uv
+	$(BIN)/python -m pip install -c constraints.txt -e '.[tinker]'
+
 demo: setup ## Train the agents on ScienceWorld and show what came out (about eight minutes on two cores)
 	$(BIN)/sparring run recipes/quickstart.toml --out runs/quickstart $(DEMO_ARGS)
 
@@ -92,6 +100,9 @@ test-slow: setup ## Run the tests that take longest: runs killed again and again
 
 test-vllm: setup ## Run the tests that start a real vLLM (skipped, with the reason, before make setup-vllm)
 	$(PYTEST) -n 0 -m vllm -rs $(TEST_ARGS)
+
+test-tinker: setup ## Run the tests that start SkyRL's Tinker server (skipped, with the reason, before make setup-skyrl)
+	$(PYTEST) -n 0 -m tinker -rs $(TEST_ARGS)
 
 test-ray: setup ## Run the tests that start a Ray cluster (skipped, with the reason, where Ray is not installed)
 	$(PYTEST) -n 0 -m ray -rs $(TEST_ARGS)

@@ -38,6 +38,17 @@ def vllm_python() -> str:
 
 
 @pytest.fixture(scope="session")
+def skyrl_python() -> str:
+    """Python of the environment that has SkyRL: SPARRING_SKYRL_PYTHON, or `.venv-skyrl` beside the package."""
+    pytest.importorskip("tinker", reason="needs the Tinker client (pip install 'sparring[tinker]')")
+    own = Path(__file__).resolve().parents[1] / ".venv-skyrl" / "bin" / "python"
+    python = os.environ.get("SPARRING_SKYRL_PYTHON") or str(own)
+    if not Path(python).exists():
+        pytest.skip(f"needs SkyRL; there is no {python} (`make setup-skyrl`, or set SPARRING_SKYRL_PYTHON)")
+    return python
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A Ray cluster on this machine, which pools on Ray find and leave running."""
     pytest.importorskip("ray", reason="needs Ray (pip install 'sparring[ray]')")

@@ -74,6 +74,9 @@ class TinkerEngine:
             if held.learner is learner:
                 held.checkpoint, held.sampler = checkpoint, None
 
+    def hold(self, num_agents: int) -> None:
+        """See `engines.base.Engine`: nothing large is in this process."""
+
     def forget(self, checkpoint: str) -> None:
         """See `engines.base.Engine`."""
         for held in [one for one in self._held if one.checkpoint == checkpoint]:
