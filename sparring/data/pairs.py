@@ -39,6 +39,8 @@ class PairConfig:
     """The rejected side counts at most this many turns more than the chosen one (ETO); none: all its turns count."""
     success_eps: ShareBelowOne = 1e-6
     """A reward of at least one minus this is a success."""
+    min_partner_reward: Share = 0.0
+    """What the partner plays below it makes no pairs for the target agent (the paper's hard negatives: 0.6 to 0.8)."""
     num_pairs: Count | None = None
     """Draw this many of the target's pairs each round (all where there are fewer), so that methods can be compared at
     equal numbers; none: all."""
@@ -172,6 +174,7 @@ def target_pairs(
     Source: arXiv 2511.22254, Eq. 8.
     Deviates: a partner that beats the expert makes no pair (the paper says nothing; its task is to fail).
     """
+    partner = [one for one in partner if one.reward >= config.min_partner_reward - ROUNDING]
     pairs = expert_pairs(experts, target, PairKind.EXPERT_TARGET, config)
     pairs += expert_pairs(experts, partner, PairKind.EXPERT_PARTNER, config, expert_beaten="skip")
     pairs += failure_pairs(target, partner, config, pair_scope=pair_scope)

@@ -294,3 +294,30 @@ def check_start(model: ModelConfig, config: LoraConfig, *, trains: bool) -> None
             f"lora.rank is {config.rank}, and the adapter {model.path!r} has rank {rank}; adapters are not stacked. "
             f"Set lora.rank = {rank} to train it on, or merge it into its base model first (sparring merge)."
         )
+
+
+def check_adopted(checkpoint: str, model: ModelConfig, config: LoraConfig) -> None:
+    """Refuse an agent of another run that can't play and be trained beside the others, before anything is loaded.
+
+    Args:
+        checkpoint: its folder.
+        model: what the other agents begin at.
+        config: how agents are trained.
+
+    Raises:
+        ConfigError: it is an adapter where all weights are trained, or the other way round, or one on another base.
+    """
+    check_start(replace(model, path=checkpoint), config, trains=True)
+    if config.rank is None:
+        return
+    base = base_of(model).path
+    if not is_adapter(checkpoint):
+        raise ConfigError(
+            f"partner.checkpoint: {checkpoint!r} is no adapter, and with lora.rank all agents are adapters on {base}. "
+            "Name an adapter on it."
+        )
+    own = read_adapter(Path(checkpoint)).base
+    if Path(own).expanduser().absolute() != Path(base).expanduser().absolute():
+        raise ConfigError(
+            f"partner.checkpoint: {checkpoint!r} is an adapter on {own!r}, and this run's base is {base!r}."
+        )

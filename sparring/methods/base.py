@@ -106,6 +106,10 @@ class Session(Protocol):
         """Return the base model as an agent, untrained."""
         ...
 
+    def adopt(self, name: str, checkpoint: str) -> Agent:
+        """Return weights that were trained elsewhere as an agent."""
+        ...
+
     def imitate(self, name: str, *, extra: Sequence[Trajectory] = (), phase: str | None = None) -> Agent:
         """Fine-tune the base model on the experts' trajectories (and `extra` ones): behavioural cloning.
 

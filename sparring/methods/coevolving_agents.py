@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sparring.core.convert import check_values
-from sparring.core.ranges import Count, LearningRate
+from sparring.core.ranges import Count, LearningRate, Place
 from sparring.core.types import PairKind, PreferencePair, Task, Trajectory
 from sparring.data.pairs import adopt_successes, expert_pairs, failure_pairs, target_pairs
 from sparring.methods.base import Agent, Session
@@ -31,6 +31,8 @@ class PartnerConfig:
     `positive` learns to succeed, as a second target agent."""
     start: Literal["independent", "shared"] = "independent"
     """`independent`: an SFT of its own, with another seed (paper). `shared`: the target's SFT weights, cheaper."""
+    checkpoint: Place | None = None
+    """Start at this agent instead: a folder, for instance of a failure agent that learnt in another run or world."""
     lr: LearningRate | None = None
     """The partner's learning rate in preference learning; none: the target's, `dpo.lr`."""
     evaluate: bool = False
@@ -78,10 +80,13 @@ class Duo:
 
 
 def start(session: Session) -> Duo:
-    """Let both imitate the experts; the partner a second time with another seed, or it shares the target's start."""
+    """Let both imitate the experts; the partner with another seed, or it starts as the target or as `partner` says."""
     target = session.imitate("target")
-    is_shared = session.config.partner.start == "shared"
-    partner = replace(target, name="partner") if is_shared else session.imitate("partner")
+    config = session.config.partner
+    if config.checkpoint is not None:
+        partner = session.adopt("partner", config.checkpoint)
+    else:
+        partner = replace(target, name="partner") if config.start == "shared" else session.imitate("partner")
     return Duo(target=target, partner=partner, target_start=target, partner_start=partner)
 
 

@@ -28,6 +28,8 @@ class Method:
     """It changes weights."""
     num_agents: int = 1
     """Agents whose weights are needed by turns: a partner, or the start that a KL term holds on to, included."""
+    has_partner: bool = False
+    """It trains a second agent, whose start `partner.checkpoint` may name."""
     is_on_policy: bool = False
     """It learns from the log-probabilities of what it samples, so it can't sample greedily."""
     makes_tasks: bool = False
@@ -39,11 +41,15 @@ METHODS: Mapping[str, Method] = {
     "sft": Method(run=sft, label="SFT"),
     "rft": Method(run=rft, label="RFT"),
     "eto": Method(run=eto, label="ETO"),
-    "coevolving_agents": Method(run=coevolving_agents, label="Co-Evolving Agents", num_agents=2),
+    "coevolving_agents": Method(run=coevolving_agents, label="Co-Evolving Agents", num_agents=2, has_partner=True),
     "ppo": Method(run=ppo, label="PPO", num_agents=2, is_on_policy=True),
     "grpo": Method(run=grpo, label="GRPO", num_agents=2, is_on_policy=True),
     "coevolve": Method(run=coevolve, label="CoEvolve", num_agents=2, is_on_policy=True, makes_tasks=True),
     "coevolving_agents_and_tasks": Method(
-        run=coevolving_agents_and_tasks, label="Co-Evolving Agents and Tasks", num_agents=2, makes_tasks=True
+        run=coevolving_agents_and_tasks,
+        label="Co-Evolving Agents and Tasks",
+        num_agents=2,
+        has_partner=True,
+        makes_tasks=True,
     ),
 }

@@ -226,10 +226,11 @@ class PhaseRunner:
         return phase.path / MOMENTS
 
     def _trained(self, agent: Agent) -> Phase | None:
-        """Return the phase that made the agent's weights, none for the base model."""
-        if agent.checkpoint == self.config.model.path:
+        """Return the phase that made the agent's weights, none for those that the run did not make."""
+        place = Path(agent.checkpoint)
+        if agent.checkpoint == self.config.model.path or not place.is_relative_to(self.run.folder):
             return None
-        return self.run.phase(str(Path(agent.checkpoint).parent.relative_to(self.run.folder)))
+        return self.run.phase(str(place.parent.relative_to(self.run.folder)))
 
     def _check(self, agent: Agent) -> None:
         """Compare the files of a trained agent with what was saved."""

@@ -118,7 +118,7 @@ def _check_models(recipe: Recipe) -> dict[str, str]:
     Raises:
         SparringError: one is not there, or can't be used as asked.
     """
-    from sparring.engines.local import check_start
+    from sparring.engines.local import check_adopted, check_start
     from sparring.models.loading import check_room, resolve_model
 
     models: dict[str, str] = {}
@@ -129,6 +129,12 @@ def _check_models(recipe: Recipe) -> dict[str, str]:
         models[arm.config.model.path] = path = resolve_model(arm.config.model.path, trusts_code=trusts_code)
         check_room(path, arm.config.chat.max_context, trusts_code=trusts_code)
         check_start(arm.config.model, arm.config.lora, trains=METHODS[arm.method].trains)
+        adopted = arm.config.partner.checkpoint
+        if adopted is not None and METHODS[arm.method].has_partner:
+            check_checkpoint(adopted)
+            models[adopted] = path = resolve_model(adopted, trusts_code=trusts_code)
+            check_room(path, arm.config.chat.max_context, trusts_code=trusts_code)
+            check_adopted(adopted, arm.config.model, arm.config.lora)
     return models
 
 

@@ -83,6 +83,10 @@ class Session:
             made = digest(made, self.config.engine, self.config.tinker.base_model)
         return Agent(name=name, checkpoint=model.path, lineage=made, is_start=True)
 
+    def adopt(self, name: str, checkpoint: str) -> Agent:
+        """Return weights that were trained elsewhere as an agent."""
+        return Agent(name=name, checkpoint=checkpoint, lineage=digest("adopted", checkpoint), is_start=True)
+
     def draw_tasks(self, round_number: int, num: int | None) -> Sequence[Task]:
         """Draw a round's training tasks, the same for every agent."""
         tasks = self.train_tasks
