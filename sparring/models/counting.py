@@ -48,6 +48,8 @@ class Counts:
     """What a token takes where layers keep their inputs alone."""
     vocabulary: int
     head_gradient: int
+    num_outside: int
+    """Weights of the embeddings and the head."""
     cached_token: int
     """What a token's keys and values take."""
     is_half: bool
@@ -102,6 +104,7 @@ def count(folder: Path, lora: LoraConfig, dtype: str, is_autocast: bool) -> Coun
         layer_input=(num_layers + 3) * width * size,  # and the last norm's
         vocabulary=head.weight.shape[0],
         head_gradient=(2 if is_tied else 1) * 4 * head.weight.numel(),
+        num_outside=(1 if is_tied else 2) * head.weight.numel(),
         cached_token=cached_token,
         is_half=model.dtype != torch.float32,
         is_small=num_base <= SMALL_MODEL,

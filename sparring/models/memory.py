@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparring.core.errors import ConfigError
-from sparring.models.counting import ACTION_SHARE, count
+from sparring.models.counting import ACTION_SHARE, Counts, count
 from sparring.models.lora import LoraConfig
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class Demand:
     """Tokens of an episode at most."""
     num_agents: int = 2
     """Agents whose weights lie on the device at once: models of their own, or adapters on one base."""
+    num_ranks: int = 1
+    """Devices over which the base's weights are spread, or full weights with gradients and moments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +82,16 @@ class Estimate:
     activations: int
     logits: int
     """The language-model head's, and what its gradient takes."""
+    gathered: int
+    """Weights of two layers, the embeddings and the head, whole while they are in use, and gradients of one; of one
+    device alone: nothing, since they are there."""
     cache: int
     """Keys and values of all episodes at their full length, and the bfloat16 copy of full weights that plays."""
 
     @property
     def total(self) -> int:
         """What is taken at once at most."""
-        training = self.gradients + self.moments + self.activations + self.logits
+        training = self.gradients + self.moments + self.activations + self.logits + self.gathered
         return self.weights + self.adapters + max(training, self.cache)
 
     def describe(self, available: int | None = None) -> str:
@@ -103,10 +108,13 @@ class Estimate:
         again = ", recomputed" if demand.recompute else ""
         tokens = f"{demand.max_tokens_per_batch:,} tokens{again}"
         parts.append(f"activations about {_gb(self.activations + self.logits)} at {tokens}")
+        if self.gathered:
+            parts.append(f"gathered layers {_gb(self.gathered)}")
         if self.cache:
             parts.append(f"or, while playing, {_gb(self.cache)} for {demand.num_envs} episodes")
         end = "" if available is None else f"; the device has {available / GB:.0f}"
-        return f"{', '.join(parts)}: {_gb(self.total)} in all{end}"
+        where = "in all" if demand.num_ranks == 1 else f"on each of {demand.num_ranks} devices"
+        return f"{', '.join(parts)}: {_gb(self.total)} {where}{end}"
 
 
 def estimate(demand: Demand) -> Estimate:
@@ -118,7 +126,7 @@ def estimate(demand: Demand) -> Estimate:
     """
     counts = count(demand.folder, demand.lora, demand.dtype, demand.is_autocast)
     num_agents, is_full = demand.num_agents, demand.lora.rank is None
-    copies = is_full and demand.is_autocast
+    copies = is_full and demand.is_autocast and (demand.num_ranks == 1 or demand.num_envs > 0)
     trained = counts.num_trained
     tokens = demand.max_tokens_per_batch
     num_in_pass = min(tokens, CPU_PASS_TOKENS) if demand.device == "cpu" else tokens
@@ -129,16 +137,20 @@ def estimate(demand: Demand) -> Estimate:
         activations = tokens * counts.layer_input + num_in_pass * counts.layer
     num_actions = min(HEAD_CHUNK, int(num_in_pass * ACTION_SHARE))
     logits = num_actions * counts.vocabulary * (10 if counts.is_half else 8) + (counts.head_gradient if is_full else 0)
-    if demand.is_autocast and is_full:
+    num_ranks = demand.num_ranks
+    if demand.is_autocast and is_full and num_ranks == 1:
         activations += 2 * trained  # the weights as bfloat16, for as long as a pass lasts
     return Estimate(
         demand=demand,
-        weights=num_agents * 4 * counts.num_base if is_full else counts.base_bytes,
+        weights=(num_agents * 4 * counts.num_base if is_full else counts.base_bytes) // num_ranks,
         adapters=0 if is_full else num_agents * 4 * trained,
-        gradients=(SIDE_BY_SIDE if counts.is_small and demand.device == "cpu" else 1) * 4 * trained,
-        moments=8 * trained,
+        gradients=(SIDE_BY_SIDE if counts.is_small and demand.device == "cpu" else 1)
+        * 4
+        * (trained // num_ranks if is_full else trained),
+        moments=8 * (trained // num_ranks if is_full else trained),
         activations=int(activations),
         logits=logits,
+        gathered=_gathered(counts, demand) if num_ranks > 1 else 0,
         cache=demand.num_envs * demand.max_context * counts.cached_token // (2 if copies else 1)
         + (2 * counts.num_base if copies else 0),
     )
@@ -194,6 +206,15 @@ def out_of_memory(error: BaseException | None) -> str | None:
 
 
 # ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _gathered(counts: Counts, demand: Demand) -> int:
+    """Count the bytes of weights and gradients that are whole for a while, though they are spread over ranks."""
+    others = counts.num_outside
+    layer = (counts.num_base - others) * counts.layer / counts.token
+    width = 2 if counts.is_half else 4
+    gradients = 4 * (others + layer) if demand.lora.rank is None else 0
+    return int(width * (others + 2 * layer) + gradients)
 
 
 def _fitting(demand: Demand, available: int) -> Iterator[tuple[str, Estimate]]:

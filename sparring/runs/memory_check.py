@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sparring.core.errors import ConfigError
 from sparring.methods.table import METHODS
+from sparring.runs.ranks import ranks_here
 from sparring.runs.side_by_side import gpus_of
 
 if TYPE_CHECKING:
@@ -40,9 +41,11 @@ def check_memory(recipe: Recipe, progress: Progress, num_jobs: int = 1) -> None:
     totals: list[int] = []
     available: int | None = None
     for name, arm in recipe.arms.items():
-        if arm.config.engine.kind == "fsdp" or (found := estimate_of(arm)) is None:
-            continue
         device = resolve_device(arm.config.model.device)
+        num_ranks = ranks_here() if arm.config.engine.kind == "fsdp" else 1
+        # On a CPU ranks share one memory: nothing is known of what each may take.
+        if (num_ranks > 1 and device.type == "cpu") or (found := estimate_of(arm, num_ranks)) is None:
+            continue
         check_fits(found, device)
         available = memory_of(device)
         totals += [found.total] * len(recipe.seeds)
@@ -59,8 +62,12 @@ def check_memory(recipe: Recipe, progress: Progress, num_jobs: int = 1) -> None:
         check_jobs(totals, num_jobs, available, max(1, len(gpus_of(num_jobs))))
 
 
-def estimate_of(arm: Arm) -> Estimate | None:
+def estimate_of(arm: Arm, num_ranks: int = 1) -> Estimate | None:
     """Estimate what an arm takes; none for a small model, one that runs code of its own, or one that is not trained.
+
+    Args:
+        arm: of a recipe.
+        num_ranks: over which weights are spread.
 
     Raises:
         ModelError: the model's folder is refused.
@@ -83,7 +90,7 @@ def estimate_of(arm: Arm) -> Estimate | None:
         return None
     device = resolve_device(model.device)
     # On a GPU an agent whose weights are trained in full lies in the computer's own memory while another is at work.
-    others_rest = config.lora.rank is None and device.type != "cpu"
+    others_rest = config.lora.rank is None and device.type != "cpu" and num_ranks == 1
     trainings = [config.sft, *((config.rl,) if method.is_on_policy else (config.dpo,))]
     largest = max(trainings, key=lambda train: train.max_tokens_per_batch)
     demand = Demand(
@@ -97,6 +104,7 @@ def estimate_of(arm: Arm) -> Estimate | None:
         num_envs=0 if config.sampler.kind == "vllm" else config.env.num_envs,
         max_context=config.chat.max_context,
         num_agents=1 if others_rest else method.num_agents,
+        num_ranks=num_ranks,
     )
     return estimate(demand)
 

@@ -20,6 +20,11 @@ def rank_here() -> int | None:
     return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ else None
 
 
+def ranks_here() -> int:
+    """Return how many ranks `torchrun` has started, 1 where there is none."""
+    return int(os.environ["WORLD_SIZE"]) if rank_here() is not None else 1
+
+
 def follow() -> None:
     """Do what the first rank says, until its run is over."""
     from sparring.engines.fsdp.group import Group
@@ -56,15 +61,14 @@ def check_ranks(recipe: Recipe, num_jobs: int | str) -> None:
     Raises:
         ConfigError: one without the other, or ranks that would be shared by jobs.
     """
-    rank = rank_here()
     if not has_ranks(recipe):
-        if rank is not None and int(os.environ["WORLD_SIZE"]) > 1:
+        if ranks_here() > 1:
             raise ConfigError(
-                f"torchrun started {os.environ['WORLD_SIZE']} processes, and engine.kind is 'local', which takes one. "
+                f"torchrun started {ranks_here()} processes, and engine.kind is 'local', which takes one. "
                 "Add --engine.kind fsdp, or start sparring without torchrun."
             )
         return
-    if rank is None:
+    if rank_here() is None:
         raise ConfigError(
             "engine.kind is 'fsdp', which runs under torchrun: torchrun --nproc-per-node NUM_GPUS -m sparring run "
             "RECIPE …; or set engine.kind to 'local'."

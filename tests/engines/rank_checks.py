@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from torch import Tensor
 from sparring.core.errors import ModelError
 from sparring.data.batches import Group
 from sparring.engines.base import Compute, Learner, NotFiniteError, Objective
+from sparring.engines.fsdp import watch
 from sparring.engines.fsdp.engine import FsdpEngine, FsdpLearner, Leader
+from sparring.engines.fsdp.forward import ShardedForward
 from sparring.engines.learner import LocalLearner
 from sparring.engines.local import make_engine
 from sparring.learning.objectives import LossConfig, PreferenceObjective, SFTObjective
@@ -204,6 +207,32 @@ def broken(leader: Leader, folder: Path) -> dict[str, Any]:
     except ModelError as error:
         said.append(str(error))
     return {"said": said, "norm": norm, "gap": _gap(before, after)}
+
+
+def spoil(rank: int, function: str) -> None:
+    """Let the second rank hang, or fail, in the middle of what all do together."""
+    if function in ("hung", "failing"):
+        watch.STALL_S = 8.0
+    if rank != 1:
+        return
+    if function == "hung":
+        ShardedForward.run = lambda *_: time.sleep(600)  # type: ignore[assignment, return-value]
+    if function == "failing":
+
+        def run_out(*_: Any) -> Any:
+            raise MemoryError("no room for this batch")
+
+        ShardedForward.run = run_out
+
+
+def hung(leader: Leader, folder: Path) -> dict[str, Any]:
+    """Score, which needs all ranks."""
+    sharded, _ = both(leader, folder / "tied")
+    sharded.score([lone_groups(1)[0].nodes[0]], Compute())
+    return {}
+
+
+failing = hung
 
 
 def _state_gap(folder: Path) -> tuple[float, float]:

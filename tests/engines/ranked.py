@@ -17,10 +17,15 @@ from typing import Any
 from tests.command_line import ENVIRONMENT, ROOT
 
 
+def run(ranks: str, function: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run this module."""
+    command = [sys.executable, "-m", "tests.engines.ranked", ranks, function, str(folder)]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+
+
 def call(ranks: str, function: str, folder: Path) -> list[Any]:
     """Run this module, and return what the function returned for each number of ranks."""
-    command = [sys.executable, "-m", "tests.engines.ranked", ranks, function, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    done = run(ranks, function, folder)
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
@@ -61,6 +66,7 @@ def _be(rank: int, function: str, folder: Path) -> None:
     from tests.engines import rank_checks
 
     try:
+        rank_checks.spoil(rank, function)
         if rank:
             follow()
             return

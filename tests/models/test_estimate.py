@@ -98,6 +98,21 @@ def test_full_weights_play_as_a_copy_in_half_precision_where_products_are(tmp_pa
     assert half == single // 2 + 2 * sum(parameter.numel() for parameter in model.parameters())
 
 
+def test_ranks_share_weights_gradients_and_moments_and_gather_layers(tmp_path):
+    model, demand = saved("llama", tmp_path / "model", num_hidden_layers=8)
+    alone, spread = estimate(demand), estimate(replace(demand, num_ranks=4))
+    for name in ("weights", "gradients", "moments"):
+        assert getattr(spread, name) == pytest.approx(getattr(alone, name) / 4, rel=1e-3)
+    outside = model.get_input_embeddings().weight.numel() + model.get_output_embeddings().weight.numel()
+    layer = sum(p.numel() for p in model.model.layers[0].parameters())
+    assert spread.gathered == pytest.approx(4 * (outside + 2 * layer) + 4 * (outside + layer), rel=0.01)
+    assert alone.gathered == 0 and "on each of 4 devices" in spread.describe()
+    lora = replace(demand, lora=LoraConfig(rank=4))
+    adapted, shared = estimate(lora), estimate(replace(lora, num_ranks=4))
+    assert (shared.adapters, shared.moments) == (adapted.adapters, adapted.moments)
+    assert shared.weights == pytest.approx(adapted.weights / 4, rel=1e-3)
+
+
 def test_recomputation_keeps_inputs_and_one_layer(tmp_path):
     _, demand = saved("llama", tmp_path / "model", num_hidden_layers=8)
     demand = replace(demand, lora=LoraConfig(rank=4), max_tokens_per_batch=4 * CPU_PASS_TOKENS)
