@@ -24,6 +24,7 @@ from tests.command_line import ENVIRONMENT, ROOT
 from tests.engines import ranked
 from tests.processes import wait_until
 from tests.tiny_models import tiny_model, tiny_tokenizer
+from tests.vllm_serving import ModelServer
 
 pytestmark = pytest.mark.slow
 
@@ -144,9 +145,19 @@ def test_a_run_over_ranks_is_the_run_of_one_process(recipe: Path, tmp_path: Path
     assert results[0]["arms"].keys() == results[1]["arms"].keys()
 
 
-def test_a_killed_rank_ends_the_run_and_more_ranks_go_on(recipe: Path, tmp_path: Path) -> None:
-    """Killed in the middle of cloning, the run goes on with three ranks, and ends with the weights of one process."""
-    only = ("--arms", "coevolving_agents", "--sft.epochs", "60")
+def test_adapters_over_ranks_play_on_a_server(recipe: Path, tmp_path: Path) -> None:
+    """After each training the learner's log-probabilities are compared with the server's, or the run would end."""
+    with ModelServer(recipe.parent / "model") as server:
+        served = ("--sampler.kind", "vllm", "--vllm.base-urls", server.url)
+        run(recipe, tmp_path / "run", *LORA, *served, ranks=2)
+    assert (tmp_path / "run/seed-0/coevolving_agents/round-1/train-target/checkpoint/adapter_config.json").exists()
+    assert any(map(len, actions_of(tmp_path / "run/seed-0/coevolving_agents/round-1/evaluate-target")))
+
+
+@pytest.mark.parametrize("ranks", [3, 0])
+def test_a_killed_rank_ends_the_run_and_others_go_on(recipe: Path, tmp_path: Path, ranks: int) -> None:
+    """Killed in the middle of cloning, a run goes on with three ranks or none, and ends as one that never had any."""
+    only = ("--arms", "coevolving_agents", "--sft.epochs", "40", "--sft.save-every-s", "1")
     with started(recipe, tmp_path / "run", *only, ranks=2) as (torchrun, pids):
         os.kill(pids[1], signal.SIGKILL)
         begun = time.monotonic()
@@ -157,8 +168,8 @@ def test_a_killed_rank_ends_the_run_and_more_ranks_go_on(recipe: Path, tmp_path:
         "command goes on where it stopped."
     ]
     done = len(log_of(tmp_path / "run/seed-0/coevolving_agents/sft-target"))
-    assert 0 < done < 120
-    run(recipe, tmp_path / "run", *only, ranks=3)
+    assert 0 < done < 3 * 40
+    run(recipe, tmp_path / "run", *only, ranks=ranks)
     run(recipe, tmp_path / "whole", *only)
     weights = [
         load_file(tmp_path / out / "seed-0/coevolving_agents/sft-target/checkpoint/model.safetensors")

@@ -137,20 +137,27 @@ class Group:
         """Do what the first rank says, until it says that it is over."""
         pulse, is_over = self.watch.pulse, False
         while not is_over:
-            name = self._broadcast().decode()
-            message = unpack(self._broadcast())
+            try:
+                name, message = self._broadcast().decode(), unpack(self._broadcast())
+            except RuntimeError:
+                self.watch.abandoned()
             pulse.call, pulse.tick, pulse.error, pulse.is_working = pulse.call + 1, 0, "", True
             is_over = name == END
-            try:
-                answer = Message() if is_over else do(name, message)
-            except Exception as error:
-                pulse.error = one_line(error)
-                answer = Message({"error": {"kind": type(error).__name__, "text": str(error) or pulse.error}})
+            answer = Message() if is_over else self._answer(do, name, message)
             if is_over:
                 self.watch.stop()
             pulse.is_working = False
             self._send(pack(answer))
         dist.destroy_process_group()
+
+    def _answer(self, do: Do, name: str, message: Message) -> Message:
+        try:
+            return do(name, message)
+        except Exception as error:
+            if _is_lost(error):  # the fault is another rank's
+                self.watch.abandoned()
+            said = self.watch.pulse.error = one_line(error)
+            return Message({"error": {"kind": type(error).__name__, "text": str(error) or said}})
 
     # ── Bytes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

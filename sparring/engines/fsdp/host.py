@@ -15,7 +15,7 @@ from sparring.core.convert import from_dict
 from sparring.engines.base import Compute
 from sparring.engines.fsdp.codec import Kinds, Message, from_plain, groups_of, nodes_of
 from sparring.engines.fsdp.learner import ShardedLearner
-from sparring.engines.fsdp.sharding import Layout, load_sharded
+from sparring.engines.fsdp.sharding import Layout, folder_of, load_sharded
 from sparring.models import lora
 from sparring.models.loading import ModelConfig, check_context, is_bfloat16
 from sparring.models.lora import LoraConfig
@@ -57,6 +57,8 @@ class Host:
         """Load a model; it is a learner, or the base of adapters."""
         values = message.values
         config = from_dict(ModelConfig(), values["model"], source="the first rank")
+        with self._group.watch.alone():
+            folder_of(config)
         mesh, device = self._group.place(values["device"])
         plays_in_half, is_base = is_bfloat16(config, device), values["is_base"]
         layout = Layout(
@@ -146,6 +148,8 @@ class Host:
         """End a training, if it has begun."""
         if stack := self._trainings.pop(message.values["learner"], None):
             stack.close()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # for a server on the same GPUs
 
     def do_step_share(self, message: Message) -> Message:
         """Add this rank's share of gradients."""

@@ -63,9 +63,7 @@ def load_sharded(config: ModelConfig, layout: Layout, *, dtype: torch.dtype, is_
     Raises:
         ModelError: the folder is refused, or its files name weights otherwise than the model does.
     """
-    trusts_code = config.trust_remote_code
-    path = resolve_model(config.path, trusts_code=trusts_code)
-    folder = Path(path) if Path(path).is_dir() else fetch_folder(path, trusts_code=trusts_code)
+    trusts_code, folder = config.trust_remote_code, folder_of(config)
     weights = check_folder(folder, trusts_code=trusts_code)
     check_size(folder, weights, trusts_code=trusts_code)
     model, tokenizer = _empty(folder, config.path, dtype, trusts_code=trusts_code)
@@ -78,6 +76,17 @@ def load_sharded(config: ModelConfig, layout: Layout, *, dtype: torch.dtype, is_
     model.to(layout.device)  # buffers
     model.stored_dtype = weights.dtype
     return model.eval(), tokenizer
+
+
+def folder_of(config: ModelConfig) -> Path:
+    """Return a model's folder, which is downloaded where it is a Hub id.
+
+    Raises:
+        ModelError: it can't be had.
+    """
+    trusts_code = config.trust_remote_code
+    path = resolve_model(config.path, trusts_code=trusts_code)
+    return Path(path) if Path(path).is_dir() else fetch_folder(path, trusts_code=trusts_code)
 
 
 def _empty(folder: Path, path: str, dtype: torch.dtype, *, trusts_code: bool) -> tuple[Any, Any]:

@@ -13,8 +13,8 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NoReturn
@@ -50,6 +50,8 @@ class Pulse:
     """Whether it is in a call."""
     error: str = ""
     """What went wrong in it."""
+    is_alone: bool = False
+    """Whether it does something that takes its time, and nobody waits for it meanwhile."""
 
 
 @dataclass(slots=True)
@@ -114,6 +116,15 @@ class Watch:
         """Note that work goes on."""
         self.pulse.tick += 1
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Do something that may take long (a download) and does not count as standing still."""
+        self.pulse.is_alone = True
+        try:
+            yield
+        finally:
+            self.pulse.is_alone = False
+
     def fail(self, what: str) -> NoReturn:
         """Print why all ranks end, and end this one; the others follow."""
         from sparring.core.terminal import write
@@ -136,6 +147,11 @@ class Watch:
         self.fail(
             f"ranks lost each other ({str(error).splitlines()[0][:200] if str(error) else type(error).__name__})."
         )
+
+    def abandoned(self) -> NoReturn:
+        """Wait for the end, which the first rank says, or its silence."""
+        time.sleep(3 * SILENT_S)
+        os._exit(1)
 
     # ── The thread ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -161,7 +177,7 @@ class Watch:
     def _beat(self) -> None:
         self._num_beats += 1
         pulse = self.pulse
-        said = [self._num_beats, pulse.call, pulse.tick, pulse.is_working, pulse.error]
+        said = [self._num_beats, pulse.call, pulse.tick, pulse.is_working, pulse.error, pulse.is_alone]
         self._store.set(str(self.rank), json.dumps(said))
 
     def _listen(self) -> None:
@@ -221,7 +237,8 @@ class Watch:
         places = {other: (heard.pulse.call, heard.pulse.tick) for other, heard in self._heard.items()}
         places[self.rank] = (self.pulse.call, self.pulse.tick)
         total = (sum(call for call, _ in places.values()), sum(tick for _, tick in places.values()))
-        if total != self._furthest or not self.pulse.is_working:
+        is_free = any(one.is_alone for one in (self.pulse, *(heard.pulse for heard in self._heard.values())))
+        if total != self._furthest or is_free or not self.pulse.is_working:
             self._moved, self._furthest = now, total
         elif now - self._moved > STALL_S:
             least = min(places.values())
