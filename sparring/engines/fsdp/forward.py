@@ -30,6 +30,8 @@ class ShardedForward(Forward):
     def __init__(self, model: Any, **keywords: Any) -> None:
         """See `Forward`."""
         super().__init__(model, **keywords)
+        self.tick: Callable[[], None] = lambda: None
+        """Called as this rank comes to a pass: who hangs before it is behind the others."""
         self.threads = self.lean = None
         self.packing = Packing.of(model)
 
@@ -72,5 +74,6 @@ class ShardedForward(Forward):
         return logprobs, values if has_values else None, zero
 
     def _flat(self, nodes: Sequence[Encoded]) -> tuple[Tensor, Tensor | None]:
+        self.tick()
         inner: Callable[..., Any] = partial(super()._flat, nodes)
         return getattr(self.model, WITHIN)(inner) if self.is_fast else inner()

@@ -308,12 +308,14 @@ class ShardedLearner(LocalLearner):
     # ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _make_forward(self, compute: Compute) -> ShardedForward:
-        return ShardedForward(
+        forward = ShardedForward(
             self.model,
             max_tokens=compute.max_tokens_per_batch,
             autocast=autocast_dtype(self.device, compute.autocast),
             temperature=compute.temperature,
         )
+        forward.tick = self._layout.tick
+        return forward
 
     def _sharded_forward(self) -> ShardedForward:
         assert isinstance(self._forward, ShardedForward), "outside a training"
