@@ -31,6 +31,8 @@ from sparring.rollouts.episodes import EpisodeSpec, episode_specs
 from sparring.rollouts.loop import cut_waves, rollout
 from tests.toy_world import COLOURS, ToyEnv, ToyWorld
 
+pytestmark = pytest.mark.usefixtures("each_pool")
+
 ACTIONS = [*(f"press {colour}" for colour in COLOURS), "look"]
 
 
