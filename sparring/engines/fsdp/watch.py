@@ -106,6 +106,8 @@ class Watch:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._beat()
         self._thread.start()
+        if self.rank:
+            threading.Thread(target=self._guard, daemon=True, name="guard").start()
 
     def stop(self) -> None:
         """End the watch."""
@@ -191,8 +193,12 @@ class Watch:
     def _judge_first(self) -> None:
         if self._store.check([OVER]):
             os._exit(1)
-        if self._silent(SILENT_S):
-            self._first_is_lost()
+
+    def _guard(self) -> None:
+        """Judge the first rank's silence: the store of one that was stopped never answers."""
+        while not self._over.wait(BEAT_S):
+            if self._silent(SILENT_S):
+                self._first_is_lost()
 
     def _first_is_lost(self) -> NoReturn:
         """End without the first rank. The second one says so."""
