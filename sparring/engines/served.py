@@ -15,14 +15,12 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from sparring.core.errors import ConfigError, EnvFault, TrainingError
-from sparring.core.types import Turn
 from sparring.data.chat import Encoded
-from sparring.engines.base import Compute
 from sparring.engines.local import base_of
+from sparring.engines.probe import difference, probe_of, say
 from sparring.models.adapter_folders import is_adapter
 from sparring.models.loading import is_bfloat16, resolve_device, resolve_model
 from sparring.policies.completions import ChatServer
@@ -51,13 +49,6 @@ MAX_ADAPTERS = 3
 """Adapters that stay on the servers: both agents', and one that they are compared with."""
 SPOKEN = "The quick brown fox jumps over the lazy dog. Größe, naïve, 東京, 12,345.67! def f(x): return x ** 2\n"
 """What servers are asked to split into tokens, to compare their tokenizer with the model's."""
-PROBE_TURNS = (
-    ("You are in a kitchen. In it you see: a table. On the table is a red box, and a door to the hall.", "look around"),
-    ("Nothing new is to be seen.", "go to the hall"),
-)
-"""Observations and actions of the fixed text whose log-probabilities are compared."""
-SAME = 1e-6
-"""Mean difference in nats below which two learners have the same weights."""
 TOLERANCE = {"float32": 1e-3, "half": 0.05}
 """Mean difference in nats that rounding may explain: several hundred times what was seen in float32."""
 
@@ -313,25 +304,12 @@ def check_server(client: VllmClient, base: str, chat: Chat, max_context: int) ->
     return served.name
 
 
-def probe_of(chat: Chat) -> Encoded:
-    """Return the fixed text whose log-probabilities are compared: two made-up turns, with their prompts."""
-    turns = [Turn(observation=seen, text=done, action=done, reward=0.0) for seen, done in PROBE_TURNS]
-    ids = chat.history(turns, "You are in the hall.")[: chat.config.max_context - 1]  # a token is asked for besides
-    return Encoded(ids=tuple(ids), spans=((1, len(ids)),))
-
-
 def give_back_gpu() -> None:
     """Let torch give the GPU memory back that it keeps for itself, for a server that is about to take its share."""
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def say(learner: Learner, node: Encoded) -> list[float]:
-    """Return what a learner says of the probe's tokens."""
-    (said_N,), _ = learner.score([node], Compute())
-    return said_N.tolist()
 
 
 def check_weights(
@@ -350,18 +328,8 @@ def check_weights(
         TrainingError: the server plays with other weights; the message has both figures.
     """
     own, said = published.said, client.logprobs(published.name, node.ids)
-    gap = _gap(said, own)
-    nearest = min((_gap(said, other) for other in others if _gap(own, other) > SAME), default=math.inf)
-    if gap <= tolerance and gap <= 2 * nearest:
-        return
-    like = " It plays like weights that were published before." if nearest < gap else ""
-    raise TrainingError(
-        f"{client.url} plays {published.name} with other weights than were trained: over {len(own)} probe tokens its "
-        f"mean log-probability is {fmean(said):.4f} and the learner's {fmean(own):.4f}, {gap:.2g} nats apart on "
-        f"average where {tolerance:g} is allowed (vllm.tolerance).{like} Does the server see the run's folder, and "
-        "compute in the same precision?"
-    )
-
-
-def _gap(one: Sequence[float], other: Sequence[float]) -> float:
-    return fmean(abs(a - b) for a, b in zip(one, other, strict=True))
+    if found := difference(said, own, others, tolerance, key="vllm.tolerance"):
+        raise TrainingError(
+            f"{client.url} plays {published.name} with other weights than were trained: {found} Does the server see "
+            "the run's folder, and compute in the same precision?"
+        )

@@ -80,7 +80,7 @@ class Session:
         model, lora = self.config.model, self.config.lora
         made = digest(model) if lora.rank is None else digest(model, lora)
         if self.config.engine.kind == "tinker":  # what a server has trained, no other engine goes on with
-            made = digest(made, self.config.engine, self.config.tinker.base_model)
+            made = digest(made, self.config.engine)
         return Agent(name=name, checkpoint=model.path, lineage=made, is_start=True)
 
     def adopt(self, name: str, checkpoint: str) -> Agent:

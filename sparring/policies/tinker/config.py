@@ -23,7 +23,7 @@ class TinkerConfig:
 
     base_url: Annotated[str, ADJUSTABLE_WITH_NOTE] = ""
     """Address of a server (SkyRL's, for instance); empty: the hosted service. On the command line alone."""
-    base_model: Annotated[Name, ADJUSTABLE_WITH_NOTE] | None = None
+    base_model: Annotated[Name | None, ADJUSTABLE_WITH_NOTE] = None
     """What the server calls `model.path`; none: the same, or the server's one model where it is that folder."""
     timeout_s: Annotated[Deadline, ADJUSTABLE] = 1800.0
     """Seconds within which a request must be answered. A server may compile for minutes first."""
@@ -31,7 +31,7 @@ class TinkerConfig:
     """Seconds without any sign of life after which the server counts as lost. Until then requests are sent again."""
     num_concurrent: Requests = 8
     """Requests for log-probabilities and gradients that are under way at once."""
-    download: bool = True
+    download: Annotated[bool, ADJUSTABLE_WITH_NOTE] = True
     """Save each trained adapter as a PEFT folder, too, where the service gives it out."""
     tolerance: Tolerance = 0.05
     """Largest mean difference in nats between the sampler's log-probabilities and the learner's that the probe after
