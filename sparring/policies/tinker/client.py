@@ -6,8 +6,10 @@ here, its futures are watched over, and the key stands in no message.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -23,6 +25,8 @@ from sparring.policies.vllm.client import Draw, Sampled
 INSTALL = "engine.kind: tinker takes the tinker package: pip install 'sparring[tinker]'."
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """AdamW's as in this process; the service's own defaults are others."""
+EXIT_S = 5.0
+"""Seconds that the package's thread has to end."""
 GRADIENT_NORMS = ("skyrl.ai/grad_norm", "unclipped_grad_l2:mean")
 """What servers call the norm of the gradient before clipping, where they tell it."""
 
@@ -60,6 +64,7 @@ class Service:
             )
         # The package reports errors, with their surroundings, to the server it speaks to, unless it is told not to.
         os.environ.setdefault("TINKER_TELEMETRY", "0")
+        atexit.register(_end_thread)
         address = {"base_url": config.base_url.rstrip("/")} if config.base_url else {}
         self._client = self._tinker.ServiceClient(api_key=self._key, **address)
         self._rest: Any = None
@@ -305,6 +310,17 @@ def _quietly(function: Any, *arguments: Any) -> None:
         function(*arguments)
     except Exception:  # tidying up on a server that may not do it
         return
+
+
+def _end_thread() -> None:
+    """End the package's own thread: one that still sends while the interpreter ends may abort the process."""
+    if "tinker.lib.internal_client_holder" not in sys.modules:
+        return
+    owner = getattr(sys.modules["tinker.lib.internal_client_holder"], "_internal_client_holder_thread_singleton", None)
+    loop, thread = getattr(owner, "_loop", None), getattr(owner, "_thread", None)
+    if loop is not None and thread is not None:
+        _quietly(loop.call_soon_threadsafe, loop.stop)
+        thread.join(EXIT_S)
 
 
 def _package() -> Any:
