@@ -68,6 +68,8 @@ class TinkerService:
     gives_archives: bool = True
     is_down: bool = False
     """Requests are never answered."""
+    delay_s: float = 0.0
+    """Backward passes are done so much later than they are asked for; a step does not wait for them, as on SkyRL."""
     samples_base: bool = False
     """Adapters are ignored in sampling: the classic silent fault."""
     states: dict[str, tuple[dict[str, Tensor], Any]] = field(default_factory=dict)
@@ -160,8 +162,8 @@ class TinkerService:
         live, parameters = self.live[model], list(self.parameters(model).values())
         if self.is_mean:
             for parameter in parameters:
-                assert parameter.grad is not None
-                parameter.grad /= live.num_sequences
+                if parameter.grad is not None:
+                    parameter.grad /= max(1, live.num_sequences)
         limit = adam.grad_clip_norm if adam.grad_clip_norm and not self.is_mean else torch.inf
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit).item()
         live.optimizer.param_groups[0] |= {"lr": adam.learning_rate, "betas": (adam.beta1, adam.beta2), "eps": adam.eps}
@@ -233,12 +235,18 @@ class TinkerService:
         future: Future[Any] = Future()
         if self.is_down:
             return future
+        if call == "backward" and self.delay_s:
+            threading.Timer(self.delay_s, lambda: self._fulfil(future, compute)).start()
+            return future
+        self._fulfil(future, compute)
+        return future
+
+    def _fulfil(self, future: Future[Any], compute: Any) -> None:
         try:
             with self.computing:
                 future.set_result(compute())
         except TinkerError as error:
             future.set_exception(error)
-        return future
 
 
 class Asked:

@@ -133,6 +133,30 @@ def test_the_server_s_cross_entropy_with_gradients_as_weights_would_be_another_g
     assert norms[1] > 1e6 * norms[0]
 
 
+def test_a_step_waits_for_the_gradients_that_belong_to_it(service: TinkerService, tmp_path: Path) -> None:
+    """SkyRL takes a step that is asked for right behind a backward pass now and then before that pass."""
+    learner, _ = engine_of(service).learner(str(service.folder), seed=1)
+    expected = fit(learner, lone_groups(3), SFTObjective(), ONE_STEP, tmp_path / "prompt")
+    service.delay_s = 0.05
+    learner, _ = engine_of(service).learner(str(service.folder), seed=1)
+    assert fit(learner, lone_groups(3), SFTObjective(), ONE_STEP, tmp_path / "late") == expected
+
+
+def test_a_step_without_its_gradients_is_told_of(
+    service: TinkerService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, _ = engine_of(service).learner(str(service.folder), seed=1)
+    take = service.step
+
+    def forgetful(model: str, adam: Any) -> Any:
+        service.live[model].optimizer.zero_grad(set_to_none=False)
+        return take(model, adam)
+
+    monkeypatch.setattr(service, "step", forgetful)
+    with pytest.raises(TrainingError, match="took an optimizer step without the gradients"):
+        fit(learner, lone_groups(3), SFTObjective(), ONE_STEP, tmp_path / "state")
+
+
 class Stopped(Exception):
     """The client is killed."""
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from sparring.core.errors import ConfigError, DataError
+from sparring.core.errors import ConfigError, DataError, TrainingError
 from sparring.data.batches import Group
 from sparring.engines.base import Compute, Metrics, NotFiniteError, Objective, Scored
 from sparring.engines.tinker.states import (
@@ -183,16 +183,23 @@ class TinkerLearner:
         """Send the gradients and take an optimizer step.
 
         Returns: the gradient's norm before clipping; 0 where the server does not tell it.
+
+        Raises:
+            TrainingError: the server's gradient was nothing, and that of the loss is not.
         """
         pulls, self._pulls = self._pulls, []
         num, self._num_besides = len(pulls) + self._num_besides, 0
         adapter, is_mean = self.adapter, self._is_mean
         parts = [[pulls[index] for index in part] for part in _parts([len(one.ids) for one in pulls])]
         asked = self._together([lambda part=part: adapter.backward(part, is_mean=is_mean, num=num) for part in parts])
-        stepped = adapter.step(lr, clip_norm)
-        for one in asked:
+        for one in asked:  # SkyRL may take a step before the passes that were asked for shortly before it
             one.result()
-        norm = stepped.result()
+        norm = adapter.step(lr, clip_norm).result()
+        if norm == 0 and any(any(pull.strengths) for pull in pulls):
+            raise TrainingError(
+                f"{self._remote.service.where} took an optimizer step without the gradients that it was sent. Start "
+                "the same command again; it goes on from the last saved state."
+            )
         if norm is not None and not math.isfinite(norm):
             raise NotFiniteError("gradient norm", norm, ())
         return norm or 0.0
