@@ -15,7 +15,7 @@ class EngineConfig:
 
     kind: Annotated[Literal["local", "fsdp", "tinker"], ADJUSTABLE_WITH_NOTE] = "local"
     """`local`: in this process, on one device. `fsdp`: over all ranks of a `torchrun`, each on a device of its own.
-    `tinker`: on a server that speaks the Tinker API (docs/scale.md)."""
+    `tinker`: on a server that speaks the Tinker API (docs/tinker.md)."""
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -110,7 +110,7 @@ class EnvConfig:
     num_envs: Annotated[int, Range(at_least=1, at_most=4096), ADJUSTABLE_WITH_NOTE] = 16
     """Live envs (ScienceWorld: one JVM each, about 0.5 GB of memory)."""
     pool: Annotated[Literal["local", "ray"], ADJUSTABLE_WITH_NOTE] = "local"
-    """Where envs run: on this machine, or over a Ray cluster (docs/scale.md)."""
+    """Where envs run: on this machine, or over a Ray cluster (docs/ray.md)."""
     reset_deadline_s: Annotated[Deadline, ADJUSTABLE] = 60.0
     """Seconds within which an env must have started a task."""
     step_deadline_s: Annotated[Deadline, ADJUSTABLE] = 30.0

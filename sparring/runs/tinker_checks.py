@@ -34,7 +34,7 @@ def check_tinker(arm: Arm, where: str = "") -> None:
         for name, train in sections.items():
             for key in ("weight_decay", "router_balance"):
                 if getattr(train, key):
-                    problems.append(f"{name}.{key}: not with engine.kind tinker (docs/scale.md). Set it to 0.")
+                    problems.append(f"{name}.{key}: not with engine.kind tinker (docs/tinker.md). Set it to 0.")
     if problems:
         raise ConfigError(f"{where}{problems[0]}")
 
