@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sparring.core.errors import DataError
 from sparring.core.journal import read_jsonl
 from sparring.core.progress import SilentProgress
 from sparring.core.records import pair_to_json, pairs_from_json, read_trajectories
@@ -69,6 +70,9 @@ def test_the_experts_rest_is_preferred_where_it_began_in_the_same_way() -> None:
     assert pair.kind is PairKind.PIVOT
     assert (pair.chosen, pair.rejected) == (given(way, 2), given(one, 2))
     assert pairs_from_json([pair_to_json(pair)], {one.id: one, way.id: way}) == [pair]
+    for wrong in (f"{one.id}@9", f"{one.id}@x", "@2", 7):
+        with pytest.raises(DataError, match="no field or trajectory"):
+            pairs_from_json([pair_to_json(pair) | {"rejected": wrong}], {one.id: one, way.id: way})
 
 
 @pytest.mark.parametrize(("accept", "chosen"), [("success", "b"), ("better", "a")])
