@@ -182,9 +182,11 @@ def pairs_from_json(records: Sequence[Mapping[str, Any]], by_id: Mapping[str, Tr
 
 def _named(name: object, by_id: Mapping[str, Trajectory]) -> Trajectory:
     """Return the trajectory of an id; `ID@3` is that of ID, with its first three turns as context."""
+    if not isinstance(name, str):
+        raise KeyError(name)
     if name in by_id:
         return by_id[name]
-    own, _, num = name.rpartition("@") if isinstance(name, str) else ("", "", "")
+    own, _, num = name.rpartition("@")
     if own not in by_id or not num.isdecimal() or int(num) > len(by_id[own].turns):
         raise KeyError(name)
     return replace(by_id[own], id=name, num_given=int(num))
