@@ -80,9 +80,7 @@ class Published:
 class ServedEngine:
     """See `engines.base.Engine`. Weights are trained by another engine, and played by servers."""
 
-    def __init__(
-        self, inner: FullEngine | LoraEngine | FsdpEngine, model: ModelConfig, lora: LoraConfig, serving: Serving
-    ) -> None:
+    def __init__(self, inner: Inner, model: ModelConfig, lora: LoraConfig, serving: Serving) -> None:
         """Args:
         inner: holds the learners.
         model: what every agent begins at.
