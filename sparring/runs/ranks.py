@@ -64,7 +64,7 @@ def check_ranks(recipe: Recipe, num_jobs: int | str) -> None:
     if not has_ranks(recipe):
         if ranks_here() > 1:
             raise ConfigError(
-                f"torchrun started {ranks_here()} processes, and engine.kind is not 'fsdp', which alone takes several. "
+                f"torchrun started {ranks_here()} processes, and engine.kind is 'local', which takes one. "
                 "Add --engine.kind fsdp, or start sparring without torchrun."
             )
         return
