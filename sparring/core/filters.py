@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import takewhile
 
 from sparring.core.types import StopReason, Trajectory
 
@@ -56,6 +57,11 @@ def successes(trajectories: Iterable[Trajectory], success_eps: float = 1e-6) -> 
 def actions(trajectory: Trajectory) -> tuple[str, ...]:
     """Return the action sequence, by which duplicates are known; thoughts do not count."""
     return tuple(turn.action for turn in trajectory.turns)
+
+
+def num_shared(one: Iterable[str], other: Iterable[str]) -> int:
+    """Count the first actions that two sequences share: a b x and a b c share two."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def dedupe(trajectories: Iterable[Trajectory]) -> list[Trajectory]:

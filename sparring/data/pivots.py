@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Annotated, Literal
 
 from sparring.core.convert import check_values
-from sparring.core.filters import by_task, dedupe, failures, is_success, successes, usable
+from sparring.core.filters import actions, by_task, dedupe, failures, is_success, num_shared, successes, usable
 from sparring.core.ranges import CountOrZero, Range, Repeats
 from sparring.core.types import PairKind, PreferencePair, Trajectory
 from sparring.data.pairs import ROUNDING, PairConfig, make_pair
@@ -75,7 +74,8 @@ def find_pivots(
         turn = turning_point(one, ways.get(one.task.id, ()), config.turn)
         if not one.num_given < turn < len(one.turns):
             continue
-        rest = next((way for way in ways.get(one.task.id, ()) if shared_actions(one, way) >= turn), None)
+        same = (way for way in ways.get(one.task.id, ()) if num_shared(actions(one), actions(way)) >= turn)
+        rest = next((way for way in same if len(way.turns) > turn), None)
         found.append(Pivot(near_miss=one, turn=turn, rest=rest))
     return found[: config.num]
 
@@ -83,15 +83,9 @@ def find_pivots(
 def turning_point(one: Trajectory, ways: Sequence[Trajectory], where: Literal["last-gain", "left-the-way"]) -> int:
     """Return how many turns a failure did well, before what went wrong; 0: none."""
     if where == "left-the-way":
-        return max((shared_actions(one, way) for way in ways), default=0)
+        return max((num_shared(actions(one), actions(way)) for way in ways), default=0)
     before = [0.0, *(turn.reward for turn in one.turns)]
     return max((i for i in range(1, len(before)) if before[i] > before[i - 1] + ROUNDING), default=0)
-
-
-def shared_actions(one: Trajectory, other: Trajectory) -> int:
-    """Count the first turns in which two trajectories do the same."""
-    both = zip(one.turns, other.turns, strict=False)
-    return sum(1 for _ in takewhile(lambda turns: turns[0].action == turns[1].action, both))
 
 
 def pivot_pairs(

@@ -17,8 +17,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 
+from sparring.core.filters import actions as actions_of
+from sparring.core.filters import num_shared
 from sparring.core.types import Task, Trajectory
 from sparring.envs.base import Benchmark
 from sparring.envs.synthesis import Draft, Synthesis, synthesis_of
@@ -131,8 +132,7 @@ def left_the_way(actions: Sequence[str], solutions: Sequence[Trajectory]) -> int
 
     a b x against the solutions a c and a b c: 2.
     """
-    ways = (zip(actions, (turn.action for turn in solution.turns), strict=False) for solution in solutions)
-    return max((sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], way)) for way in ways), default=0)
+    return max((num_shared(actions, actions_of(solution)) for solution in solutions), default=0)
 
 
 def continuations(solutions: Sequence[Trajectory], prefix: Sequence[str], earned: float) -> list[tuple[str, ...]]:
