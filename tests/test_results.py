@@ -97,6 +97,17 @@ def test_seeds_that_ran_in_folders_of_their_own_are_one_study(run_dir, tmp_path)
     assert export(apart) == export([run_dir])
 
 
+def test_seeds_join_those_that_were_exported_before(run_dir, tmp_path):
+    arms = ("sft", "eto", "coevolving_agents", "coevolving_frozen")
+    before, now = tmp_path / "before.json", tmp_path / "now.json"
+    later = RunFolder(tmp_path / "later", arms=arms, seeds=(2,), name="study").write()
+    assert main(["export", str(run_dir), str(before)]) == 0
+    assert main(["export", str(before), str(later), str(now)]) == 0
+    assert read_compact(now) == read_compact(before) | {"arms": export([run_dir, later])["arms"]}
+    with pytest.raises(DataError, match="Two of the runs hold seed 0, 1"):
+        export([before, run_dir])
+
+
 def test_runs_that_are_no_one_study_are_refused(run_dir, tmp_path):
     with pytest.raises(DataError, match="hold seed 0, 1"):
         export([run_dir, run_dir])

@@ -229,15 +229,24 @@ def test_a_folder_in_which_nothing_was_made_takes_another_config(tmp_path: Path)
 
 def test_other_config_is_refused_with_what_differs(tmp_path: Path) -> None:
     start_run(tmp_path)
-    other = {"name": "trial", "seeds": [0, 1], "arms": {"eto": {"dpo": {"lr": 2e-6, "beta": 0.1, "epochs": 3}}}}
+    other = {"name": "trial", "seeds": [1], "arms": {"eto": {"dpo": {"lr": 2e-6, "beta": 0.1, "epochs": 3}}}}
     with pytest.raises(ConfigError) as caught:
         Run.open(tmp_path, other, VERSIONS)
     message = str(caught.value)
-    assert "seeds: [0] → [0, 1]" in message
+    assert "seeds: [0] → [1]" in message
     assert "arms.eto.dpo.lr: 1e-06 → 2e-06" in message
     assert "arms.eto.dpo.beta: (absent) → 0.1" in message
     assert "epochs" not in message
     Run.open(tmp_path, CONFIG, VERSIONS).close()
+
+
+def test_a_run_may_grow_by_seeds_and_arms_and_not_shrink(tmp_path: Path) -> None:
+    start_run(tmp_path)
+    grown = {**CONFIG, "seeds": [0, 1], "arms": {**CONFIG["arms"], "sft": {"sft": {"lr": 1e-3}}}}
+    Run.open(tmp_path, grown, VERSIONS).close()
+    assert read_json(tmp_path / "config.json") == grown
+    with pytest.raises(ConfigError, match=r"another config(.|\n)*seeds: \[0, 1\] → \[0\](.|\n)*arms\.sft: "):
+        Run.open(tmp_path, CONFIG, VERSIONS)
 
 
 def test_tuples_and_lists_are_one_in_a_config(tmp_path: Path) -> None:

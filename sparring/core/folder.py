@@ -57,6 +57,8 @@ class Run:
     ) -> Run:
         """Create the run folder, or go on with one of the same config. One in which nothing was made yet is taken over.
 
+        Arms and seeds may be added: what was made stays, and they are made beside it.
+
         Args:
             folder: the run's folder; created where it is absent.
             config: the resolved config, as JSON values; saved as `config.json`.
@@ -164,9 +166,11 @@ class Run:
                 f"--out {self.folder}: is not a run's folder (it has no {lacks}), but holds {found!r}. Choose another "
                 "--out."
             )
-        differences = _differences(_read_object(config_path), json.loads(json.dumps(config)))
+        before, now = _read_object(config_path), json.loads(json.dumps(config))
+        differences = _differences(before, now)
+        grown = [keys for keys in differences if _is_growth(keys, before, now)]
         how = {keys: adjustable.get(".".join(keys[2:])) for keys in differences}  # arms, an arm's name, section, key
-        if fixed := [line for keys, line in differences.items() if how[keys] is None]:
+        if fixed := [line for keys, line in differences.items() if how[keys] is None and keys not in grown]:
             raise ConfigError(
                 f"{self.folder}: was made by another config. Choose another --out, delete the folder, or undo what "
                 "differs:\n  " + "\n  ".join(fixed)
@@ -238,6 +242,18 @@ def _differences(old: Any, new: Any, keys: tuple[str, ...] = ()) -> dict[tuple[s
     if type(old) is type(new) and old == new:
         return {}
     return {keys: f"{'.'.join(keys)}: {_show(old)} → {_show(new)}"}
+
+
+def _is_growth(keys: tuple[str, ...], before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Say whether a difference between two recipes adds to a run, and changes nothing that was made in it."""
+    match keys:
+        case ("seeds",):
+            old, new = before.get("seeds"), now.get("seeds")
+            return isinstance(old, list) and isinstance(new, list) and all(seed in new for seed in old)
+        case ("arms", name):
+            return name not in before.get("arms", {})
+        case _:
+            return False
 
 
 def _show(value: Any) -> str:

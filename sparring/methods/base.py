@@ -15,6 +15,7 @@ from sparring.synthesis.curriculum import HasCoEvolveSections
 
 if TYPE_CHECKING:
     from sparring.core.types import PreferencePair, Task, Trajectory
+    from sparring.data.late import LateConfig
     from sparring.data.pairs import PairConfig
     from sparring.data.pivots import PivotConfig
     from sparring.learning.objectives import LossConfig
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from sparring.methods.loop import EtoConfig, LoopConfig
     from sparring.methods.ppo import PpoConfig
     from sparring.methods.rft import RftConfig
-    from sparring.rollouts.branch import Branch
+    from sparring.rollouts.branch import Branch, Script
     from sparring.rollouts.loop import RolloutConfig
     from sparring.synthesis.curriculum import Curriculum, SynthesisResult
     from sparring.synthesis.pool import PoolEvent
@@ -55,6 +56,8 @@ class MethodConfig(HasCoEvolveSections, Protocol):
     def pairs(self) -> PairConfig: ...
     @property
     def pivot(self) -> PivotConfig: ...
+    @property
+    def late(self) -> LateConfig: ...
     @property
     def partner(self) -> PartnerConfig: ...
     @property
@@ -151,9 +154,24 @@ class Session(Protocol):
         ...
 
     def branch(
-        self, agent: Agent, round_number: int, branches: Sequence[Branch], *, num_per_branch: int
+        self, agent: Agent, round_number: int, branches: Sequence[Branch], *, num_per_branch: int, name: str = ""
     ) -> list[Trajectory]:
-        """Let the agent play on inside other episodes, sampled; in the order of the branches, each several times."""
+        """Let the agent play on inside other episodes, sampled; in the order of the branches, each several times.
+
+        Args:
+            name: tells apart what an agent plays in this way in one round: the phase is `branch-AGENT-NAME`.
+        """
+        ...
+
+    def script(self, round_number: int, scripts: Sequence[Script], *, is_refreshed: bool = False) -> list[Trajectory]:
+        """Do given actions inside other episodes, as the partner; `is_refreshed` as in `rollout`."""
+        ...
+
+    def likelihoods(self, agent: Agent, round_number: int, trajectories: Sequence[Trajectory]) -> Mapping[str, float]:
+        """Ask the agent how likely it is to act so: trajectory id → mean log-probability (nats) of an action token.
+
+        Given turns do not count. What does not fit the context is left out.
+        """
         ...
 
     def sample(self, agent: Agent, round_number: int, *, tasks: Sequence[Task], num_per_task: int) -> list[Trajectory]:

@@ -14,11 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sparring.core.convert import check_values
+from sparring.core.errors import ConfigError
 from sparring.core.ranges import Count, LearningRate, Place
 from sparring.core.types import PairKind, PreferencePair, Task, Trajectory
+from sparring.data.late import LateStart, late_failure_pairs
 from sparring.data.pairs import adopt_successes, expert_pairs, failure_pairs, target_pairs
 from sparring.methods.base import Agent, Session
+from sparring.methods.late import late_pairs, play_late
 from sparring.methods.loop import eto_loss, is_evaluation_due
+from sparring.methods.mistakes import play_mistakes
 from sparring.methods.pivots import play_pivots
 
 
@@ -26,9 +30,10 @@ from sparring.methods.pivots import play_pivots
 class PartnerConfig:
     """The target agent's partner in Co-Evolving Agents."""
 
-    kind: Literal["failure", "frozen", "positive"] = "failure"
+    kind: Literal["failure", "frozen", "positive", "scripted"] = "failure"
     """`failure`: learns to fail ever closer to success (the paper). Ablations: `frozen` stays at its SFT weights;
-    `positive` learns to succeed, as a second target agent."""
+    `positive` learns to succeed, as a second target agent; `scripted` is no agent, but experts' episodes with one wrong
+    action near their end."""
     start: Literal["independent", "shared"] = "independent"
     """`independent`: an SFT of its own, with another seed (paper). `shared`: the target's SFT weights, cheaper."""
     checkpoint: Place | None = None
@@ -39,7 +44,11 @@ class PartnerConfig:
     """Play the held-out tasks with the partner too, each round: for the analysis alone."""
 
     def __post_init__(self) -> None:
+        """Refuse what a partner without weights can't do."""
         check_values(self)
+        if self.kind == "scripted" and (self.checkpoint is not None or self.evaluate):
+            key = "evaluate" if self.checkpoint is None else "checkpoint"
+            raise ConfigError(f"partner.{key}: a scripted partner has no weights. Leave it out.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +71,7 @@ def coevolving_agents(session: Session) -> Agent:
 
     for number in range(1, config.loop.rounds + 1):
         tasks = session.draw_tasks(number, config.rollout.num_tasks)
-        f_tgt, f_fail = session.rollouts([duo.target, duo.partner], number, tasks=tasks)
+        f_tgt, f_fail = play(session, duo, experts, number, tasks=tasks)
         experts = solutions(session, experts, [*f_tgt, *f_fail])
         duo = improve(session, duo, experts, f_tgt, f_fail, number, tasks=tasks)
         evaluate(session, duo, number)
@@ -86,8 +95,19 @@ def start(session: Session) -> Duo:
     if config.checkpoint is not None:
         partner = session.adopt("partner", config.checkpoint)
     else:
-        partner = replace(target, name="partner") if config.start == "shared" else session.imitate("partner")
+        is_copy = config.start == "shared" or config.kind == "scripted"
+        partner = replace(target, name="partner") if is_copy else session.imitate("partner")
     return Duo(target=target, partner=partner, target_start=target, partner_start=partner)
+
+
+def play(
+    session: Session, duo: Duo, experts: Sequence[Trajectory], number: int, *, tasks: Sequence[Task]
+) -> tuple[list[Trajectory], list[Trajectory]]:
+    """Let both play a round's tasks; a scripted partner makes experts' mistakes."""
+    if session.config.partner.kind == "scripted":
+        return session.rollout(duo.target, number, tasks=tasks), play_mistakes(session, experts, tasks, number)
+    f_tgt, f_fail = session.rollouts([duo.target, duo.partner], number, tasks=tasks)
+    return f_tgt, f_fail
 
 
 def solutions(session: Session, experts: Sequence[Trajectory], played: Sequence[Trajectory]) -> Sequence[Trajectory]:
@@ -110,36 +130,47 @@ def improve(
     config, restart = session.config, session.config.loop.restart
     partner = duo.partner
 
-    d_fail = partner_pairs(session, experts, f_tgt, f_fail)  # Eq. 6
+    late = play_late(session, partner, experts, tasks, number)
+    d_fail = partner_pairs(session, experts, f_tgt, f_fail, late)  # Eq. 6
     if len(d_fail) >= config.fail.min_pairs:
         learner = duo.partner_start if restart else partner
         partner = session.prefer(learner, d_fail, number, loss=eto_loss(config))  # Eq. 7
-    elif config.partner.kind != "frozen":
+    elif config.partner.kind in ("failure", "positive"):
         session.warn(f"round {number}: {len(d_fail)} pairs for the partner, fewer than fail.min_pairs: it rests.")
     if config.loop.refresh_failure_rollouts:
-        f_fail = session.rollout(partner, number, tasks=tasks, is_refreshed=True)
+        if config.partner.kind == "scripted":
+            f_fail = play_mistakes(session, experts, tasks, number, is_refreshed=True)
+        else:
+            f_fail = session.rollout(partner, number, tasks=tasks, is_refreshed=True)
 
     d_tgt = target_pairs(experts, f_tgt, f_fail, config.pairs, pair_scope=config.fail.pair_scope)  # Eq. 8
+    d_tgt = [*d_tgt, *late_pairs(session, duo.target, late, number)]
     d_tgt = [*d_tgt, *play_pivots(session, duo.target, experts, f_tgt, f_fail, number)]
     target = session.prefer(duo.target_start if restart else duo.target, d_tgt, number)  # Eq. 9
     return replace(duo, target=target, partner=partner)
 
 
 def partner_pairs(
-    session: Session, experts: Sequence[Trajectory], f_tgt: Sequence[Trajectory], f_fail: Sequence[Trajectory]
+    session: Session,
+    experts: Sequence[Trajectory],
+    f_tgt: Sequence[Trajectory],
+    f_fail: Sequence[Trajectory],
+    late: Sequence[LateStart] = (),
 ) -> list[PreferencePair]:
     """Return what the partner learns from: its kind is the ablation.
 
-    `failure`: failure-failure pairs of both agents, D_fail (Eq. 6). `positive`: expert over own trajectory, like ETO's
-    agent. `frozen`: nothing, so that no more than a second sampler remains.
+    `failure`: failure-failure pairs of both agents, D_fail (Eq. 6), and those of its own that share a late start.
+    `positive`: expert over own trajectory, like ETO's agent. `frozen`: nothing, so that no more than a second sampler
+    remains. `scripted`: nothing, since there is no agent.
     """
     config = session.config
     match config.partner.kind:
         case "failure":
-            return failure_pairs(f_tgt, f_fail, config.pairs, pair_scope=config.fail.pair_scope)
+            d_fail = failure_pairs(f_tgt, f_fail, config.pairs, pair_scope=config.fail.pair_scope)
+            return [*d_fail, *late_failure_pairs(late, config.pairs)]
         case "positive":
             return expert_pairs(experts, f_fail, PairKind.EXPERT_PARTNER, config.pairs)
-        case "frozen":
+        case "frozen" | "scripted":
             return []
 
 

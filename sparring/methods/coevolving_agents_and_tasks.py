@@ -10,7 +10,7 @@ Source: arXiv 2511.22254 (agents), arXiv 2604.15840 (tasks); their meeting is ou
 from __future__ import annotations
 
 from sparring.methods.base import Agent, Session
-from sparring.methods.coevolving_agents import evaluate, improve, solutions, start
+from sparring.methods.coevolving_agents import evaluate, improve, play, solutions, start
 from sparring.synthesis.curriculum import CoEvolveConfig, begin, draw_tasks, extend, notice, observe
 
 
@@ -25,7 +25,7 @@ def coevolving_agents_and_tasks(session: Session) -> Agent:
 
     for number in range(1, config.loop.rounds + 1):
         tasks = draw_tasks(curriculum, num_tasks, session.seed, number, evolve.synthesis)
-        f_tgt, f_fail = session.rollouts([duo.target, duo.partner], number, tasks=tasks)
+        f_tgt, f_fail = play(session, duo, experts, number, tasks=tasks)
         experts = solutions(session, experts, [*f_tgt, *f_fail])
         duo = improve(session, duo, experts, f_tgt, f_fail, number, tasks=tasks)
 

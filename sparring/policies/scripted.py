@@ -6,19 +6,22 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 from sparring.core.errors import ConfigError
+from sparring.core.types import StopReason
 from sparring.policies.base import Episode, Reply
 
 
 class ScriptedPolicy:
     """Plays what a function of the episode says."""
 
-    def __init__(self, choose: Callable[[Episode], str]) -> None:
-        """`choose` maps an episode to its next action; it must depend on nothing else."""
+    def __init__(self, choose: Callable[[Episode], str | None]) -> None:
+        """`choose` maps an episode to its next action, or to none, which ends it; it must depend on nothing else."""
         self._choose = choose
 
     def act(self, episodes: Sequence[Episode], *, lane: int = 0) -> list[Reply]:
         """Answer the current observation of each episode, in order."""
-        return [Reply(text=action, action=action) for action in map(self._choose, episodes)]
+        over = Reply(text="", action="", stop=StopReason.TURN_LIMIT)
+        chosen = map(self._choose, episodes)
+        return [over if action is None else Reply(text=action, action=action) for action in chosen]
 
     def close(self, episode_id: str) -> None:
         """Forget nothing: there is no memory."""
@@ -27,16 +30,16 @@ class ScriptedPolicy:
 class ReplayPolicy(ScriptedPolicy):
     """Plays recorded actions, task by task, for instance an expert's."""
 
-    def __init__(self, actions: Mapping[str, Sequence[str]], *, then: str = "") -> None:
+    def __init__(self, actions: Mapping[str, Sequence[str]], *, then: str | None = "") -> None:
         """Args:
         actions: task id → its actions, in order.
-        then: what is played once they are used up and the world has not ended the episode.
+        then: what is played once they are used up and the world has not ended the episode; none: nothing, it ends.
         """
         self._actions = actions
         self._then = then
         super().__init__(self._recorded)
 
-    def _recorded(self, episode: Episode) -> str:
+    def _recorded(self, episode: Episode) -> str | None:
         if episode.task.id not in self._actions:
             raise ConfigError(f"There are no recorded actions for task {episode.task.id!r}.")
         actions, turn = self._actions[episode.task.id], len(episode.turns)

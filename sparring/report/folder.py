@@ -17,7 +17,7 @@ from sparring.core.journal import read_journal
 from sparring.core.phases import DONE, Phase
 
 _PHASE = re.compile(
-    r"(?:round-(?P<round>\d+)/)?(?:(?P<made>synthesis)|(?P<act>sft|rollout|evaluate|train|check)-(?P<agent>[a-z_]+).*)"
+    r"(?:round-(?P<round>\d+)/)?(?:(?P<made>synthesis)|(?P<act>sft|rollout|branch|score|evaluate|train|check)-(?P<agent>[a-z_]+).*)"
 )
 
 
@@ -31,7 +31,7 @@ class PhaseFolder:
     """For instance `round-1/rollout-target`."""
     round: int
     act: str
-    """`sft`, `rollout`, `evaluate`, `train`, `check` or `synthesis`."""
+    """`sft`, `rollout`, `branch`, `score`, `evaluate`, `train`, `check` or `synthesis`."""
     agent: str
     path: Path
     """The real folder; the same for all arms that share the phase."""

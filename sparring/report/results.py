@@ -1,6 +1,7 @@
 """Finished runs come in as folders, compact JSON to commit goes out; from that JSON, `docs/results.md`.
 
     python -m sparring.report.results export runs/study/* docs/results/study.json
+    python -m sparring.report.results export docs/results/study.json runs/more-seeds docs/results/study.json
     python -m sparring.report.results render
 
 What is committed is enough to make every published number again: the reward per method, seed, round and task, what the
@@ -45,13 +46,16 @@ ROLLOUT_KEYS = ("num", "mean", "success", "failures", "failure_mean", "hard_shar
 TRAINING_KEYS = ("accuracy", "margin", "delta_chosen")
 
 
-def export(run_dirs: Sequence[Path]) -> dict[str, Any]:
+def export(sources: Sequence[Path]) -> dict[str, Any]:
     """Return the results of finished runs of one recipe, each with seeds of its own, as one study in compact format.
+
+    Args:
+        sources: the runs' folders; or compact files of seeds that were exported before.
 
     Raises:
         DataError: a run is not finished, a file of it can't be read, or the runs are not of one recipe.
     """
-    first, *others = sorted((_export_run(run_dir) for run_dir in run_dirs), key=lambda study: study["seeds"])
+    first, *others = sorted(map(_export_source, sources), key=lambda study: study["seeds"])
     for other in others:
         differing = [key for key in first if key not in ("seeds", "arms", "revision") and first[key] != other[key]]
         if differing:
@@ -66,6 +70,13 @@ def export(run_dirs: Sequence[Path]) -> dict[str, Any]:
             first["arms"][name]["seeds"] |= arm["seeds"]
     del first["seeds"]
     return first
+
+
+def _export_source(source: Path) -> dict[str, Any]:
+    if not source.is_file():
+        return _export_run(source)
+    known = read_compact(source)
+    return {**known, "seeds": list(dict.fromkeys(seed for arm in known["arms"].values() for seed in arm["seeds"]))}
 
 
 def _export_run(run_dir: Path) -> dict[str, Any]:
@@ -218,7 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     exporting = commands.add_parser("export", help="write finished runs' results as compact JSON")
-    exporting.add_argument("runs", type=Path, nargs="+", help="the run's folder; several, if each ran other seeds")
+    exporting.add_argument(
+        "runs", type=Path, nargs="+", help="the run's folder, or an earlier export; several, if each has other seeds"
+    )
     exporting.add_argument("file", type=Path, help="for instance docs/results/study.json")
     rendering = commands.add_parser("render", help="write docs/results.md from compact JSON")
     rendering.add_argument("files", type=Path, nargs="*", help="default: docs/results/*.json")

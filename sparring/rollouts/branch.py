@@ -31,3 +31,12 @@ class Branch:
         """Return what the agent saw after a number of turns, at most `turn`."""
         turns = self.of.turns
         return turns[num_turns].observation if num_turns < len(turns) else self.of.final_observation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What is done inside another episode, action by action, whatever the world answers."""
+
+    branch: Branch
+    actions: tuple[str, ...]
+    """The episode ends with the last, where the world has not ended it before."""

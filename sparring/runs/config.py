@@ -15,6 +15,7 @@ from sparring.analysis.statistics import EvalConfig
 from sparring.core.convert import check_values, to_dict
 from sparring.core.errors import ConfigError
 from sparring.data.chat import ChatConfig
+from sparring.data.late import LateConfig
 from sparring.data.pairs import PairConfig
 from sparring.data.pivots import PivotConfig
 from sparring.engines.config import EngineConfig
@@ -83,6 +84,8 @@ class Config:
     """How trajectories become preference pairs."""
     pivot: PivotConfig = field(default_factory=PivotConfig)
     """Pairs that begin where near misses went wrong (ETO, Co-Evolving Agents)."""
+    late: LateConfig = field(default_factory=LateConfig)
+    """Episodes of the failure agent that begin late in experts' episodes (Co-Evolving Agents)."""
     partner: PartnerConfig = field(default_factory=PartnerConfig)
     """The target agent's partner (Co-Evolving Agents)."""
     fail: FailConfig = field(default_factory=FailConfig)

@@ -8,9 +8,9 @@ are done once, in the seed's `shared` folder, and linked.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from sparring.learning.trainer import compute_of
 from sparring.methods.base import Agent
 from sparring.models.memory import out_of_memory
 from sparring.policies.factory import Sampling
+from sparring.policies.scripted import ScriptedPolicy
 from sparring.rollouts.episodes import EpisodeSpec
 from sparring.rollouts.loop import count_lanes
 from sparring.rollouts.stage import Part, Stage, played
@@ -150,6 +151,18 @@ class PhaseRunner:
             settings = (*settings, self.config.sampler)
         return self.phase(playing.name, shared_key=digest(settings, playing.specs) if agent.is_start else None)
 
+    def play_script(
+        self, name: str, specs: Sequence[EpisodeSpec], actions: Mapping[str, Sequence[str]]
+    ) -> list[Trajectory]:
+        """Do what is written down: episode's id → its actions, those of the turns that are given included."""
+        phase = self.phase(name)
+        if not phase.is_done:
+            policy = ScriptedPolicy(lambda one: next(iter(actions[one.id][len(one.turns) :]), None))
+            part = Part(make_policy=lambda: policy, specs=specs, phase=phase)
+            with self.timed(name), self.progress.phase(self.title(name), total=len(specs)) as bar:
+                replace(self._stage, is_free=False).play_phases([part], bar.advance)
+        return played(phase, specs)
+
     def play_attempts(
         self,
         agent_name: str,
@@ -212,6 +225,19 @@ class PhaseRunner:
             learner, chat = self._learner(agent)
             compute = compute_of(self.config.rl, self.config.rollout.temperature)
             return score(learner, trajectories, Encoder(chat), path, compute)
+
+    def likelihoods(self, agent: Agent, trajectories: Sequence[Trajectory], name: str) -> Mapping[str, float]:
+        """Ask an agent for the mean log-probability of trajectories' action tokens; a phase of its own."""
+        phase = self.phase(name)
+        if not phase.is_done:
+            self._check(agent)
+            with self.timed(name), self.progress.phase(self.title(name)):
+                learner, chat = self._learner(agent)
+                compute = compute_of(self.config.dpo, temperature=1.0)
+                scores = score(learner, trajectories, Encoder(chat), phase.path / SCORES / "agent.safetensors", compute)
+                phase.finish({"mean_logprobs": {one: row.mean().item() for one, row in scores.logprobs.items()}})
+        drop_state(phase)
+        return phase.result()["mean_logprobs"]
 
     def _learner(self, agent: Agent) -> tuple[Learner, Chat]:
         seed = derive_seed(self.seed, "adapter", agent.name)

@@ -197,6 +197,10 @@ def _check_arm(arm: Arm, where: str) -> None:
         raise ConfigError(
             f"{where}loop.buffer_rounds: with a pool of tasks each round's trajectories count once; leave it 1."
         )
+    if config.late.num and METHODS[arm.method].has_partner and config.partner.kind == "scripted":
+        raise ConfigError(
+            f"{where}late.num: a scripted partner does not play on. Leave it 0, or take another partner.kind."
+        )
     check_servers(config.sampler, config.vllm, where)
     check_tinker(arm, where)
     if config.sampler.kind == "vllm" and METHODS[arm.method].trains and not (config.lora.rank or config.vllm.launch):

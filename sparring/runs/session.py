@@ -37,7 +37,7 @@ from sparring.synthesis.curriculum import SynthesisResult
 
 if TYPE_CHECKING:
     from sparring.learning.objectives import LossConfig
-    from sparring.rollouts.branch import Branch
+    from sparring.rollouts.branch import Branch, Script
     from sparring.synthesis.curriculum import Curriculum
     from sparring.synthesis.pool import PoolEvent
     from sparring.synthesis.signals import Pattern
@@ -139,20 +139,39 @@ class Session:
         return found
 
     def branch(
-        self, agent: Agent, round_number: int, branches: Sequence[Branch], *, num_per_branch: int
+        self, agent: Agent, round_number: int, branches: Sequence[Branch], *, num_per_branch: int, name: str = ""
     ) -> list[Trajectory]:
         """Let the agent play on inside other episodes, sampled."""
-        phase = f"round-{round_number}/branch-{agent.name}"
+        phase = f"round-{round_number}/branch-{agent.name}" + (f"-{name}" if name else "")
         specs = branch_specs(phase, branches, agent=agent.name, num_per_branch=num_per_branch)
         playing = Playing(agent=agent, name=phase, specs=specs)
         (played,) = self._play([playing], temperature=self.config.rollout.temperature, watched=None)
+        self._warn_of_diverged(phase, played)
+        return played
+
+    def script(self, round_number: int, scripts: Sequence[Script], *, is_refreshed: bool = False) -> list[Trajectory]:
+        """Do given actions inside other episodes, as the partner."""
+        phase = f"round-{round_number}/branch-partner-script" + ("-refreshed" if is_refreshed else "")
+        specs = branch_specs(phase, [one.branch for one in scripts], agent="partner", num_per_branch=1)
+        done = {
+            spec.id: (*actions(script.branch.of)[: script.branch.turn], *script.actions)
+            for spec, script in zip(specs, scripts, strict=True)
+        }
+        played = self._runner.play_script(phase, specs, done)
+        self._warn_of_diverged(phase, played)
+        return played
+
+    def likelihoods(self, agent: Agent, round_number: int, trajectories: Sequence[Trajectory]) -> Mapping[str, float]:
+        """Ask the agent how likely it is to act so: trajectory id → mean log-probability of an action token."""
+        return self._runner.likelihoods(agent, trajectories, f"round-{round_number}/score-{agent.name}")
+
+    def _warn_of_diverged(self, phase: str, played: Sequence[Trajectory]) -> None:
         diverged = [one for one in played if one.stop is StopReason.DIVERGED]
         if diverged:
             self.warn(
                 f"{phase}: {len(diverged)} of {len(played)} branches were dropped, since the world is not the same "
                 f"twice ({diverged[0].error})."
             )
-        return played
 
     def sample(self, agent: Agent, round_number: int, *, tasks: Sequence[Task], num_per_task: int) -> list[Trajectory]:
         """Let the agent play tasks several times each, and keep the log-probabilities it sampled at."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from sparring.core.types import StopReason, Task, Trajectory
-from sparring.policies.base import AnyPolicy, Episode, Reply
-from sparring.policies.scripted import ScriptedPolicy
+from sparring.core.types import Task, Trajectory
+from sparring.policies.base import AnyPolicy
+from sparring.policies.scripted import ReplayPolicy, ScriptedPolicy
 
 
 class Purpose(StrEnum):
@@ -95,24 +95,14 @@ class Arena:
         return [played[i * num : (i + 1) * num] for i in range(len(tasks))]
 
 
-class ReferencePolicy:
-    """Plays each task's reference and then ends the episode: waiting for the turn limit would show nothing more."""
+def reference_policy(references: Mapping[str, Sequence[str]]) -> ReplayPolicy:
+    """Return a policy that plays each task's reference and ends the episode: to wait for the turn limit shows nothing
+    more.
 
-    def __init__(self, references: Mapping[str, Sequence[str]]) -> None:
-        """`references`: task id → actions."""
-        self._references = references
-
-    def act(self, episodes: Sequence[Episode], *, lane: int = 0) -> list[Reply]:
-        """Answer with each episode's next action."""
-        return [self._next(self._references[episode.task.id], len(episode.turns)) for episode in episodes]
-
-    def close(self, episode_id: str) -> None:
-        """Forget nothing: there is no memory."""
-
-    def _next(self, actions: Sequence[str], turn: int) -> Reply:
-        if turn < len(actions):
-            return Reply(text=actions[turn], action=actions[turn])
-        return Reply(text="", action="", stop=StopReason.TURN_LIMIT)
+    Args:
+        references: task id → actions.
+    """
+    return ReplayPolicy(references, then=None)
 
 
 def empty_policy() -> ScriptedPolicy:

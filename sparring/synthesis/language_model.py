@@ -34,7 +34,7 @@ from sparring.synthesis.answers import (
     parse_ideas,
     parse_reflection,
 )
-from sparring.synthesis.arena import Arena, Purpose, ReferencePolicy
+from sparring.synthesis.arena import Arena, Purpose, reference_policy
 from sparring.synthesis.proposals import Findings, Proposal, Proposed, origin_of
 from sparring.synthesis.signals import Flag, draw
 
@@ -214,7 +214,7 @@ class LanguageModelSynthesiser:
             wanting = [one for one in expeditions if place < len(one.ideas)]
             affordable = [one for number, one in enumerate(wanting, start=1) if arena.affords(number)]
             counts["dropped: budget"] += len(wanting) - len(affordable)
-            policy = ReferencePolicy({one.start.id: one.ideas[place].actions for one in affordable})
+            policy = reference_policy({one.start.id: one.ideas[place].actions for one in affordable})
             played = arena.play(Purpose.EXPLORE, policy, [one.start for one in affordable])
             for one, (episode,) in zip(affordable, played, strict=True):
                 task = _relabelled(self._world.relabel, episode, one.ideas[place].query)

@@ -19,7 +19,7 @@ from sparring.core.types import Task, Trajectory
 from sparring.envs.synthesis import Synthesis
 from sparring.policies.base import AnyPolicy
 from sparring.policies.scripted import RandomPolicy
-from sparring.synthesis.arena import Arena, Purpose, ReferencePolicy, empty_policy
+from sparring.synthesis.arena import Arena, Purpose, empty_policy, reference_policy
 from sparring.synthesis.checks import (
     QUARANTINED,
     Reason,
@@ -243,7 +243,7 @@ def _replay(candidates: Sequence[_Candidate], ground: Ground, arena: Arena, conf
 def _play_references(
     candidates: Sequence[_Candidate], arena: Arena, actions: Callable[[_Candidate], tuple[str, ...]]
 ) -> list[tuple[_Candidate, Trajectory]]:
-    policy = ReferencePolicy({one.task.id: actions(one) for one in candidates})
+    policy = reference_policy({one.task.id: actions(one) for one in candidates})
     played = arena.play(Purpose.REPLAY, policy, [one.task for one in candidates])
     return [(candidate, episodes[0]) for candidate, episodes in zip(candidates, played, strict=True)]
 
