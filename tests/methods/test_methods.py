@@ -390,3 +390,21 @@ def test_large_models_stay_alive_as_memory_is_estimated(
     monkeypatch.setattr(FullEngine, "_load", counted)
     run_recipe(make_recipe(model_folder, "sft", arm), tmp_path, SilentProgress(), with_report=False)
     assert max(alive) == most
+
+
+def test_arms_may_start_from_models_of_their_own(model_folder: Path, tmp_path: Path) -> None:
+    """One larger agent beside two agents of the small model: nothing of one model's start is taken for the other's."""
+    larger = tmp_path / "larger"
+    save_model(tiny_model("qwen3", head_dim=32, seed=1), tiny_tokenizer("chatml"), larger)
+    arms = {"coevolving_agents": ARMS["coevolving_agents"], "large": {"method": "sft", "model": {"path": str(larger)}}}
+    recipe = make_recipe(model_folder, arms=arms, loop={"rounds": 1})
+    run_recipe(recipe, tmp_path / "run", SilentProgress(), with_report=True)
+    weights = {
+        arm: load_file(tmp_path / f"run/seed-0/{arm}/sft-target/checkpoint/model.safetensors") for arm in recipe.arms
+    }
+    sizes = {arm: sum(tensor.numel() for tensor in found.values()) for arm, found in weights.items()}
+    assert sizes["large"] > sizes["coevolving_agents"]
+    alone = make_recipe(larger, "sft")
+    run_recipe(alone, tmp_path / "alone", SilentProgress(), with_report=False)
+    same = load_file(tmp_path / "alone/seed-0/sft/sft-target/checkpoint/model.safetensors")
+    assert all(bool((same[name] == tensor).all()) for name, tensor in weights["large"].items())
