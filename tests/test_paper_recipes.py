@@ -21,6 +21,7 @@ WORLDS = {"webshop": (), "scienceworld": ("lifespan-longest-lived",), "intercode
 """World → the types of task that are played, the short ones."""
 MAX_CONTEXT = 12_000
 ROWS = {"sft": "SFT", "rft": "RFT", "ppo": "PPO", "eto": "ETO", "positive": "Positive agent"}
+ROWS["ipr"] = "IPR"
 ROWS["coevolving_agents"] = "Co-Evolving Agents"
 
 
@@ -35,9 +36,15 @@ def test_a_recipe_says_what_the_paper_says(world: str) -> None:
     for arm in recipe.arms.values():
         config = arm.config
         assert (config.sft.lr, config.sft.epochs, config.sft.batch_size, config.sft.schedule) == (2e-5, 3, 64, "cosine")
-        assert (config.dpo.lr, config.dpo.epochs, config.dpo.batch_size, config.loss.beta) == (1e-6, 3, 32, 0.1)
-        assert (config.loop.later_lr, config.loop.later_beta) == (5e-7, 0.5)
-        assert config.loop.rounds == (5 if world == "intercode_sql" else 3)
+        assert (config.dpo.epochs, config.loss.beta) == (3, 0.1)
+        rates = (config.dpo.lr, config.loop.later_lr, config.loop.later_beta)
+        if arm.method == "ipr":
+            assert (config.dpo.batch_size, config.loop.rounds) == (48, 6)
+            assert rates == (3e-6, 3e-6, 0.1)
+            assert (config.ipr.num_steps, config.ipr.num_samples, config.ipr.min_gap) == (None, 5, 0.01)
+        else:
+            assert (config.dpo.batch_size, config.loop.rounds) == (32, 5 if world == "intercode_sql" else 3)
+            assert rates == (1e-6, 5e-7, 0.5)
         assert (config.loss.sft_reduction, config.partner.start) == ("sum", "independent")
         assert (config.rollout.num_per_task, config.rollout.num_tasks) == (1, None)
         assert (config.loss.expert_dpo, config.loss.expert_sft) == (0.5, 0.5)
@@ -70,6 +77,7 @@ def test_every_row_starts_and_ends(world: str, tmp_path: Path) -> None:
         "loop.rounds": 1,
         "ppo.rounds": 1,
         "rft.num_samples": 1,
+        "ipr.num_samples": 1,
         "eval.num_tasks": 1,
     }
     recipe = load_recipe(PAPER / f"{world}.toml", overrides)

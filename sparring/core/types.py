@@ -37,7 +37,8 @@ class PairKind(StrEnum):
     PARTNER_EXPERT = "partner>expert"
     FAILURE_FAILURE = "failure>failure"
     PIVOT = "pivot"
-    """From where a near miss went wrong: what leads to success over what it did."""
+    """Both sides begin alike, and what follows is compared: from where a near miss went wrong, what leads to success
+    over what it did; or from a step of an expert's on, its rest over the agent's (IPR)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

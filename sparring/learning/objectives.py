@@ -41,7 +41,7 @@ class LossConfig:
     failure_sft: Weight = 0.0
     """λ_SFT of failure–failure pairs."""
     pivot_dpo: Weight = 0.5
-    """λ_DPO of pivot pairs."""
+    """λ_DPO of pivot pairs, whose sides begin alike."""
     pivot_sft: Weight = 0.5
     """λ_SFT of pivot pairs."""
     sft_reduction: Literal["mean", "sum"] = "sum"

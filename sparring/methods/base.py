@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sparring.learning.objectives import LossConfig
     from sparring.methods.coevolving_agents import FailConfig, PartnerConfig
     from sparring.methods.grpo import GrpoConfig
+    from sparring.methods.ipr import IprConfig
     from sparring.methods.loop import EtoConfig, LoopConfig
     from sparring.methods.ppo import PpoConfig
     from sparring.methods.rft import RftConfig
@@ -66,6 +67,8 @@ class MethodConfig(HasCoEvolveSections, Protocol):
     def loop(self) -> LoopConfig: ...
     @property
     def eto(self) -> EtoConfig: ...
+    @property
+    def ipr(self) -> IprConfig: ...
     @property
     def rft(self) -> RftConfig: ...
     @property

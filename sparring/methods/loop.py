@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopConfig:
-    """The outer loop that ETO and Co-Evolving Agents share."""
+    """The outer loop that ETO, IPR and Co-Evolving Agents share."""
 
     rounds: Repeats = 3
     """Rounds of rollout and training (paper: 3 on WebShop and ScienceWorld, 5 on InterCodeSQL)."""

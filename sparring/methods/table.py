@@ -11,6 +11,7 @@ from sparring.methods.coevolving_agents import coevolving_agents
 from sparring.methods.coevolving_agents_and_tasks import coevolving_agents_and_tasks
 from sparring.methods.eto import eto
 from sparring.methods.grpo import grpo
+from sparring.methods.ipr import ipr
 from sparring.methods.ppo import ppo
 from sparring.methods.rft import rft
 from sparring.methods.sft import sft
@@ -27,7 +28,7 @@ class Method:
     trains: bool = True
     """It changes weights."""
     num_agents: int = 1
-    """Agents whose weights are needed by turns: a partner, or the start that a KL term holds on to, included."""
+    """Agents whose weights are needed by turns, included a partner, or the start: a KL term or IPR's steps ask it."""
     has_partner: bool = False
     """It trains a second agent, whose start `partner.checkpoint` may name."""
     is_on_policy: bool = False
@@ -41,6 +42,7 @@ METHODS: Mapping[str, Method] = {
     "sft": Method(run=sft, label="SFT"),
     "rft": Method(run=rft, label="RFT"),
     "eto": Method(run=eto, label="ETO"),
+    "ipr": Method(run=ipr, label="IPR", num_agents=2),
     "coevolving_agents": Method(run=coevolving_agents, label="Co-Evolving Agents", num_agents=2, has_partner=True),
     "ppo": Method(run=ppo, label="PPO", num_agents=2, is_on_policy=True),
     "grpo": Method(run=grpo, label="GRPO", num_agents=2, is_on_policy=True),

@@ -40,6 +40,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "partner": ("coevolving_agents", BOTH),
     "fail": ("coevolving_agents", BOTH),
     "rft": ("rft",),
+    "ipr": ("ipr",),
     "grpo": ("grpo", "coevolve"),
     "ppo": ("ppo",),
     "rl": ("grpo", "ppo", "coevolve"),

@@ -24,6 +24,7 @@ from sparring.learning.objectives import LossConfig
 from sparring.learning.trainer import RlConfig, TrainConfig
 from sparring.methods.coevolving_agents import FailConfig, PartnerConfig
 from sparring.methods.grpo import GrpoConfig
+from sparring.methods.ipr import IprConfig
 from sparring.methods.loop import EtoConfig, LoopConfig
 from sparring.methods.ppo import PpoConfig
 from sparring.methods.rft import RftConfig
@@ -91,9 +92,11 @@ class Config:
     fail: FailConfig = field(default_factory=FailConfig)
     """The failure agent's own training set (Co-Evolving Agents)."""
     loop: LoopConfig = field(default_factory=LoopConfig)
-    """The outer loop (ETO, Co-Evolving Agents)."""
+    """The outer loop (ETO, IPR, Co-Evolving Agents)."""
     eto: EtoConfig = field(default_factory=EtoConfig)
     """ETO's loss weights."""
+    ipr: IprConfig = field(default_factory=IprConfig)
+    """Step-level pairs (IPR)."""
     rft: RftConfig = field(default_factory=RftConfig)
     """Rejection sampling (RFT)."""
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
@@ -155,7 +158,7 @@ class Arm:
     """A method under a name, with its config."""
 
     method: str
-    """`zero_shot`, `sft`, `rft`, `eto`, `coevolving_agents`, `ppo`, `grpo`, `coevolve`,
+    """`zero_shot`, `sft`, `rft`, `eto`, `ipr`, `coevolving_agents`, `ppo`, `grpo`, `coevolve`,
     `coevolving_agents_and_tasks`."""
     label: str
     """The name that tables and figures show."""

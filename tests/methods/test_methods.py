@@ -33,6 +33,7 @@ ARMS = {
     "sft": {"method": "sft"},
     "rft": {"method": "rft", "rft": {"num_samples": 2}},
     "eto": {"method": "eto"},
+    "ipr": {"method": "ipr"},
     "coevolving_agents": {"method": "coevolving_agents"},
     "frozen": {"method": "coevolving_agents", "partner": {"kind": "frozen", "start": "shared"}},
     "positive": {"method": "coevolving_agents", "partner": {"kind": "positive"}},
