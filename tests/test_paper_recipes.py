@@ -21,7 +21,7 @@ WORLDS = {"webshop": (), "scienceworld": ("lifespan-longest-lived",), "intercode
 """World → the types of task that are played, the short ones."""
 MAX_CONTEXT = 12_000
 ROWS = {"sft": "SFT", "rft": "RFT", "ppo": "PPO", "eto": "ETO", "positive": "Positive agent"}
-ROWS["ipr"] = "IPR"
+ROWS |= {"ipr": "IPR", "frozen": "Frozen partner"}
 ROWS["coevolving_agents"] = "Co-Evolving Agents"
 
 
