@@ -76,6 +76,45 @@ def test_failure_agent_s_training_is_counted_apart_and_within_the_total(compact)
     assert partner == f"{1.7 * (2 * 55 + 61):,.0f}"
 
 
+def test_a_method_s_episodes_and_steps_stand_beside_its_result(compact):
+    """Two rounds of twelve episodes by each agent; a start of 40 steps and two trainings of 6 for each agent."""
+    lines = render([compact]).splitlines()
+    head = next(line for line in lines if line.startswith("| method") and "optimizer steps" in line)
+    column = [cell.strip() for cell in head.split("|")].index("episodes")
+    found = {}
+    for label in ("SFT", "ETO", "Co-Evolving Agents", "frozen partner"):
+        row = next(line for line in lines if line.startswith(f"| {label} "))
+        found[label] = tuple(cell.strip() for cell in row.split("|")[column : column + 2])
+    assert found == {
+        "SFT": ("0", "40"),
+        "ETO": ("24", "52"),
+        "Co-Evolving Agents": ("48", "104"),
+        "frozen partner": ("48", "92"),
+    }
+
+
+def test_files_that_do_not_count_episodes_are_read(compact, tmp_path):
+    record = json.loads(compact.read_text())
+    for arm in record["arms"].values():
+        for seed in arm["seeds"].values():
+            del seed["episodes"], seed["steps"]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(record))
+    page = render([path])
+    assert "optimizer steps |" not in page and "| CPU-seconds" in page
+
+
+def test_second_rollouts_have_rows_of_their_own(tmp_path):
+    run_dir = RunFolder(tmp_path / "run", refreshes=True).write()
+    path = tmp_path / "x.json"
+    path.write_text(to_text(export([run_dir])))
+    seed = read_compact(path)["arms"]["coevolving_agents"]["seeds"]["0"]
+    assert seed["episodes"] == {"rollout-target": 24, "rollout-partner": 48}
+    rows = [line for line in render([path]).splitlines() if "| failure agent, second rollout" in line]
+    shares = [record["hard_share"]["0.6"] for record in seed["refreshed"]]
+    assert [row.split("|")[-4].strip() for row in rows] == [f"{100 * share:.0f} %" for share in shares]
+
+
 def test_words_of_a_person_stand_above_the_tables(compact):
     compact.with_suffix(".md").write_text("It went *well*.\n")
     page = render([compact])

@@ -12,6 +12,8 @@ from sparring.report.view import ArmResults, Results
 ACTS: Mapping[str, str] = {
     "sft": "Supervised start",
     "rollout": "Rollouts on training tasks",
+    "branch": "Episodes that begin inside others",
+    "score": "Likelihoods of what was played",
     "train": "Training on rollouts",
     "check": "Guard: training tasks before and after a training",
     "synthesis": "Synthesis of tasks",

@@ -84,7 +84,7 @@ def _row(episode: SampledEpisode, arms: dict[str, int], index: Any) -> list[Any]
     return [
         [arms[arm] for arm in episode.arms],
         episode.seed,
-        episode.act,
+        episode.kind,
         episode.agent,
         episode.round,
         trajectory.task.kind,

@@ -18,7 +18,7 @@ from sparring.report.series import MAX_MARKED, MAX_TICKS, thin
 from sparring.report.svg import Panel, Scale
 from sparring.report.text import between, percent, reward
 
-FOREST_WIDTH, FOREST_HEIGHT = 230.0, 26.0
+FOREST_WIDTH, FOREST_HEIGHT = 140.0, 26.0
 PANEL_WIDTH, PANEL_HEIGHT = 350.0, 230.0
 SMALL_WIDTH, SMALL_HEIGHT = 350.0, 138.0
 MAX_ROUND_TICKS = 12
@@ -239,9 +239,8 @@ def kind_class(kind: str) -> str:
 
 
 def kind_name(kind: str) -> str:
-    """Return what readers call a pair kind: `expert ≻ target`."""
-    chosen, _, rejected = kind.partition(">")
-    return f"{chosen} ≻ {rejected}"
+    """Return what readers call a pair kind: `expert ≻ target`, `pivot`."""
+    return kind.replace(">", " ≻ ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

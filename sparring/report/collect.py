@@ -18,7 +18,11 @@ MAX_WATCHED = 6
 """Rounds whose rollouts are kept whole where asked for, the last ones: policy gradient has hundreds."""
 
 SetKey = tuple[str, str, str, int]
-"""(arm, act, agent, round); act is `rollout` or `evaluate`."""
+"""(arm, kind, agent, round); the kind of phase is `evaluate`, `rollout`, `rollout-refreshed`, `branch`, …"""
+WATCHED = ("rollout", "rollout-refreshed", "branch-script", "branch-script-refreshed")
+"""Kinds of which an arm's episodes are kept whole where asked for."""
+PLAYED = ("rollout", "branch", "evaluate")
+"""Acts whose episodes the page shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +33,7 @@ class SampledEpisode:
     arms: tuple[str, ...]
     """All arms that share it."""
     seed: str
-    act: str
+    kind: str
     agent: str
     round: int
 
@@ -67,7 +71,7 @@ def collect(phases: Sequence[PhaseFolder], *, max_bytes: int, watch: Sequence[st
     episodes = Episodes()
     by_path: dict[Path, list[PhaseFolder]] = {}
     for phase in phases:
-        if phase.act in ("rollout", "evaluate") and (phase.path / TRAJECTORIES).exists():
+        if phase.act in PLAYED and (phase.path / TRAJECTORIES).exists():
             by_path.setdefault(phase.path, []).append(phase)
     sizes = {path: (path / TRAJECTORIES).stat().st_size for path in by_path}
     shares = allot(sizes, max_bytes)
@@ -79,17 +83,16 @@ def collect(phases: Sequence[PhaseFolder], *, max_bytes: int, watch: Sequence[st
         episodes.kinds |= {t.task.id: t.task.kind for t in trajectories}
         usable = counted(trajectories)
         for phase in sharing:
-            key = (phase.arm, phase.act, phase.agent, phase.round)
-            # A rollout repeated after the partner's update comes later by name, and takes the first one's place.
+            key = (phase.arm, phase.kind, phase.agent, phase.round)
             rewards = episodes.rewards.setdefault(key, {})
             rewards |= {(phase.seed, task): values for task, values in _by_task(usable).items()}
             is_late = phase.round > last[phase.arm] - MAX_WATCHED
-            if phase.arm in watch and phase.act == "rollout" and phase.seed == first_seed and is_late:
+            if phase.arm in watch and phase.kind in WATCHED and phase.seed == first_seed and is_late:
                 episodes.watched[key] = usable
         arms = tuple(dict.fromkeys(phase.arm for phase in sharing))
         one = sharing[0]
         episodes.sample += [
-            SampledEpisode(trajectory=t, arms=arms, seed=one.seed, act=one.act, agent=one.agent, round=one.round)
+            SampledEpisode(trajectory=t, arms=arms, seed=one.seed, kind=one.kind, agent=one.agent, round=one.round)
             for t in evenly(trajectories, shares[path] / max(1, sizes[path]))
         ]
     return episodes

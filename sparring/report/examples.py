@@ -13,7 +13,7 @@ from sparring.analysis.failures import is_hard
 from sparring.core.filters import is_success
 from sparring.core.records import read_trajectories
 from sparring.core.types import Task, Trajectory
-from sparring.report.collect import SetKey
+from sparring.report.collect import WATCHED, SetKey
 from sparring.report.view import ArmResults
 
 MAX_EXAMPLES = 4
@@ -64,7 +64,8 @@ def choose(
     found: list[tuple[float, Example]] = []
     for number in reversed(arm.record_rounds("rollouts", "target")):
         target = _failures(watched.get((arm.name, "rollout", "target", number), ()), success_eps)
-        partner = _failures(watched.get((arm.name, "rollout", "partner", number), ()), success_eps)
+        sets = (watched.get((arm.name, kind, "partner", number), ()) for kind in reversed(WATCHED))
+        partner = _failures(next(filter(None, sets), ()), success_eps)  # the last that it played
         for task_id, failure in target.items():
             other = partner.get(task_id)
             if arm.partner and other is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -12,7 +13,7 @@ from sparring.core.filters import is_success
 from sparring.report import charts
 from sparring.report.sections import Source
 from sparring.report.series import MAX_ROUNDS, shown_rounds
-from sparring.report.view import ArmResults
+from sparring.report.view import ArmResults, Played
 
 NUM_BINS = 20
 """Bins of a histogram over rewards from 0 to 1."""
@@ -24,47 +25,43 @@ def is_thinned(source: Source) -> bool:
 
 
 def landscape(source: Source) -> list[dict[str, Any]]:
-    """Draw the failures of each arm's training rollouts: per agent and round a histogram and hard-negative shares."""
+    """Draw the failures on training tasks: per arm, agent, purpose and round a histogram and shares."""
     sections = []
     for arm in source.results.arms.values():
-        sets = [
-            (agent, number, source.episodes.pooled((arm.name, "rollout", agent, number)))
-            for agent in arm.agents
-            for number in arm.record_rounds("rollouts", agent)
-        ]
-        sets = [entry for entry in sets if entry[2]]
+        sets = {
+            (played.kind, played.agent, number): values
+            for played in arm.played
+            for number in played.rounds
+            if (values := source.episodes.pooled((arm.name, played.kind, played.agent, number)))
+        }
         if not sets:
             continue
         eps = source.results.success_eps
-        counts = {(agent, number): histogram(r, num_bins=NUM_BINS, success_eps=eps) for agent, number, r in sets}
+        counts = {key: histogram(r, num_bins=NUM_BINS, success_eps=eps) for key, r in sets.items()}
         top = max(max(bins) for bins in counts.values())
-        panels = [
-            _landscape_panel(source, arm, agent, number, values, counts[agent, number], top)
-            for agent, number, values in sets
-        ]
-        sections.append(
-            {
-                "title": arm.label,
-                "rows": [_with_trend(arm, agent, [p for p in panels if p["agent"] == agent]) for agent in arm.agents],
-                "is_open": arm is source.results.featured or arm is source.results.first("eto"),
-            }
-        )
+        rows = []
+        for played in arm.played:
+            own = [key for key in sets if key[:2] == (played.kind, played.agent)]
+            panels = [_landscape_panel(source, arm, played, key[2], sets[key], counts[key], top) for key in own]
+            rows.append(_with_trend(arm, played, panels))
+        is_open = arm is source.results.featured or arm is source.results.first("eto")
+        sections.append({"title": arm.label, "rows": rows, "is_open": is_open})
     return sorted(sections, key=lambda section: not section["is_open"])
 
 
-def _with_trend(arm: ArmResults, agent: str, panels: list[dict[str, Any]]) -> dict[str, Any]:
+def _with_trend(arm: ArmResults, played: Played, panels: list[dict[str, Any]]) -> dict[str, Any]:
     """Add to an agent's histograms how its shares of hard negatives went on, where there are rounds to compare."""
     shares: dict[float, list[tuple[int, float]]] = {}
     for panel in panels:
         for at, share in panel["hard"]:
             if share is not None:
                 shares.setdefault(at, []).append((panel["round"], share))
-    title = f"{arm.agent_name(agent)}, hard negatives"
+    title = f"{played.name}, hard negatives"
     shown = shown_rounds([panel["round"] for panel in panels])
     has_trend = len(panels) > 1 and any(len(points) > 1 for points in shares.values())
-    drawing = charts.trend_panel(shares, agent, label=f"{arm.label}, {title}") if has_trend else None
+    drawing = charts.trend_panel(shares, played.agent, label=f"{arm.label}, {title}") if has_trend else None
     return {
-        "agent": agent,
+        "agent": played.agent,
         "panels": [p for p in panels if p["round"] in shown],
         "trend": drawing,
         "trend_title": title,
@@ -74,16 +71,16 @@ def _with_trend(arm: ArmResults, agent: str, panels: list[dict[str, Any]]) -> di
 def _landscape_panel(
     source: Source,
     arm: ArmResults,
-    agent: str,
+    played: Played,
     number: int,
     values: Sequence[float],
     counts: Sequence[int],
     top: int,
 ) -> dict[str, Any]:
-    eps = source.results.success_eps
+    eps, agent = source.results.success_eps, played.agent
     failed = [value for value in values if not is_success(value, eps)]
     mean = fmean(failed) if failed else None
-    name = f"{arm.agent_name(agent)}, round {number}"
+    name = f"{played.name}, round {number}"
     return {
         "agent": agent,
         "round": number,
@@ -101,27 +98,61 @@ def _landscape_panel(
     }
 
 
+def hard_negatives(source: Source) -> dict[str, Any] | None:
+    """Tabulate the share of hard negatives among the failures, by agent, purpose and round; means over seeds.
+
+    The numbers are those of `results.json`, so they are there still where the trajectories were deleted.
+    """
+    arms = list(source.results.arms.values())
+    records = [record for arm in arms for played in arm.played for own in played.records.values() for record in own]
+    thresholds = list(dict.fromkeys(at for record in records for at in record.get("hard_share", {})))
+    sections = [
+        {
+            "title": arm.label,
+            "rows": [
+                {
+                    "agent": played.agent,
+                    "name": played.name,
+                    "round": number,
+                    "num": played.mean_of(number, "num"),
+                    "failures": played.mean_of(number, "failures"),
+                    "mean": played.mean_of(number, "failure_mean"),
+                    "shares": [played.mean_of(number, "hard_share", at) for at in thresholds],
+                }
+                for played in arm.played
+                for number in shown_rounds(played.rounds)
+            ],
+        }
+        for arm in arms
+        if arm.played
+    ]
+    return {"sections": sections, "thresholds": thresholds} if sections and thresholds else None
+
+
 def shares(source: Source) -> list[dict[str, Any]]:
     """Split the episodes of each agent and round into success, hard negative and other failure."""
     rows = []
     for arm in source.results.arms.values():
         sets = [
-            ("rollout", agent, n) for agent in arm.agents for n in shown_rounds(arm.record_rounds("rollouts", agent))
+            (played.kind, played.agent, played.name, number, f"training tasks, round {number}")
+            for played in arm.played
+            for number in shown_rounds(played.rounds)
         ]
-        sets += [("evaluate", agent, arm.rounds(agent)[-1]) for agent in arm.agents if arm.rounds(agent)]
+        sets += [
+            ("evaluate", agent, arm.agent_name(agent), arm.rounds(agent)[-1], "held-out tasks, last round")
+            for agent in arm.agents
+            if arm.rounds(agent)
+        ]
         own = []
-        for act, agent, number in sets:
+        for kind, agent, name, number, where in sets:
             split = outcomes(
-                source.episodes.pooled((arm.name, act, agent, number)),
+                source.episodes.pooled((arm.name, kind, agent, number)),
                 threshold=source.thresholds[0],
                 success_eps=source.results.success_eps,
             )
             if split is not None:
-                where = f"training tasks, round {number}" if act == "rollout" else "held-out tasks, last round"
                 drawing = charts.outcome_bar(split, agent)
-                own.append(
-                    {"agent": agent, "name": arm.agent_name(agent), "where": where, "drawing": drawing, "split": split}
-                )
+                own.append({"agent": agent, "name": name, "where": where, "drawing": drawing, "split": split})
         if own:
             rows.append({"title": arm.label, "rows": own})
     return rows
@@ -131,15 +162,15 @@ def behaviour(source: Source) -> list[dict[str, Any]]:
     """Tabulate what the rollouts look like besides their rewards: variety, length, repetition, retries and faults."""
     rows = []
     for arm in source.results.arms.values():
-        for agent in arm.agents:
-            for number in shown_rounds(arm.record_rounds("rollouts", agent)):
-                pick = _picker(arm, agent, number)
+        for played in arm.played:
+            for number in shown_rounds(played.rounds):
+                pick = partial(played.mean_of, number)
                 num = pick("num")
                 rows.append(
                     {
                         "arm": arm.label,
-                        "agent": agent,
-                        "name": arm.agent_name(agent),
+                        "agent": played.agent,
+                        "name": played.name,
                         "round": number,
                         "num": num,
                         "distinct": _over(pick("distinct"), num),
@@ -151,10 +182,6 @@ def behaviour(source: Source) -> list[dict[str, Any]]:
                     }
                 )
     return rows
-
-
-def _picker(arm: ArmResults, agent: str, number: int) -> Callable[[str], float | None]:
-    return lambda key: arm.mean_of("rollouts", agent, number, key)
 
 
 def _over(part: float | None, whole: float | None) -> float | None:

@@ -17,7 +17,8 @@ from sparring.core.journal import read_journal
 from sparring.core.phases import DONE, Phase
 
 _PHASE = re.compile(
-    r"(?:round-(?P<round>\d+)/)?(?:(?P<made>synthesis)|(?P<act>sft|rollout|branch|score|evaluate|train|check)-(?P<agent>[a-z_]+).*)"
+    r"(?:round-(?P<round>\d+)/)?(?:(?P<made>synthesis)|"
+    r"(?P<act>sft|rollout|branch|score|evaluate|train|check|rejected)-(?P<agent>[a-z_]+)(?:-(?P<part>.+))?)"
 )
 
 
@@ -31,10 +32,18 @@ class PhaseFolder:
     """For instance `round-1/rollout-target`."""
     round: int
     act: str
-    """`sft`, `rollout`, `branch`, `score`, `evaluate`, `train`, `check` or `synthesis`."""
+    """`sft`, `rollout`, `branch`, `score`, `evaluate`, `train`, `check`, `rejected` (a training that was taken back) or
+    `synthesis`."""
     agent: str
+    part: str
+    """What sets it apart from the agent's other phases of this act in the round: `refreshed`; mostly empty."""
     path: Path
     """The real folder; the same for all arms that share the phase."""
+
+    @property
+    def kind(self) -> str:
+        """Act and part: `rollout`, `rollout-refreshed`, `branch`."""
+        return f"{self.act}-{self.part}" if self.part else self.act
 
 
 def list_phases(run_dir: Path, seeds: Sequence[str], arms: Sequence[str]) -> list[PhaseFolder]:
@@ -61,6 +70,7 @@ def _phases_of(run_dir: Path, seed: str, arm: str) -> Iterator[PhaseFolder]:
             round=int(match["round"] or 0),
             act=match["act"] or match["made"],
             agent=match["agent"] or "target",
+            part=match["part"] or "",
             path=_real_path(run_dir / f"seed-{seed}", arm, match[0]),
         )
         for path, match in parsed

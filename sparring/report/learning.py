@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from sparring.core.types import PairKind
 from sparring.report import charts
 from sparring.report.charts import Curve
 from sparring.report.folder import PhaseFolder, training_log
@@ -68,11 +69,11 @@ def curves(results: Results, phases: Sequence[PhaseFolder]) -> dict[str, Any] | 
     sections, kinds = [], []
     for arm in results.arms.values():
         for agent in arm.agents:
-            logs = steps_by_round(arm, agent, phases, lambda key: ">" in key)
+            logs = steps_by_round(arm, agent, phases, is_of_pairs)
             if not logs:
                 continue
             names = dict.fromkeys(
-                key.partition("/")[0] for log in logs.values() for line in log for key in line if ">" in key
+                key.partition("/")[0] for log in logs.values() for line in log for key in line if is_of_pairs(key)
             )
             kinds += names
             sections.append(
@@ -88,6 +89,12 @@ def curves(results: Results, phases: Sequence[PhaseFolder]) -> dict[str, Any] | 
     if not sections:
         return None
     return {"sections": sorted(sections, key=lambda section: not section["is_open"]), "kinds": _legend(kinds)}
+
+
+def is_of_pairs(key: str) -> bool:
+    """Say whether a metric is of a kind of pair: `expert>target/accuracy`, `pivot/margin`."""
+    kind, slash, _ = key.partition("/")
+    return bool(slash) and kind in set(PairKind)
 
 
 def steps_by_round(

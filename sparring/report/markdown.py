@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -10,11 +11,12 @@ from sparring.analysis.failures import compare_failures
 from sparring.analysis.statistics import Interval, SeedRewards, bootstrap_mean, paired_difference, summarise, to_table
 from sparring.core.filters import is_success
 from sparring.report.series import shown_rounds
-from sparring.report.text import NOTHING, between, percent, reward
+from sparring.report.text import NOTHING, between, percent, reward, whole
 from sparring.report.view import ArmResults, Results, results_from_json
+from sparring.report.work import mean_count
 
-Seed = Mapping[str, Any]
-
+PARTNER_TRAINING = ("sft-partner", "train-partner")
+"""Kinds of phase in which the partner is trained."""
 MAX_COLUMNS = 12
 """Rounds up to which each is a column; of more, some, evenly spaced."""
 
@@ -56,7 +58,10 @@ def render_study(record: Mapping[str, Any], words: str = "") -> str:
     if any(len(arm.rounds()) > 1 for arm in results.arms.values()):
         parts += ["**Held-out reward by round** (Figure 3 of the paper)", _rounds(results)]
     if any(arm.record_rounds("rollouts", "target") for arm in results.arms.values()):
-        parts += ["**Rollouts on training tasks**: failures, and the hard negatives among them", _rollouts(results)]
+        parts += [
+            "**Rollouts on training tasks**: failures, and the share of hard negatives among them",
+            _rollouts(results),
+        ]
     figure = _figure_two(results)
     if figure:
         parts += [
@@ -90,11 +95,8 @@ def _reductions(record: Mapping[str, Any]) -> list[str]:
 
 def _headline(record: Mapping[str, Any], results: Results) -> str:
     head = ["method", "mean reward", "success", *(f"− {other.label}" for other in results.references)]
-    cpu = {name: _cpu(record["arms"][name]["seeds"]) for name in results.arms}
-    has_cpu = any(total is not None for total, _ in cpu.values())
-    has_partner = any(partner is not None for _, partner in cpu.values())
-    head += ["CPU-seconds"] if has_cpu else []
-    head += ["of which training the failure agent"] if has_partner else []
+    costs = [column for column in _costs(record) if any(number is not None for number in column[1].values())]
+    head += [name for name, _ in costs]
     rows = []
     for name, arm in results.arms.items():
         summary = summarise(arm.final(), results.success_eps, num_resamples=results.num_resamples)
@@ -104,10 +106,31 @@ def _headline(record: Mapping[str, Any], results: Results) -> str:
             f"{percent(summary.success)} {between(summary.success_ci_low, summary.success_ci_high, as_percent=True)}",
         ]
         row += [_gap(results, arm, other) for other in results.references]
-        row += [_seconds(cpu[name][0])] if has_cpu else []
-        row += [_seconds(cpu[name][1])] if has_partner else []
+        row += [whole(numbers[name]) for _, numbers in costs]
         rows.append(row)
     return table(head, rows)
+
+
+def _costs(record: Mapping[str, Any]) -> Sequence[tuple[str, Mapping[str, float | None]]]:
+    """Return the columns on what a method took, each by arm and a mean per seed; None where nothing is known.
+
+    Files that were written before episodes and steps were counted know the CPU-seconds alone.
+    """
+    names = ("episodes", "optimizer steps", "CPU-seconds", "of which training the failure agent")
+    found: list[tuple[str, dict[str, float | None]]] = [(name, {}) for name in names]
+    for name, arm in record["arms"].items():
+        seeds = list(arm["seeds"].values())
+        cpu = [seed["cpu_s"] for seed in seeds if seed.get("cpu_s")]
+        partner = [{key: cost for key, cost in one.items() if key in PARTNER_TRAINING} for one in cpu]
+        counts = (
+            [seed.get("episodes") for seed in seeds],
+            [seed.get("steps") for seed in seeds],
+            cpu,
+            partner if any(partner) else [],
+        )
+        for (_, numbers), own in zip(found, counts, strict=True):
+            numbers[name] = mean_count(own)
+    return found
 
 
 def _gap(results: Results, arm: ArmResults, other: ArmResults) -> str:
@@ -121,19 +144,6 @@ def _shown(interval: Interval, *, signed: bool = False) -> str:
     if not interval.num:
         return NOTHING
     return f"{reward(interval.mean, signed=signed)} {between(interval.low, interval.high, signed=signed)}"
-
-
-def _cpu(seeds: Mapping[str, Seed]) -> tuple[float | None, float | None]:
-    """Return the mean CPU-seconds per seed, in all and of training the partner; None where nothing is known."""
-    known = [seed["cpu_s"] for seed in seeds.values() if seed.get("cpu_s")]
-    if not known:
-        return None, None
-    partner = [[cost for key, cost in cpu.items() if key in ("sft-partner", "train-partner")] for cpu in known]
-    return fmean(sum(cpu.values()) for cpu in known), (fmean(sum(p) for p in partner) if any(partner) else None)
-
-
-def _seconds(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:,.0f}"
 
 
 def _per_seed(results: Results) -> str:
@@ -162,40 +172,32 @@ def _mean(results: Results, rewards: SeedRewards) -> Interval:
 
 
 def _rollouts(results: Results) -> str:
-    arms = list(results.arms.values())
-    records = [
-        r
-        for arm in arms
-        for a in arm.agents
-        for n in arm.record_rounds("rollouts", a)
-        for r in arm.records("rollouts", a, n)
-    ]
-    thresholds = list(dict.fromkeys(at for record in records for at in record.get("hard_share", {})))
+    sets = [(arm, played, number) for arm in results.arms.values() for played in arm.played for number in played.rounds]
+    thresholds = list(
+        dict.fromkeys(
+            at for _, played, n in sets for record in played.records[n] for at in record.get("hard_share", {})
+        )
+    )
     head = ["method", "agent", "round", "mean reward", "success", "failures", "their mean reward"]
     head += [f"≥ {at}" for at in thresholds]
     rows = []
-    for arm in arms:
-        for agent in arm.agents:
-            for number in shown_rounds(arm.record_rounds("rollouts", agent)):
-                pick = _picker(arm, agent, number)
-                failures = pick("failures")
-                rows.append(
-                    [
-                        arm.label,
-                        arm.agent_name(agent),
-                        str(number),
-                        reward(pick("mean")),
-                        percent(pick("success")),
-                        NOTHING if failures is None else f"{failures:.0f}",
-                        reward(pick("failure_mean")),
-                        *(percent(pick("hard_share", at)) for at in thresholds),
-                    ]
-                )
+    for arm, played, number in sets:
+        if number not in shown_rounds(played.rounds):
+            continue
+        pick = partial(played.mean_of, number)
+        rows.append(
+            [
+                arm.label,
+                played.name,
+                str(number),
+                reward(pick("mean")),
+                percent(pick("success")),
+                whole(pick("failures")),
+                reward(pick("failure_mean")),
+                *(percent(pick("hard_share", at)) for at in thresholds),
+            ]
+        )
     return table(head, rows, text_columns=2)
-
-
-def _picker(arm: ArmResults, agent: str, number: int) -> Callable[..., float | None]:
-    return lambda *path: arm.mean_of("rollouts", agent, number, *path)
 
 
 def _figure_two(results: Results) -> str:

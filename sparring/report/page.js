@@ -78,7 +78,7 @@
   }
 
   const any = [["", "all"]];
-  const acts = { rollout: "training tasks", evaluate: "held-out tasks" };
+  const acts = { rollout: "training tasks", evaluate: "held-out tasks", "rollout-refreshed": "training tasks, second rollout", branch: "branches" };
   options("arm", [...any, ...data.arms.map((label, i) => [i, label]).filter(([i]) => episodes.some((e) => e.arms.includes(i)))]);
   options("agent", [...any, ...distinct("agent").reverse().map((a) => [a, a === "target" ? "target agent" : "partner"])]);
   options("act", [...any, ...distinct("act").map((a) => [a, acts[a] || a])]);
@@ -134,7 +134,7 @@
   function row(episode) {
     const methods = episode.arms.length > 2 && episode.arms.length === data.arms.length ? "all methods" : episode.arms.map((i) => data.arms[i]).join(", ");
     const reward = element("span", "reward " + outcome(episode), broken(episode) ? "broken" : episode.reward.toFixed(2));
-    const where = acts[episode.act] + (episode.round ? ", round " + episode.round : ", start");
+    const where = (acts[episode.act] || episode.act) + (episode.round ? ", round " + episode.round : ", start");
     const parts = [methods, where, episode.turns.length + " turns", episode.stop.replace("_", " ")];
     if (!form.querySelector(".of-seeds").hidden) parts.push("seed " + episode.seed);
     if (episode.retries) parts.push(episode.retries + (episode.retries === 1 ? " retry" : " retries"));

@@ -25,8 +25,9 @@ from sparring.report.charts import staircase
 from sparring.report.collect import collect
 from sparring.report.damage import content_of
 from sparring.report.folder import list_phases, read_costs
-from sparring.report.text import between, contribution_lines, count, notice_lines, percent, pool_lines, reward
+from sparring.report.text import between, contribution_lines, count, notice_lines, percent, pool_lines, reward, whole
 from sparring.report.view import Results, read_results
+from sparring.report.work import read_work
 
 HERE = Path(__file__).parent
 SAMPLE_BYTES = 24_000_000
@@ -76,6 +77,8 @@ def _sections(run_dir: Path, results: Results, thresholds: Sequence[float]) -> d
         results=results,
         episodes=episodes,
         thresholds=thresholds,
+        costs=read_costs(run_dir, phases),
+        work=read_work(phases),
     )
     listed, num_listed = browser.payload(episodes, results)
     return {
@@ -88,6 +91,7 @@ def _sections(run_dir: Path, results: Results, thresholds: Sequence[float]) -> d
         "threshold": thresholds[0],
         "landscape": failures.landscape(source),
         "is_thinned": failures.is_thinned(source),
+        "hard": failures.hard_negatives(source),
         "shares": failures.shares(source),
         "behaviour": failures.behaviour(source),
         "pairs": learning.pairs(results),
@@ -104,7 +108,7 @@ def _sections(run_dir: Path, results: Results, thresholds: Sequence[float]) -> d
         "listed": listed,
         "num_listed": num_listed,
         "num_episodes": episodes.num_total,
-        "costs": about.costs(results, read_costs(run_dir, phases)),
+        "costs": about.costs(results, source.costs),
         "versions": about.versions(read_object(versions)) if versions.exists() else [],
     }
 
@@ -126,6 +130,7 @@ def _environment() -> Environment:
         "spoken": browser.spoken,
         "count": count,
         "duration": duration,
+        "whole": whole,
     }
     environment.globals |= {
         "between": between,

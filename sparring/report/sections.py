@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -12,10 +12,14 @@ from sparring.analysis.statistics import Interval, SeedRewards, bootstrap_mean, 
 from sparring.report import charts
 from sparring.report.charts import RoundLine
 from sparring.report.collect import Episodes
+from sparring.report.folder import Costs
 from sparring.report.svg import domain
 from sparring.report.text import between, reward
 from sparring.report.view import ArmResults, Results
+from sparring.report.work import Work, mean_count
 
+COSTS = ("Episodes", "Optimizer steps", "CPU-seconds")
+"""What a method is said to have taken."""
 MAX_KINDS = 40
 """Task types up to which the page has a table by type."""
 
@@ -27,6 +31,9 @@ class Source:
     results: Results
     episodes: Episodes
     thresholds: Sequence[float]
+    costs: Costs
+    work: Mapping[tuple[str, str], Work]
+    """(seed, arm) → episodes and optimizer steps."""
 
     def interval(self, rewards: SeedRewards) -> Interval:
         """Average with an interval."""
@@ -67,8 +74,10 @@ def headline(source: Source) -> dict[str, Any]:
                 "gap_drawing": charts.forest(gap, gap_domain, class_, zero=True) if gap else "",
                 "others": compared,
                 "faults": sum(_faults(arm)),
+                "spent": _spent(source, arm),
             }
         )
+    spent = [name for name in COSTS if any(row["spent"][name][0] is not None for row in rows)]
     return {
         "rows": rows,
         "has_gap": bool(gaps),
@@ -78,7 +87,20 @@ def headline(source: Source) -> dict[str, Any]:
         "per_seed": _per_seed(arms) if results.num_seeds > 1 else None,
         "by_kind": _by_kind(source),
         "has_faults": any(row["faults"] for row in rows),
+        "spent": spent,
+        "partners": list(dict.fromkeys(arm.agent_name("partner") for arm in arms if arm.partner)),
     }
+
+
+def _spent(source: Source, arm: ArmResults) -> dict[str, tuple[float | None, float | None]]:
+    """Return what an arm took, a mean per seed: in all, and by its partner; None where nothing is known, or is none."""
+    works = [work for (_, name), work in source.work.items() if name == arm.name]
+    counts = {"Episodes": [work.episodes for work in works], "Optimizer steps": [work.steps for work in works]}
+    found = {
+        name: (mean_count(own), mean_count(own, "partner") if arm.partner else None) for name, own in counts.items()
+    }
+    whole, partner = source.costs.of(arm.name), source.costs.of(arm.name, agent="partner") if arm.partner else None
+    return {**found, "CPU-seconds": (whole.cpu if whole else None, partner.cpu if partner else None)}
 
 
 def _faults(arm: ArmResults) -> list[int]:

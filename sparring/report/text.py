@@ -254,6 +254,11 @@ def total(arm: ArmResults, section: str, number: int, *path: str) -> float:
     return sum(counts) / len(counts) if counts else 0.0
 
 
+def whole(value: float | None) -> str:
+    """Write a count, or a mean of counts, without a fraction: `1,204`."""
+    return NOTHING if value is None else f"{value:,.0f}"
+
+
 def count(value: float) -> str:
     """Write a count, or a mean of counts: `1,204`, `3.5`."""
     return f"{value:,.1f}".removesuffix(".0")

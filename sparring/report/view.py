@@ -21,8 +21,59 @@ PARTNER_NAMES: Mapping[str, str] = {
     "failure": "failure agent",
     "frozen": "frozen partner",
     "positive": "positive partner",
+    "scripted": "scripted partner",
 }
 """What readers call the second agent, by `partner.kind`."""
+
+SETS: Mapping[str, tuple[str, str]] = {
+    "rollouts": ("rollout", ""),
+    "refreshed": ("rollout-refreshed", "second rollout"),
+    "branches": ("branch", "branches"),
+}
+"""Section of `results.json` with episodes on training tasks → kind of phase, and what sets them apart for readers."""
+
+PARTS: Mapping[str, str] = {
+    "script": "scripted mistakes",
+    "script-refreshed": "scripted mistakes, second time",
+    "late": "late starts",
+    "steps": "at an expert’s step",
+    "scores": "after a step, to weigh it",
+}
+"""Part of a kind of phase with branches → what readers call these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """What one agent played on the training tasks for one purpose, over the rounds."""
+
+    agent: str
+    kind: str
+    """Of the phases: `rollout`, `rollout-refreshed`, `branch`, `branch-steps`."""
+    name: str
+    """What readers call it: `failure agent`, `failure agent, second rollout`."""
+    records: Mapping[int, Sequence[Mapping[str, Any]]]
+    """Round → summaries, one a seed."""
+
+    @property
+    def rounds(self) -> list[int]:
+        """List the rounds."""
+        return sorted(self.records)
+
+    def mean_of(self, number: int, *path: str) -> float | None:
+        """Average a value of a round's summaries over the seeds; None where no seed has it."""
+        return mean_over(self.records.get(number, ()), *path)
+
+
+def mean_over(records: Sequence[Mapping[str, Any]], *path: str) -> float | None:
+    """Average what lies at a path over records, those left out that have no number there; None where none has."""
+    values = []
+    for record in records:
+        value: Any = record
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, int | float):
+            values.append(float(value))
+    return fmean(values) if values else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +94,10 @@ class SeedResults:
     rollouts: Sequence[Mapping[str, Any]]
     pairs: Sequence[Mapping[str, Any]]
     training: Sequence[Mapping[str, Any]]
+    refreshed: Sequence[Mapping[str, Any]] = ()
+    """Rollouts that an agent played again in a round, after its own training was due."""
+    branches: Sequence[Mapping[str, Any]] = ()
+    """Episodes that began inside others; `part` sets an agent's purposes in a round apart."""
     pool: Sequence[Mapping[str, Any]] = ()
     """CoEvolve: the pool of tasks after each round."""
     synthesis: Sequence[Mapping[str, Any]] = ()
@@ -122,14 +177,30 @@ class ArmResults:
 
     def mean_of(self, section: str, agent: str, number: int, *path: str) -> float | None:
         """Average a value of those records over the seeds, None where no seed has it."""
-        values = []
-        for record in self.records(section, agent, number):
-            value: Any = record
-            for key in path:
-                value = value.get(key) if isinstance(value, Mapping) else None
-            if isinstance(value, int | float):
-                values.append(float(value))
-        return fmean(values) if values else None
+        return mean_over(self.records(section, agent, number), *path)
+
+    @property
+    def played(self) -> list[Played]:
+        """List what the arm's agents played on the training tasks: by agent, and of each agent by purpose."""
+        found: dict[tuple[str, str, str], dict[int, list[Mapping[str, Any]]]] = {}
+        for seed in self.seeds.values():
+            for section in SETS:
+                for record in getattr(seed, section):
+                    key = (record["agent"], section, str(record.get("part", "")))
+                    found.setdefault(key, {}).setdefault(record["round"], []).append(record)
+        agents = {agent: place for place, agent in enumerate(self.agents)}
+        order = list(SETS)
+        keys = sorted(found, key=lambda key: (agents.get(key[0], len(agents)), order.index(key[1]), key[2]))
+        return [self._played(*key, found[key]) for key in keys]
+
+    def _played(
+        self, agent: str, section: str, part: str, records: Mapping[int, Sequence[Mapping[str, Any]]]
+    ) -> Played:
+        kind, words = SETS[section]
+        name = ", ".join(filter(None, (self.agent_name(agent), PARTS.get(part, part) or words)))
+        return Played(
+            agent=agent, kind=f"{kind}-{part}" if part else kind, name=printable(name), records=records
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +334,8 @@ def _seed(content: Mapping[str, Any]) -> SeedResults:
         rollouts=_records(content, "rollouts"),
         pairs=_records(content, "pairs"),
         training=_records(content, "training"),
+        refreshed=_records(content, "refreshed"),
+        branches=_records(content, "branches"),
         pool=_records(content, "pool"),
         synthesis=_records(content, "synthesis"),
         checks=content.get("checks", []),
@@ -294,7 +367,7 @@ def _num_resamples(record: Mapping[str, Any]) -> int:
 
 
 def _partner(name: str, arm: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    sections = ("evaluations", "rollouts", "pairs")
+    sections = ("evaluations", *SETS, "pairs")
     has_one = any(
         record["agent"] == "partner"
         for seed in arm["seeds"].values()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from sparring.analysis.collapse import notices
 from sparring.analysis.failures import rewards_by_task, summarise_rollouts, to_json
 from sparring.core.convert import to_dict
 from sparring.core.filters import counted
-from sparring.core.phases import Phase
+from sparring.core.phases import DONE, Phase
 from sparring.core.records import read_trajectories
 from sparring.report.curriculum import round_numbers, summarise_curriculum
 from sparring.report.folder import agent_names, list_phases
@@ -59,7 +59,7 @@ def count_broken(recipe: Recipe, out: Path) -> dict[str, Any]:
 
 
 def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
-    names = ("evaluations", "rollouts", "refreshed", "pairs", "training", "checks")
+    names = ("evaluations", "rollouts", "refreshed", "branches", "pairs", "training", "checks")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     thresholds, eps = arm.config.analysis.hard_thresholds, arm.config.pairs.success_eps
     sampled: dict[int, dict[str, list[float]]] = {}
@@ -73,14 +73,12 @@ def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
                 rewards = {t.task.id: t.reward for t in sorted(counted(trajectories), key=lambda t: t.task.id)}
                 summary = to_json(summarise_rollouts(trajectories, thresholds, eps))
                 found["evaluations"].append({**key, **summary, "rewards": rewards})
-            for name, suffix in (("rollouts", ""), ("refreshed", "-refreshed")):
-                explored = Phase(folder / f"round-{number}" / f"rollout-{agent}{suffix}")
-                if explored.is_done:
-                    trajectories = explored.trajectories()
-                    summary = to_json(summarise_rollouts(trajectories, thresholds, eps))
-                    found[name].append({**key, **summary})
-                    if (name, agent) == ("rollouts", "target"):
-                        sampled[number] = rewards_by_task(trajectories)
+            for name, part, explored in _played(folder / f"round-{number}", agent):
+                trajectories = explored.trajectories()
+                summary = to_json(summarise_rollouts(trajectories, thresholds, eps))
+                found[name].append({**key, **({"part": part} if part else {}), **summary})
+                if (name, agent) == ("rollouts", "target"):
+                    sampled[number] = rewards_by_task(trajectories)
             trained = Phase(folder / f"round-{number}" / f"train-{agent}")
             if trained.is_done:
                 result = trained.result()
@@ -97,3 +95,14 @@ def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
         for notice in notices(found[section], tasks, drop=bounds.collapse_drop, rise=bounds.collapse_rise)
     ]
     return {**found, **summarise_curriculum(folder, sampled, eps)}
+
+
+def _played(folder: Path, agent: str) -> Iterator[tuple[str, str, Phase]]:
+    """Yield the finished phases in which an agent played training tasks in a round: section, part and phase."""
+    phases = [("rollouts", "", f"rollout-{agent}"), ("refreshed", "", f"rollout-{agent}-refreshed")]
+    branches = sorted(path.parent.name for path in folder.glob(f"branch-{agent}*/{DONE}"))
+    phases += [("branches", name.removeprefix(f"branch-{agent}").removeprefix("-"), name) for name in branches]
+    for section, part, name in phases:
+        phase = Phase(folder / name)
+        if phase.is_done:
+            yield section, part, phase

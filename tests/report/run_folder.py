@@ -69,6 +69,8 @@ class RunFolder:
     num_steps: int = 6
     is_hostile: bool = False
     evaluates_partner: bool = True
+    refreshes: bool = False
+    """The partner plays a second time in each round, after its training."""
     name: str = "quickstart"
     _timings: list[dict[str, Any]] = field(default_factory=list)
 
@@ -103,16 +105,21 @@ class RunFolder:
         for number in range(1, last + 1):
             played = {agent: self._rollout(results, arm, seed, number, agent) for agent in agents}
             trained = ["target"] if ARMS[arm].get("partner") == "frozen" else agents
-            for agent in trained if arm != "rft" else []:
+            for agent in reversed(trained) if arm != "rft" else []:
                 self._train(results, arm, seed, number, agent, played)
+                if agent == "partner" and self.refreshes:
+                    played["partner"] = self._rollout(results, arm, seed, number, "partner", part="-refreshed")
             for agent in agents if self.evaluates_partner else ["target"]:
                 self._evaluate(results, arm, seed, number, agent)
         return results
 
-    def _rollout(self, results: dict, arm: str, seed: int, number: int, agent: str) -> list[Trajectory]:
-        phase = f"round-{number}/rollout-{agent}"
+    def _rollout(
+        self, results: dict, arm: str, seed: int, number: int, agent: str, *, part: str = ""
+    ) -> list[Trajectory]:
+        phase = f"round-{number}/rollout-{agent}{part}"
         played = self._play(arm, seed, number, agent, "train", phase, spread=1.8)
-        results["rollouts"].append({"round": number, "agent": agent, **to_json(summarise_rollouts(played))})
+        section = results.setdefault("refreshed" if part else "rollouts", [])
+        section.append({"round": number, "agent": agent, **to_json(summarise_rollouts(played))})
         return played
 
     def _evaluate(self, results: dict, arm: str, seed: int, number: int, agent: str) -> None:
@@ -125,7 +132,7 @@ class RunFolder:
     def _play(
         self, arm: str, seed: int, number: int, agent: str, split: str, phase: str, *, spread: float
     ) -> list[Trajectory]:
-        done = number if split == "test" else number - 1
+        done = number if split == "test" or phase.endswith("-refreshed") else number - 1
         own = f"seed-{seed}/{arm}/{phase}"
         shared = None if done else f"seed-{seed}/shared/{phase.replace('/', '-')}-4567cdef"
         is_new = shared is None or self._claim(own, shared)

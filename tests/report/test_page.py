@@ -257,6 +257,34 @@ def test_sides_show_a_hard_negative_beside_a_worse_failure(run_dir):
     assert {side.trajectory.task.id for side in chosen[0].sides} == {chosen[0].task.id}
 
 
+def test_hard_negatives_are_shares_of_the_failures_and_each_rollout_has_its_row(tmp_path):
+    run_dir = RunFolder(tmp_path, refreshes=True).write()
+    page = Page(write_report(run_dir))
+    part = page.text[page.text.index("How many of the failures") : page.text.index("Success, hard negative")]
+    for name in ("failure agent", "failure agent, second rollout", "target agent"):
+        assert part.count(name) >= 2, name
+    results = read_results(run_dir)
+    phases = list_phases(run_dir, ["0"], list(results.arms))
+    episodes = collect(phases, max_bytes=0)
+    arm = results.arms["coevolving_agents"]
+    for played in arm.played:
+        for number in played.rounds:
+            rewards = episodes.pooled((arm.name, played.kind, played.agent, number))
+            failed = [reward for reward in rewards if reward < 1]
+            hard = sum(reward >= 0.6 for reward in failed) / len(failed)
+            assert played.mean_of(number, "hard_share", "0.6") == pytest.approx(hard)
+    first, again = (episodes.pooled((arm.name, kind, "partner", 2)) for kind in ("rollout", "rollout-refreshed"))
+    assert len(first) == len(again) and first != again
+
+
+def test_cost_stands_beside_each_result(page):
+    """Of each seed: two rounds of twelve episodes by two agents; two starts of 40 steps, four trainings of 6."""
+    rows = re.findall(r"<tr.*?</tr>", page.source[page.source.index('class="headline"') :], re.DOTALL)
+    (row,) = [row for row in rows if "Co-Evolving Agents" in row][:1]
+    cells = re.findall(r'data-name="(Episodes|Optimizer steps)">(\d+)<small>partner (\d+)', row)
+    assert cells == [("Episodes", "48", "24"), ("Optimizer steps", "104", "52")]
+
+
 def test_page_says_that_its_list_is_a_part(tmp_path, monkeypatch):
     monkeypatch.setattr("sparring.report.page.SAMPLE_BYTES", 20_000)
     page = Page(write_report(RunFolder(tmp_path).write()))
