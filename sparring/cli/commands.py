@@ -111,6 +111,9 @@ class ReportOptions:
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""
+    compare: tuple[Name, ...] = ()
+    """Two arms that are set side by side on the held-out tasks; none: the first ETO and the arm with the failure
+    agent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +238,7 @@ def report(options: ReportOptions, _: Mapping[str, Any]) -> None:
     if not (options.run / "config.json").is_file():
         raise DataError(f"{options.run}: is no run's folder (it has no config.json).")
     with _heard(quiet=True):
-        path = write_report(options.run)
+        path = write_report(options.run, options.compare)
     write(str(path))
 
 

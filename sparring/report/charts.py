@@ -306,10 +306,12 @@ def _split(points: Sequence[tuple[float, float]], breaks: Sequence[float]) -> li
 # ── Rewards along one episode ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def staircase(rewards: Sequence[float], agent: str, num_turns: int) -> Markup:
-    """Draw the best reward so far, turn by turn; `num_turns` fills the width."""
+def staircase(rewards: Sequence[float], agent: str, num_turns: int, parts_at: int = 0) -> Markup:
+    """Draw the best reward so far, turn by turn; `num_turns` fills the width, a line after turn `parts_at` divides."""
     panel = Panel.within(350, 64, (0, max(1, num_turns)), (0, 1), left=26, right=30, top=8, bottom=8)
     parts = [panel.y_axis(1)]
+    if parts_at:
+        parts.append(svg.line(panel.x(parts_at), panel.y.end, panel.x(parts_at), panel.y.start, "threshold"))
     points, last = [(0.0, 0.0)], 0.0
     for i, now in enumerate(rewards):
         points += [(i + 1.0, last), (i + 1.0, now)]

@@ -5,12 +5,13 @@ Trajectory files are read one after the other and only what is shown is kept, so
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparring.core.filters import counted
 from sparring.core.phases import TRAJECTORIES, Phase
+from sparring.core.records import read_trajectories
 from sparring.core.types import Trajectory
 from sparring.report.folder import PhaseFolder
 
@@ -51,18 +52,27 @@ class Episodes:
     """Episodes in the run's files, of which `sample` is a part."""
     watched: dict[SetKey, list[Trajectory]] = field(default_factory=dict)
     """All usable episodes of the sets that the caller asked for, of the first seed and the last rounds."""
+    found: dict[tuple[Path, str], Trajectory] = field(default_factory=dict)
+    """Folder and id → episode, of those that the caller asked for."""
 
     def pooled(self, key: SetKey) -> list[float]:
         """Return all rewards of a set."""
         return [reward for rewards in self.rewards.get(key, {}).values() for reward in rewards]
 
 
-def collect(phases: Sequence[PhaseFolder], *, max_bytes: int, watch: Sequence[str] = ()) -> Episodes:
+def collect(
+    phases: Sequence[PhaseFolder],
+    *,
+    max_bytes: int,
+    watch: Sequence[str] = (),
+    wanted: Sequence[Mapping[Path, Collection[str]]] = (),
+) -> Episodes:
     """Read every trajectory file once.
 
     Args:
         phases: of the run; those that play are read.
         max_bytes: size on disk of the sample, about; spread evenly over the files, and evenly inside each.
+        wanted: folder of a phase → ids of episodes that are kept whole.
         watch: arms whose rollouts with the first seed are kept whole, those of the last `MAX_WATCHED` rounds.
 
     Raises:
@@ -82,6 +92,8 @@ def collect(phases: Sequence[PhaseFolder], *, max_bytes: int, watch: Sequence[st
         episodes.num_total += len(trajectories)
         episodes.kinds |= {t.task.id: t.task.kind for t in trajectories}
         usable = counted(trajectories)
+        ids = {name for one in wanted for name in one.get(path, ())}
+        episodes.found |= {(path, t.id): t for t in trajectories if t.id in ids}
         for phase in sharing:
             key = (phase.arm, phase.kind, phase.agent, phase.round)
             rewards = episodes.rewards.setdefault(key, {})
@@ -96,6 +108,12 @@ def collect(phases: Sequence[PhaseFolder], *, max_bytes: int, watch: Sequence[st
             for t in evenly(trajectories, shares[path] / max(1, sizes[path]))
         ]
     return episodes
+
+
+def read_experts(run_dir: Path) -> list[Trajectory]:
+    """Read the experts' trajectories; a run may lack the file."""
+    path = run_dir / "experts.jsonl"
+    return read_trajectories(path) if path.exists() else []
 
 
 def allot(sizes: Mapping[Path, int], total: int) -> dict[Path, float]:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sparring.analysis.failures import is_hard
 from sparring.core.filters import is_success
-from sparring.core.records import read_trajectories
 from sparring.core.types import Task, Trajectory
 from sparring.report.collect import WATCHED, SetKey
 from sparring.report.view import ArmResults
@@ -45,7 +43,7 @@ class Example:
 
 
 def choose(
-    run_dir: Path,
+    experts: Sequence[Trajectory],
     arm: ArmResults,
     watched: Mapping[SetKey, Sequence[Trajectory]],
     *,
@@ -60,7 +58,7 @@ def choose(
     def hard(trajectory: Trajectory) -> bool:
         return is_hard(trajectory.reward, threshold, success_eps)
 
-    experts = _experts(run_dir)
+    ways = {one.task.id: one for one in experts}
     found: list[tuple[float, Example]] = []
     for number in reversed(arm.record_rounds("rollouts", "target")):
         target = _failures(watched.get((arm.name, "rollout", "target", number), ()), success_eps)
@@ -70,7 +68,7 @@ def choose(
             other = partner.get(task_id)
             if arm.partner and other is None:
                 continue
-            sides = [] if task_id not in experts else [Side(role="Expert", agent="expert", trajectory=experts[task_id])]
+            sides = [Side(role="Expert", agent="expert", trajectory=ways[task_id])] if task_id in ways else []
             sides.append(Side(role="Target agent’s failure", agent="target", trajectory=failure))
             if other is not None:
                 role = f"{arm.agent_name('partner')}’s {'hard negative' if hard(other) else 'failure'}"
@@ -97,11 +95,6 @@ def _failures(trajectories: Sequence[Trajectory], success_eps: float) -> dict[st
         if trajectory.task.id not in best or trajectory.reward > best[trajectory.task.id].reward:
             best[trajectory.task.id] = trajectory
     return best
-
-
-def _experts(run_dir: Path) -> dict[str, Trajectory]:
-    path = run_dir / "experts.jsonl"
-    return {t.task.id: t for t in read_trajectories(path)} if path.exists() else {}
 
 
 def _varied(examples: Sequence[Example]) -> list[Example]:

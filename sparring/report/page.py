@@ -20,11 +20,26 @@ from sparring.analysis.failures import AnalysisConfig
 from sparring.core.errors import DataError
 from sparring.core.journal import disk_errors, read_object
 from sparring.core.text import printable
-from sparring.report import about, browser, evolving, examples, failures, learning, reinforcement, sections, synthetic
+from sparring.report import (
+    about,
+    between_arms,
+    browser,
+    evolving,
+    examples,
+    failures,
+    learning,
+    pair_sides,
+    reinforcement,
+    sections,
+    synthetic,
+    updates,
+)
 from sparring.report.charts import staircase
-from sparring.report.collect import collect
+from sparring.report.collect import collect, read_experts
 from sparring.report.damage import content_of
-from sparring.report.folder import list_phases, read_costs
+from sparring.report.folder import PhaseFolder, list_phases, read_costs
+from sparring.report.kept_pairs import read_pairs, wanted_of
+from sparring.report.sections import Source
 from sparring.report.text import between, contribution_lines, count, notice_lines, percent, pool_lines, reward, whole
 from sparring.report.view import Results, read_results
 from sparring.report.work import read_work
@@ -34,9 +49,9 @@ SAMPLE_BYTES = 24_000_000
 """Trajectories read for the page's list, as they lie on the disk; on the page they take less than half of that."""
 
 
-def write_page(run_dir: Path) -> Path:
+def write_page(run_dir: Path, compare: Sequence[str] = ()) -> Path:
     """Write the page; see `sparring.report.write_report`."""
-    content = render(run_dir).encode("utf-8", "replace")  # A lone surrogate has no UTF-8.
+    content = render(run_dir, compare).encode("utf-8", "replace")  # A lone surrogate has no UTF-8.
     path = run_dir / "report.html"
     temporary = path.with_name("report.html.tmp")
     try:
@@ -49,8 +64,8 @@ def write_page(run_dir: Path) -> Path:
     return path
 
 
-def render(run_dir: Path) -> str:
-    """Return the page's HTML."""
+def render(run_dir: Path, compare: Sequence[str] = ()) -> str:
+    """Return the page's HTML; arguments as for `sparring.report.write_report`."""
     results = read_results(run_dir)
     with content_of(run_dir / "config.json"):
         config = read_object(run_dir / "config.json")
@@ -63,17 +78,21 @@ def render(run_dir: Path) -> str:
             "settings": about.settings(config, results),
         }
     with content_of(run_dir / "results.json"):
-        context |= _sections(run_dir, results, thresholds)
+        context |= _sections(run_dir, results, thresholds, compare)
         return _environment().get_template("page.html.j2").render(context)
 
 
-def _sections(run_dir: Path, results: Results, thresholds: Sequence[float]) -> dict[str, Any]:
+def _sections(run_dir: Path, results: Results, thresholds: Sequence[float], compare: Sequence[str]) -> dict[str, Any]:
     """Return what the page shows of the results and of the phases' files."""
     versions = run_dir / "versions.json"
     seeds = list(dict.fromkeys(seed for arm in results.arms.values() for seed in arm.seeds))
     phases = list_phases(run_dir, seeds, list(results.arms))
-    episodes = collect(phases, max_bytes=SAMPLE_BYTES, watch=[results.featured.name])
-    source = sections.Source(
+    pairs, duel = read_pairs(phases), between_arms.duel(results, compare)
+    shown = pair_sides.last_pairs(pairs)
+    wanted = [wanted_of(shown, phases), between_arms.wanted_of(duel, phases) if duel else {}]
+    episodes = collect(phases, max_bytes=SAMPLE_BYTES, watch=[results.featured.name], wanted=wanted)
+    experts = read_experts(run_dir)
+    source = Source(
         results=results,
         episodes=episodes,
         thresholds=thresholds,
@@ -82,34 +101,45 @@ def _sections(run_dir: Path, results: Results, thresholds: Sequence[float]) -> d
     )
     listed, num_listed = browser.payload(episodes, results)
     return {
-        "results": results,
-        "lede": sections.lede(source),
-        "contribution": contribution_lines(results),
-        "notices": notice_lines(results),
-        "headline": sections.headline(source),
-        "rounds": sections.rounds(source),
-        "threshold": thresholds[0],
-        "landscape": failures.landscape(source),
-        "is_thinned": failures.is_thinned(source),
-        "hard": failures.hard_negatives(source),
-        "shares": failures.shares(source),
-        "behaviour": failures.behaviour(source),
-        "pairs": learning.pairs(results),
-        "curves": learning.curves(results, phases),
-        "gradient": reinforcement.gradient(source, phases),
-        "pools": evolving.pools(results),
-        "pool_lines": pool_lines(results),
+        **_numbers(source, phases),
+        "updates": updates.reached(results, pairs, phases),
+        "pair_sides": pair_sides.choose(results, shown, phases, episodes.found, {one.id: one for one in experts}),
+        "duel": between_arms.show(duel, results, phases, episodes.found) if duel else None,
         "made": synthetic.choose(run_dir, results),
         "papers": about.papers(results),
-        "figure_two": failures.figure_two(source),
         "examples": examples.choose(
-            run_dir, results.featured, episodes.watched, threshold=thresholds[0], success_eps=results.success_eps
+            experts, results.featured, episodes.watched, threshold=thresholds[0], success_eps=results.success_eps
         ),
         "listed": listed,
         "num_listed": num_listed,
         "num_episodes": episodes.num_total,
         "costs": about.costs(results, source.costs),
         "versions": about.versions(read_object(versions)) if versions.exists() else [],
+    }
+
+
+def _numbers(source: Source, phases: Sequence[PhaseFolder]) -> dict[str, Any]:
+    """Return the tables and drawings."""
+    results = source.results
+    return {
+        "results": results,
+        "lede": sections.lede(source),
+        "contribution": contribution_lines(results),
+        "notices": notice_lines(results),
+        "headline": sections.headline(source),
+        "rounds": sections.rounds(source),
+        "threshold": source.thresholds[0],
+        "landscape": failures.landscape(source),
+        "is_thinned": failures.is_thinned(source),
+        "hard": failures.hard_negatives(source),
+        "shares": failures.shares(source),
+        "behaviour": failures.behaviour(source),
+        "figure_two": failures.figure_two(source),
+        "pairs": learning.pairs(results),
+        "curves": learning.curves(results, phases),
+        "gradient": reinforcement.gradient(source, phases),
+        "pools": evolving.pools(results),
+        "pool_lines": pool_lines(results),
     }
 
 

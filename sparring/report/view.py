@@ -198,9 +198,7 @@ class ArmResults:
     ) -> Played:
         kind, words = SETS[section]
         name = ", ".join(filter(None, (self.agent_name(agent), PARTS.get(part, part) or words)))
-        return Played(
-            agent=agent, kind=f"{kind}-{part}" if part else kind, name=printable(name), records=records
-        )
+        return Played(agent=agent, kind=f"{kind}-{part}" if part else kind, name=printable(name), records=records)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import math
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,8 @@ class RunFolder:
     evaluates_partner: bool = True
     refreshes: bool = False
     """The partner plays a second time in each round, after its training."""
+    branches: bool = False
+    """The target's failures are played on from their middle, and make pivot pairs."""
     name: str = "quickstart"
     _timings: list[dict[str, Any]] = field(default_factory=list)
 
@@ -236,6 +238,8 @@ class RunFolder:
     ) -> None:
         phase = f"round-{number}/train-{agent}"
         pairs = self._pairs(agent, played)
+        if agent == "target" and self.branches:
+            pairs += self._pivots(results, arm, seed, number, played["target"])
         counts = {kind.value: sum(pair.kind is kind for pair in pairs) for kind in PairKind}
         kinds = [kind for kind, count in counts.items() if count]
         log = [self._step(step, kinds, random.Random(f"{arm}/{seed}/{phase}/{step}")) for step in range(self.num_steps)]
@@ -262,6 +266,40 @@ class RunFolder:
             PreferencePair(kind=k, chosen=c, rejected=r, chosen_turns=len(c.turns), rejected_turns=len(r.turns))
             for k, c, r in sides
         ]
+
+    def _pivots(
+        self, results: dict, arm: str, seed: int, number: int, played: Sequence[Trajectory]
+    ) -> list[PreferencePair]:
+        """Play the failures on from their middle, with success: the same beginning, then the expert's way."""
+        phase, pairs = f"round-{number}/branch-target", []
+        for failure in (one for one in played if one.reward < 1 and len(one.turns) > 3):
+            turn = len(failure.turns) // 2
+            rest = self._expert(failure.task).turns[-2:]
+            seen = replace(rest[0], observation=failure.turns[turn].observation)
+            chosen = replace(
+                failure,
+                id=f"{phase}/{failure.task.id}/0/0",
+                turns=(*failure.turns[:turn], seen, *rest[1:]),
+                reward=1.0,
+                stop=StopReason.DONE,
+                num_given=turn,
+            )
+            rejected = replace(failure, id=f"{failure.id}@{turn}", num_given=turn)
+            num, most = len(chosen.turns), len(failure.turns)
+            pair = PreferencePair(
+                kind=PairKind.PIVOT,
+                chosen=chosen,
+                rejected=rejected,
+                chosen_turns=num,
+                rejected_turns=min(num + 1, most),
+            )
+            pairs.append(pair)
+        tries = [pair.chosen for pair in pairs]
+        self._jsonl(f"seed-{seed}/{arm}/{phase}/trajectories.jsonl", [trajectory_to_json(t) for t in tries])
+        self._done(f"seed-{seed}/{arm}/{phase}", {"num": len(tries)})
+        section = results.setdefault("branches", [])
+        section.append({"round": number, "agent": "target", **to_json(summarise_rollouts(tries))})
+        return pairs
 
     def _step(self, step: int, kinds: Sequence[str], rng: random.Random) -> dict[str, Any]:
         share = (step + 1) / self.num_steps
