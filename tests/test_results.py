@@ -115,6 +115,16 @@ def test_second_rollouts_have_rows_of_their_own(tmp_path):
     assert [row.split("|")[-4].strip() for row in rows] == [f"{100 * share:.0f} %" for share in shares]
 
 
+def test_figure_two_is_there_in_both_readings(compact):
+    page = render([compact])
+    alone, together = page.index("the target agents alone"), page.index("both agents together")
+    assert alone < together
+    assert "of these, the failure agent" in page[together:] and "of these, the frozen partner" in page[together:]
+    record = read_compact(compact)
+    for name, arm in record["arms"].items():
+        assert all(("figure_two" in seed) is name.startswith("coevolving") for seed in arm["seeds"].values()), name
+
+
 def test_words_of_a_person_stand_above_the_tables(compact):
     compact.with_suffix(".md").write_text("It went *well*.\n")
     page = render([compact])

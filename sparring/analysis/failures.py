@@ -189,6 +189,8 @@ class MethodFailures:
     """Failures on the tasks that are left."""
     num_episodes: int
     """Episodes on the tasks that are left."""
+    num_shared: int
+    """Failures on the tasks that every method fails."""
     shared_mean: float | None
     """Mean reward of its failures on the tasks that every method fails."""
 
@@ -197,11 +199,21 @@ class MethodFailures:
 class FailureComparison:
     """Figure 2 of the paper."""
 
-    num_tasks: int
+    left: frozenset[Any]
     """Tasks that are left once those that SFT solves are taken away."""
-    num_shared: int
+    shared: frozenset[Any]
     """Tasks among them that every method fails at least once."""
     methods: dict[str, MethodFailures]
+
+    @property
+    def num_tasks(self) -> int:
+        """Count the tasks that are left."""
+        return len(self.left)
+
+    @property
+    def num_shared(self) -> int:
+        """Count the tasks among them that every method fails."""
+        return len(self.shared)
 
 
 def compare_failures(
@@ -223,28 +235,34 @@ def compare_failures(
     Source: arXiv 2511.22254, Figure 2.
     """
     played = [set(by_task) for by_task in methods.values()]
-    left = (set.intersection(*played) if played else set()) - set(solved_by_sft)
-    failed = {
-        name: {
-            key: [reward for reward in rewards if not is_success(reward, success_eps)]
-            for key, rewards in by_task.items()
-            if key in left
-        }
-        for name, by_task in methods.items()
-    }
-    shared = {key for key in left if all(by_task[key] for by_task in failed.values())}
+    left = frozenset(set.intersection(*played) if played else set()) - set(solved_by_sft)
+    shared = frozenset(key for key in left if all(_failed(by_task[key], success_eps) for by_task in methods.values()))
     return FailureComparison(
-        num_tasks=len(left),
-        num_shared=len(shared),
-        methods={
-            name: MethodFailures(
-                num_failures=sum(len(rewards) for rewards in by_task.values()),
-                num_episodes=sum(len(methods[name][key]) for key in by_task),
-                shared_mean=_mean([reward for key, rewards in by_task.items() if key in shared for reward in rewards]),
-            )
-            for name, by_task in failed.items()
-        },
+        left=left,
+        shared=shared,
+        methods={name: failures_on(by_task, left, shared, success_eps) for name, by_task in methods.items()},
     )
+
+
+def failures_on(
+    rewards: Mapping[Key, Sequence[float]],
+    left: Collection[Key],
+    shared: Collection[Key],
+    success_eps: float = SUCCESS_EPS,
+) -> MethodFailures:
+    """Count one method's failures on the tasks that are left; average those on tasks that every method fails."""
+    failed = {key: _failed(values, success_eps) for key, values in rewards.items() if key in left}
+    values = [value for key, own in failed.items() if key in shared for value in own]
+    return MethodFailures(
+        num_failures=sum(len(own) for own in failed.values()),
+        num_episodes=sum(len(rewards[key]) for key in failed),
+        num_shared=len(values),
+        shared_mean=_mean(values),
+    )
+
+
+def _failed(rewards: Iterable[float], success_eps: float) -> list[float]:
+    return [reward for reward in rewards if not is_success(reward, success_eps)]
 
 
 def rewards_by_task(trajectories: Iterable[Trajectory]) -> dict[str, list[float]]:

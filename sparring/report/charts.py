@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
@@ -16,11 +17,13 @@ from sparring.analysis.statistics import Interval
 from sparring.report import svg
 from sparring.report.series import MAX_MARKED, MAX_TICKS, thin
 from sparring.report.svg import Panel, Scale
-from sparring.report.text import between, percent, reward
+from sparring.report.text import NOTHING, between, percent, reward
 
 FOREST_WIDTH, FOREST_HEIGHT = 140.0, 26.0
 PANEL_WIDTH, PANEL_HEIGHT = 350.0, 230.0
 SMALL_WIDTH, SMALL_HEIGHT = 350.0, 138.0
+BAR_WIDTH = 200.0
+"""Width of a bar that stands for 1, where its number stands beside it."""
 MAX_ROUND_TICKS = 12
 """Rounds up to which each is a tick."""
 MIN_LABELLED = 46.0
@@ -212,6 +215,37 @@ def outcome_bar(shares: Outcomes, agent: str) -> Markup:
         f"other failure {percent(shares.failure)}"
     )
     return svg.drawing(width, height, *parts, label=label, class_="share")
+
+
+def compared_panel(label: str, rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """Draw the share of episodes that fail, and the failures' mean reward: two groups of bars from 0 to 1.
+
+    Args:
+        label: says what it shows.
+        rows: each a `name`, an `agent` for its colour, `failures`, `episodes`, `rate` and `mean`.
+    """
+    y, parts = 0.0, []
+    titles = (("rate", "Episodes that fail"), ("mean", "Mean reward of the failures where both fail"))
+    for key, title in titles:
+        parts.append(svg.text(0, y + 12, title, "tick"))
+        y += 20
+        for row in rows:
+            value = row[key]
+            shown = NOTHING if value is None else reward(value) if key == "mean" else percent(value)
+            tip = svg.title(f"{row['name']}: {shown}")
+            parts.append(svg.text(0, y + 12, clipped(row["name"]), ""))
+            parts.append(svg.rect(0, y + 17, BAR_WIDTH, 12, "track"))
+            parts.append(svg.rect(0, y + 17, BAR_WIDTH * (value or 0.0), 12, f"bar {row['agent']}", tip))
+            count = f" ({row['failures']} of {row['episodes']})" if key == "rate" else ""
+            parts.append(svg.text(BAR_WIDTH + 7, y + 27, shown + count, f"value {row['agent']}"))
+            y += 36
+        y += 8
+    return svg.drawing(PANEL_WIDTH, y, *parts, label=label)
+
+
+def clipped(text: str, limit: int = 50) -> str:
+    """Cut a name that would stick out of a panel."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 # ── Pairs and training ────────────────────────────────────────────────────────────────────────────────────────────────

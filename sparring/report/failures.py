@@ -1,14 +1,13 @@
-"""Episodes come in, what the failures look like goes out, for the template: histograms, shares, behaviour, Figure 2."""
+"""Episodes come in, what the failures look like goes out, for the template: histograms, shares, behaviour."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from statistics import fmean
 from typing import Any
 
-from sparring.analysis.failures import FailureComparison, compare_failures, histogram, is_hard, outcomes
-from sparring.analysis.statistics import SeedRewards
+from sparring.analysis.failures import histogram, is_hard, outcomes
 from sparring.core.filters import is_success
 from sparring.report import charts
 from sparring.report.sections import Source
@@ -186,53 +185,3 @@ def behaviour(source: Source) -> list[dict[str, Any]]:
 
 def _over(part: float | None, whole: float | None) -> float | None:
     return part / whole if part is not None and whole else None
-
-
-# ── Figure 2 ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def figure_two(source: Source) -> list[dict[str, Any]]:
-    """Rebuild Figure 2 of the paper: ETO against each arm with a partner, on held-out and on training tasks."""
-    results = source.results
-    eto, sft = results.first("eto"), results.first("sft")
-    rows = []
-    for arm in results.arms.values():
-        if eto is None or not arm.partner:
-            continue
-        names = {eto.label: eto, arm.label: arm}
-        if sft is not None:
-            solved = _solved(_keyed(sft.final()), results.success_eps)
-            compared = compare_failures({n: _keyed(a.final()) for n, a in names.items()}, solved, results.success_eps)
-            rows.append(_figure_row("held-out tasks, last round", compared, names))
-        last = max(arm.record_rounds("rollouts", "target"), default=0)
-        episodes = source.episodes.rewards
-        start = episodes.get((arm.name, "rollout", "target", 1))
-        methods = {n: episodes.get((a.name, "rollout", "target", last), {}) for n, a in names.items()}
-        methods[f"its {arm.agent_name('partner')}"] = episodes.get((arm.name, "rollout", "partner", last), {})
-        if start and all(methods.values()):
-            compared = compare_failures(methods, _solved(start, results.success_eps), results.success_eps)
-            rows.append(_figure_row(f"training tasks, rollouts of round {last}", compared, names))
-    return rows
-
-
-def _figure_row(where: str, compared: FailureComparison, names: Mapping[str, ArmResults]) -> dict[str, Any]:
-    entries = [
-        {
-            "label": label,
-            "agent": "target" if label in names else "partner",
-            "failures": row.num_failures,
-            "rate": row.num_failures / row.num_episodes if row.num_episodes else None,
-            "mean": row.shared_mean,
-        }
-        for label, row in compared.methods.items()
-    ]
-    return {"where": where, "num_tasks": compared.num_tasks, "num_shared": compared.num_shared, "entries": entries}
-
-
-def _keyed(rewards: SeedRewards) -> dict[Any, list[float]]:
-    return {(seed, task): [value] for seed, by_task in rewards.items() for task, value in by_task.items()}
-
-
-def _solved(rewards: Mapping[Any, Sequence[float]], success_eps: float) -> set[Any]:
-    """Return the keys of which every episode succeeded."""
-    return {key for key, values in rewards.items() if all(is_success(value, success_eps) for value in values)}

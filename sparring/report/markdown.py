@@ -7,9 +7,8 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from sparring.analysis.failures import compare_failures
 from sparring.analysis.statistics import Interval, SeedRewards, bootstrap_mean, paired_difference, summarise, to_table
-from sparring.core.filters import is_success
+from sparring.report.figure_two import EXPLORING, HELD_OUT, Reading, held_out, merge, row_names
 from sparring.report.series import shown_rounds
 from sparring.report.text import NOTHING, between, percent, reward, whole
 from sparring.report.view import ArmResults, Results, results_from_json
@@ -17,6 +16,17 @@ from sparring.report.work import mean_count
 
 PARTNER_TRAINING = ("sft-partner", "train-partner")
 """Kinds of phase in which the partner is trained."""
+FIGURE_TWO = {
+    HELD_OUT: (
+        "**Failures compared** (Figure 2 of the paper; the target agents alone): held-out tasks that SFT does not "
+        "solve; mean reward of the failures on those that both fail"
+    ),
+    EXPLORING: (
+        "**Failures compared, both agents together** (Figure 2 in its other reading): all rollouts on training tasks, "
+        "each task once a seed and round, without those that the target agent solved at its start"
+    ),
+}
+"""Titles of the two readings."""
 MAX_COLUMNS = 12
 """Rounds up to which each is a column; of more, some, evenly spaced."""
 
@@ -62,13 +72,9 @@ def render_study(record: Mapping[str, Any], words: str = "") -> str:
             "**Rollouts on training tasks**: failures, and the share of hard negatives among them",
             _rollouts(results),
         ]
-    figure = _figure_two(results)
-    if figure:
-        parts += [
-            "**Failures compared** (Figure 2 of the paper): held-out tasks that SFT does not solve; mean reward of the "
-            "failures on those that both fail",
-            figure,
-        ]
+    for which, title in FIGURE_TWO.items():
+        if figure := _figure_two(record, results, which):
+            parts += [title, figure]
     return "\n\n".join(parts) + "\n"
 
 
@@ -200,35 +206,33 @@ def _rollouts(results: Results) -> str:
     return table(head, rows, text_columns=2)
 
 
-def _figure_two(results: Results) -> str:
-    eto, sft = results.first("eto"), results.first("sft")
-    if eto is None or sft is None:
-        return ""
-    solved = {key for key, values in _keyed(sft.final()).items() if is_success(values[0], results.success_eps)}
-    rows = []
-    for arm in results.arms.values():
-        if not arm.partner:
+def _figure_two(record: Mapping[str, Any], results: Results, which: str) -> str:
+    """Tabulate one reading of Figure 2; nothing where the file does not know it."""
+    eto, rows = results.first("eto"), []
+    for name, arm in results.arms.items():
+        reading = _reading(record["arms"][name], results, arm, which) if arm.partner else None
+        if reading is None or eto is None:
             continue
-        methods = {"a": _keyed(eto.final()), "b": _keyed(arm.final())}
-        compared = compare_failures(methods, solved, results.success_eps)
-        a, b = compared.methods["a"], compared.methods["b"]
-        for label, one in ((eto.label, a), (arm.label, b)):
-            rows.append(
-                [
-                    f"{eto.label} and {arm.label}",
-                    label,
-                    str(compared.num_tasks),
-                    str(one.num_failures),
-                    str(compared.num_shared),
-                    reward(one.shared_mean),
-                ]
-            )
-    head = ["compared", "method", "episodes left", "failures", "both fail", "their mean reward there"]
+        names = row_names(results, arm, reading)
+        rows += [
+            [
+                f"{eto.label} and {arm.label}",
+                names[key],
+                str(reading.num_tasks),
+                f"{row.num_failures} of {row.num_episodes}",
+                str(reading.num_shared),
+                reward(row.shared_mean),
+            ]
+            for key, row in reading.rows.items()
+        ]
+    head = ["compared", "who", "tasks left", "failures", "both fail", "their mean reward there"]
     return table(head, rows, text_columns=2) if rows else ""
 
 
-def _keyed(rewards: SeedRewards) -> dict[tuple[str, str], list[float]]:
-    return {(seed, task): [value] for seed, by_task in rewards.items() for task, value in by_task.items()}
+def _reading(own: Mapping[str, Any], results: Results, arm: ArmResults, which: str) -> Reading | None:
+    if which == HELD_OUT:
+        return held_out(results, arm)
+    return merge([seed["figure_two"] for seed in own["seeds"].values() if "figure_two" in seed])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> str:

@@ -23,10 +23,12 @@ from typing import Any
 from sparring.core.errors import DataError, SparringError
 from sparring.core.journal import read_json, read_object
 from sparring.core.terminal import write
+from sparring.report.collect import Episodes, collect
+from sparring.report.figure_two import exploring, to_json
 from sparring.report.folder import Costs, list_phases, read_costs
 from sparring.report.learning import is_of_pairs
 from sparring.report.markdown import render_study
-from sparring.report.view import SETS, ArmResults, read_results
+from sparring.report.view import SETS, ArmResults, Results, read_results
 from sparring.report.work import Work, read_work
 
 FORMAT = 1
@@ -91,6 +93,7 @@ def _export_run(run_dir: Path) -> dict[str, Any]:
     seeds = list(dict.fromkeys(seed for arm in results.arms.values() for seed in arm.seeds))
     phases = list_phases(run_dir, seeds, list(results.arms))
     spent = Spent(costs=read_costs(run_dir, phases), work=read_work(phases))
+    episodes = collect(phases, max_bytes=0)
     rewards = [e.rewards for arm in results.arms.values() for s in arm.seeds.values() for e in s.evaluations]
     tasks = sorted({task for by_task in rewards for task in by_task})
     first = config.get("arms", {}).get(next(iter(results.arms)), {})
@@ -108,8 +111,17 @@ def _export_run(run_dir: Path) -> dict[str, Any]:
         "revision": versions.get("revision") or "",
         "versions": {name: value for name, value in versions.items() if isinstance(value, str) and name != "revision"},
         "tasks": tasks,
-        "arms": {name: _export_arm(arm, config, tasks, spent) for name, arm in results.arms.items()},
+        "arms": {
+            name: _export_arm(arm, config, tasks, spent, _readings(results, arm, episodes))
+            for name, arm in results.arms.items()
+        },
     }
+
+
+def _readings(results: Results, arm: ArmResults, episodes: Episodes) -> dict[str, dict[str, Any]]:
+    """Return seed → Figure 2 on the training rollouts, for an arm with a partner: single episodes are not exported."""
+    found = {seed: exploring(results, arm, episodes, [seed]) for seed in arm.seeds if arm.partner}
+    return {seed: {"figure_two": _rounded(to_json(one))} for seed, one in found.items() if one is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +132,13 @@ class Spent:
     work: Mapping[tuple[str, str], Work]
 
 
-def _export_arm(arm: ArmResults, config: Mapping[str, Any], tasks: Sequence[str], spent: Spent) -> dict[str, Any]:
+def _export_arm(
+    arm: ArmResults,
+    config: Mapping[str, Any],
+    tasks: Sequence[str],
+    spent: Spent,
+    readings: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
     loss = config.get("arms", {}).get(arm.name, {}).get("loss", {})
     return {
         "method": arm.method,
@@ -149,6 +167,7 @@ def _export_arm(arm: ArmResults, config: Mapping[str, Any], tasks: Sequence[str]
                     f"{act}-{agent}": round(cost.cpu, 1)
                     for (act, agent), cost in spent.costs.by_arm.get((seed, arm.name), {}).items()
                 },
+                **readings.get(seed, {}),
                 **(asdict(work) if (work := spent.work.get((seed, arm.name))) else {}),
             }
             for seed, results in arm.seeds.items()
