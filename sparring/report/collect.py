@@ -24,6 +24,8 @@ WATCHED = ("rollout", "rollout-refreshed", "branch-script", "branch-script-refre
 """Kinds of which an arm's episodes are kept whole where asked for."""
 PLAYED = ("rollout", "branch", "evaluate")
 """Acts whose episodes the page shows."""
+UNREAD = ("branch-scores",)
+"""Kinds that are left out: these only tell what a step is worth, and there are ten of them for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ def collect(
     episodes = Episodes()
     by_path: dict[Path, list[PhaseFolder]] = {}
     for phase in phases:
-        if phase.act in PLAYED and (phase.path / TRAJECTORIES).exists():
+        if phase.act in PLAYED and phase.kind not in UNREAD and (phase.path / TRAJECTORIES).exists():
             by_path.setdefault(phase.path, []).append(phase)
     sizes = {path: (path / TRAJECTORIES).stat().st_size for path in by_path}
     shares = allot(sizes, max_bytes)

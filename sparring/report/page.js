@@ -39,7 +39,7 @@
   const pageSize = 25;
   const threshold = Number(form.elements.outcome.dataset.threshold);
   const solved = (e) => e.reward >= 1 - data.eps;
-  const broken = (e) => e.stop === "env_fault";
+  const broken = (e) => e.stop === "env_fault" || e.stop === "diverged";
   let found = [];
   let shown = 0;
 
@@ -85,7 +85,7 @@
   options("round", [...any, ...distinct("round").map((r) => [r, r === 0 ? "start" : r])]);
   options("seed", [...any, ...distinct("seed").map((s) => [s, s])]);
   options("kind", [...any, ...distinct("kind").map((k) => [k, k])]);
-  options("outcome", [...any, ["success", "success"], ["failure", "failure"], ["hard", "hard negative"], ["other", "other failure"], ["broken", "broken by infrastructure"]]);
+  options("outcome", [...any, ["success", "success"], ["failure", "failure"], ["hard", "hard negative"], ["other", "other failure"], ["broken", "broken or diverged"]]);
   options("order", [["", "as played"], ["down", "highest reward first"], ["up", "lowest reward first"], ["long", "longest first"], ["task", "by task"]]);
   if (distinct("seed").length < 2) form.querySelector(".of-seeds").hidden = true;
 

@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +67,12 @@ def measured(page: Path, width: int) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium: apt-get install chromium")
-@pytest.mark.parametrize("make", [RunFolder, GrowingFolder])
-def test_nothing_sticks_out_and_every_text_can_be_read(tmp_path: Path, make: type[RunFolder]) -> None:
+@pytest.mark.parametrize("make", [partial(RunFolder, branches=True, refreshes=True), GrowingFolder])
+def test_nothing_sticks_out_and_every_text_can_be_read(tmp_path: Path, make: Callable[..., RunFolder]) -> None:
     page = write_report(make(tmp_path / "run", seeds=(0, 1)).write())
     for width in (335, 390, 700, 910, 1200):
         found = measured(page, width)
         assert found["texts"] > 1000, width
         assert found["overflow"] == 0, width
         assert found["smallest"] >= 10.99, width
-        assert found["scrolling"] > 50 and found["unreachable"] == 0, width
+        assert (found["scrolling"] > 0 or width > 640) and found["unreachable"] == 0, width

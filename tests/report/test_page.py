@@ -16,7 +16,7 @@ import pytest
 from sparring.core.errors import DataError
 from sparring.core.types import Turn
 from sparring.report import browser, examples, write_report
-from sparring.report.collect import allot, collect
+from sparring.report.collect import allot, collect, read_experts
 from sparring.report.folder import list_phases, read_costs
 from sparring.report.view import read_results
 from tests.report.run_folder import HOSTILE, RunFolder
@@ -247,7 +247,7 @@ def test_sides_show_a_hard_negative_beside_a_worse_failure(run_dir):
     arm = results.arms["coevolving_agents"]
     phases = list_phases(run_dir, ["0", "1"], list(results.arms))
     watched = collect(phases, max_bytes=0, watch=[arm.name]).watched
-    chosen = examples.choose(run_dir, arm, watched, threshold=0.6, success_eps=results.success_eps)
+    chosen = examples.choose(read_experts(run_dir), arm, watched, threshold=0.6, success_eps=results.success_eps)
     assert 1 <= len(chosen) <= examples.MAX_EXAMPLES
     expert, target, partner = chosen[0].sides
     assert expert.trajectory.reward == 1.0
