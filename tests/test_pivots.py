@@ -93,6 +93,18 @@ def test_else_the_first_try_that_is_good_enough(accept: str, chosen: str) -> Non
     assert not pivot_pairs(find_pivots([one], (), config, PAIRS), {one.id: tries[:2]}, config, PAIRS)
 
 
+def test_tries_that_end_lower_may_be_rejected_too() -> None:
+    one, config = near_miss("25 75 75", "abx"), replace(CONFIG, reject="all")
+    tries = [
+        replace(near_miss(f"25 75 {reward}", actions), id=name, num_given=2)
+        for name, reward, actions in (("a", 75, "aby"), ("b", 100, "abz"), ("c", 75, "aby"), ("d", 90, "abw"))
+    ]
+    pivots = find_pivots([one], (), config, PAIRS)
+    found = [(pair.chosen.id, pair.rejected.id) for pair in pivot_pairs(pivots, {one.id: tries}, config, PAIRS)]
+    assert found == [("b", f"{one.id}@2"), ("b", "a"), ("b", "d")], "equal actions once, and no success"
+    assert not pivot_pairs(pivots, {one.id: [tries[0], tries[3]]}, config, PAIRS), "nothing to choose"
+
+
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")

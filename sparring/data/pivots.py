@@ -17,7 +17,7 @@ from sparring.core.convert import check_values
 from sparring.core.filters import actions, by_task, dedupe, failures, is_success, num_shared, successes, usable
 from sparring.core.ranges import CountOrZero, Range, Repeats
 from sparring.core.types import PairKind, PreferencePair, Trajectory
-from sparring.data.pairs import ROUNDING, PairConfig, make_pair
+from sparring.data.pairs import ROUNDING, PairConfig, make_pair, prefers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,8 @@ class PivotConfig:
     """A failure below it is no near miss."""
     accept: Literal["success", "better"] = "success"
     """What a try must be: a success, or better than the near miss by `pairs.min_gap`."""
+    reject: Literal["near-miss", "all"] = "near-miss"
+    """What is rejected: the near miss, or also each try that ends lower than the chosen one by `pairs.min_gap`."""
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -101,13 +103,16 @@ def pivot_pairs(
     """
     found: list[PreferencePair] = []
     for pivot in pivots:
-        near_miss = pivot.near_miss
+        near_miss, played = pivot.near_miss, usable(tries.get(pivot.near_miss.id, ()))
         chosen = pivot.rest and given(pivot.rest, pivot.turn)
         if chosen is None:
-            good = (one for one in usable(tries.get(near_miss.id, ())) if _is_good(one, near_miss, config, pairs))
-            chosen = next(good, None)
-        if chosen is not None:
-            found.append(make_pair(PairKind.PIVOT, chosen, given(near_miss, pivot.turn), pairs))
+            chosen = next((one for one in played if _is_good(one, near_miss, config, pairs)), None)
+        if chosen is None:
+            continue
+        rejected = [given(near_miss, pivot.turn)]
+        if config.reject == "all":
+            rejected += [one for one in dedupe(played) if prefers(chosen, one, pairs.min_gap)]
+        found += [make_pair(PairKind.PIVOT, chosen, one, pairs) for one in rejected]
     return found
 
 
