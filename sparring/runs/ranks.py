@@ -63,8 +63,9 @@ def check_ranks(recipe: Recipe, num_jobs: int | str) -> None:
     """
     if not has_ranks(recipe):
         if ranks_here() > 1:
+            kinds = " and ".join(sorted({f"'{arm.config.engine.kind}'" for arm in recipe.arms.values()}))
             raise ConfigError(
-                f"torchrun started {ranks_here()} processes, and engine.kind is 'local', which takes one. "
+                f"torchrun started {ranks_here()} processes, and engine.kind is {kinds}, which takes one. "
                 "Add --engine.kind fsdp, or start sparring without torchrun."
             )
         return

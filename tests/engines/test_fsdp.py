@@ -158,7 +158,7 @@ def test_a_disk_that_is_full_is_told_at_the_end(tmp_path: Path) -> None:
 
 
 def toy(engine: str) -> Recipe:
-    return make_recipe(Path("nowhere"), "eto", engine={"kind": engine})
+    return make_recipe(Path("nowhere"), "eto", engine={"kind": engine}, lora={"rank": 4})
 
 
 def test_ranks_take_torchrun(tmp_path: Path) -> None:
@@ -170,7 +170,8 @@ def test_ranks_take_torchrun(tmp_path: Path) -> None:
 def test_torchrun_takes_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=r"torchrun started 2 processes, and engine.kind is 'local'"):
-        run_recipe(toy("local"), tmp_path / "run", SilentProgress())
+    for kind in ("local", "tinker"):
+        with pytest.raises(ConfigError, match=rf"torchrun started 2 processes, and engine.kind is '{kind}'"):
+            run_recipe(toy(kind), tmp_path / "run", SilentProgress())
     with pytest.raises(ConfigError, match="one job at a time"):
         run_recipe(toy("fsdp"), tmp_path / "run", SilentProgress(), num_jobs=2)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparring.core.errors import ConfigError, TrainingError
+from sparring.engines.holder import MAX_LEARNERS, Held, Holder, MakeChat
 from sparring.engines.probe import difference, probe_of, say
 from sparring.engines.tinker.learner import Remote, TinkerLearner
 from sparring.engines.tinker.states import read_published
@@ -23,27 +24,20 @@ from sparring.policies.vllm.client import Draw
 if TYPE_CHECKING:
     from sparring.data.chat import Chat
     from sparring.engines.base import Learner
-    from sparring.engines.local import MakeChat
     from sparring.models.loading import ModelConfig
     from sparring.models.lora import LoraConfig
     from sparring.policies.factory import Sampling
     from sparring.policies.tinker.client import Sampler
     from sparring.policies.tinker.config import TinkerConfig
 
-MAX_LEARNERS = 3
-"""Learners that stay alive: both agents', and one that they are compared with."""
-
 
 @dataclass(slots=True)
-class _Held:
-    learner: TinkerLearner
-    checkpoint: str
-    """Whose weights it holds."""
+class _Held(Held):
     sampler: Sampler | None = None
-    """Draws with them, once a policy was asked for."""
+    """Draws with its weights, once a policy was asked for."""
 
 
-class TinkerEngine:
+class TinkerEngine(Holder):
     """See `engines.base.Engine`."""
 
     def __init__(self, model: ModelConfig, lora: LoraConfig, config: TinkerConfig, make_chat: MakeChat) -> None:
@@ -56,34 +50,24 @@ class TinkerEngine:
             make_chat: lays out what agents read first.
         """
         assert lora.rank is not None
+        super().__init__()
         self._model, self._rank, self._config, self._make_chat = model, lora.rank, config, make_chat
         self._service = Service(config)
         self._remote: Remote | None = None
         self._said: deque[list[float]] = deque(maxlen=2 * MAX_LEARNERS)
         """What the base and earlier weights said of the probe."""
-        self._held: list[_Held] = []
-        """The one that was used last stands last."""
 
     def learner(self, checkpoint: str, *, seed: int = 0, moments: Path | None = None) -> tuple[TinkerLearner, Chat]:
         """See `engines.base.Engine`. What begins at the base gets an adapter of its own, drawn from the seed."""
-        held = self._hold(checkpoint, seed)
+        held = self._held_by(checkpoint, seed)
         return held.learner, self._chat
 
     def trained(self, learner: Learner, checkpoint: str) -> None:
         """See `engines.base.Engine`."""
-        self.forget(checkpoint)
+        super().trained(learner, checkpoint)
         for held in self._held:
-            if held.learner is learner:
-                held.checkpoint, held.sampler = checkpoint, None
-
-    def hold(self, num_agents: int) -> None:
-        """See `engines.base.Engine`: nothing large is in this process."""
-
-    def forget(self, checkpoint: str) -> None:
-        """See `engines.base.Engine`."""
-        for held in [one for one in self._held if one.checkpoint == checkpoint]:
-            self._held.remove(held)
-            held.learner.unload()
+            if isinstance(held, _Held) and held.learner is learner:
+                held.sampler = None
 
     def policy(self, checkpoint: str, sampling: Sampling, *, moments: Path | None = None) -> TinkerPolicy:
         """Return a policy that plays with a checkpoint's weights, as long as no training changes them.
@@ -95,7 +79,7 @@ class TinkerEngine:
         if checkpoint == self._model.path:
             sampler = remote.service.sampler(base=remote.base)
         else:
-            held = self._hold(checkpoint, 0)
+            held = self._held_by(checkpoint, 0)
             if held.sampler is None:
                 held.sampler = self._publish(remote, held.learner)
             sampler = held.sampler
@@ -104,14 +88,10 @@ class TinkerEngine:
         )
         return TinkerPolicy(sampler, self._chat, draw, keep_logprobs=sampling.keep_logprobs)
 
-    def chat_server(self) -> None:
-        """See `engines.base.Engine`: there is none."""
-
     def close(self) -> None:
         """Give the adapters' places on the server back."""
-        for held in self._held:
-            held.learner.unload()
-        self._held.clear()
+        for held in list(self._held):
+            self._let_go(held)
 
     # ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -132,19 +112,20 @@ class TinkerEngine:
             )
         return self._remote
 
-    def _hold(self, checkpoint: str, seed: int) -> _Held:
-        remote = self._connect()
-        held = next((one for one in self._held if one.checkpoint == checkpoint != self._model.path), None)
+    def _held_by(self, checkpoint: str, seed: int) -> _Held:
+        """Return the learner that holds a checkpoint's weights; what begins at the base is a new one each time."""
+        remote, is_new = self._connect(), checkpoint == self._model.path
+        held = None if is_new else self._find(checkpoint)
         if held is None:
-            is_new = checkpoint == self._model.path
             start = None if is_new else read_published(Path(checkpoint))
-            held = _Held(TinkerLearner(remote, seed=seed, start=start), checkpoint)
-        else:
-            self._held.remove(held)
-        while len(self._held) >= MAX_LEARNERS:
-            self._held.pop(0).learner.unload()
-        self._held.append(held)
+            held = _Held(TinkerLearner(remote, seed=seed, start=start), checkpoint, self._chat)
+        assert isinstance(held, _Held)
+        self._use(held)
         return held
+
+    def _let_go(self, held: Held) -> None:
+        super()._let_go(held)
+        held.learner.unload()
 
     def _publish(self, remote: Remote, learner: TinkerLearner) -> Sampler:
         """Give the sampler a learner's weights, and see that it has them.
