@@ -6,10 +6,12 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sparring.envs.cluster import ClusterPool
+from sparring.core.errors import ConfigError
+from sparring.envs import cluster
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # this and the next: as the command line does
 os.environ.setdefault("MKL_CBWR", "AUTO")
@@ -49,14 +51,21 @@ def skyrl_python() -> str:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """A Ray cluster on this machine, which pools on Ray find and leave running."""
-    pytest.importorskip("ray", reason="needs Ray (pip install 'sparring[ray]')")
-    from sparring.envs.cluster import Cluster
+def ray() -> Any:
+    """Ray, imported as pools do it: with its own settings it would end this process a minute after a cluster is lost,
+    in the middle of another test."""
+    try:
+        return cluster._import_ray()  # pyright: ignore
+    except ConfigError as error:
+        pytest.skip(str(error))
 
-    cluster = Cluster(1)
+
+@pytest.fixture(scope="session")
+def ray_cluster(ray: Any) -> Iterator[None]:
+    """A Ray cluster on this machine, which pools on Ray find and leave running."""
+    found = cluster.Cluster(1)
     yield
-    cluster.close()
+    found.close()
 
 
 @pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
@@ -64,7 +73,7 @@ def each_pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """Runs a test twice: with its module's `EnvPool` on this machine, and on a Ray cluster."""
     if request.param == "ray":
         request.getfixturevalue("ray_cluster")
-        monkeypatch.setattr(request.module, "EnvPool", ClusterPool)
+        monkeypatch.setattr(request.module, "EnvPool", cluster.ClusterPool)
     return request.param
 
 

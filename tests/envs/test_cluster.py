@@ -41,8 +41,8 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
     ("address", "message"),
     [("ray://head:10001", "not host:port"), ("head", "not host:port"), ("127.0.0.1:9", "refused")],
 )
+@pytest.mark.usefixtures("ray")
 def test_an_address_without_a_cluster_is_refused(address: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray", reason="needs Ray (pip install 'sparring[ray]')")
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ConfigError, match=f"RAY_ADDRESS.*{message}"):
         ClusterPool(WORLD, num_envs=1)
@@ -75,9 +75,8 @@ def kill_node(node: Any) -> None:
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def nodes(ray: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A cluster of two nodes on this machine."""
-    ray = pytest.importorskip("ray", reason="needs Ray (pip install 'sparring[ray]')")
     from ray.cluster_utils import Cluster as Nodes  # pyright: ignore[reportMissingImports]
 
     if ray.is_initialized():
@@ -110,8 +109,8 @@ def test_a_node_that_is_lost_costs_retries_alone_and_a_lost_cluster_ends_it_with
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("ray")
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="needs Ray (pip install 'sparring[ray]')")
     root = Path(__file__).parents[2]
     before = set(Path(SHORT_FOLDER).glob("sparring-ray-*"))
     words = ["rollout", "--recipe", "examples/treasure.toml", "--policy", "random", "--env.pool", "ray"]

@@ -11,6 +11,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,11 @@ from sparring.envs.appworld import AppWorld, Draft, make_task
 from sparring.envs.appworld.benchmark import BROKEN, AppWorldEnv
 from sparring.envs.appworld.drafting import DONE, answered, only
 from sparring.envs.appworld.install import COMMAND, engine_folder, find_engine
-from sparring.envs.base import EnvStep
+from sparring.envs.base import Env, EnvStep
 from sparring.envs.pool import EnvPool
 from tests.envs.appworld.conftest import QUICK
 from tests.envs.appworld.hostile import ENDED, REFUSED, SURVIVED
+from tests.envs.pooled import on_cluster
 from tests.strangers import NOBODY, below, is_private, listening, secrets_of, try_as
 
 pytestmark = pytest.mark.data
@@ -34,7 +36,18 @@ def find(world: AppWorld, id: str) -> Task:
     return next(task for split in ("train", "dev", "test") for task in world.tasks(split) if task.id == id)
 
 
-def play(env: AppWorldEnv, task: Task, actions: list[str]) -> EnvStep:
+@pytest.fixture(params=["here", pytest.param("ray", marks=pytest.mark.ray)])
+def each_env(request: pytest.FixtureRequest, world: AppWorld) -> Iterator[Env]:
+    """The env in this process, and one on a Ray cluster."""
+    if request.param == "here":
+        yield request.getfixturevalue("env")
+        return
+    request.getfixturevalue("ray_cluster")
+    with on_cluster("sparring.envs.appworld:AppWorld", {"limits": QUICK}) as env:
+        yield env
+
+
+def play(env: Env, task: Task, actions: list[str]) -> EnvStep:
     env.reset(task, 0)
     answers = [env.step(action) for action in actions]
     assert all(answer.reward == 0.0 and not answer.is_done for answer in answers[:-1])
@@ -133,8 +146,8 @@ def test_output_is_cut_with_a_word_about_it(env: AppWorldEnv, world: AppWorld):
     assert observation.startswith("x" * 3000) and observation.endswith("[… 7000 more characters; print less]")
 
 
-def test_hostile_code_is_refused_or_survived(world: AppWorld, env: AppWorldEnv):
-    task = find(world, "phone/text-message/0")
+def test_hostile_code_is_refused_or_survived(world: AppWorld, each_env: Env):
+    task, env = find(world, "phone/text-message/0"), each_env
     env.reset(task, 0)
     for what, code in REFUSED.items():
         answer = env.step(code)
@@ -155,8 +168,8 @@ def test_hostile_code_is_refused_or_survived(world: AppWorld, env: AppWorldEnv):
 
 
 @pytest.mark.parametrize("what", ENDED)
-def test_code_that_never_gives_the_processor_back_ends_its_episode(world: AppWorld, env: AppWorldEnv, what: str):
-    task = find(world, "phone/text-message/0")
+def test_code_that_never_gives_the_processor_back_ends_its_episode(world: AppWorld, each_env: Env, what: str):
+    task, env = find(world, "phone/text-message/0"), each_env
     env.reset(task, 0)
     assert env.step(ENDED[what]) == EnvStep(observation=BROKEN, reward=0.0, is_done=True)
     assert env.step("print(1)").is_done
