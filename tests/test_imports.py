@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +97,24 @@ except SystemExit as stop:
     loaded = loaded_by(code)
     assert "sparring" in loaded
     assert not loaded & (HEAVY - {"numpy"})
+
+
+def test_what_is_checked_before_a_run_loads_no_code_of_models():
+    """The process of `--jobs` only watches, and one that finds a run finished has nothing to load."""
+    code = """
+import sys
+from pathlib import Path
+from sparring.core.progress import SilentProgress
+from sparring.runs.memory_check import check_memory
+from sparring.runs.recipe import _check_models
+from sparring.runs.recipe_files import load_recipe
+recipe = load_recipe(Path("recipes/quickstart.toml"))
+_check_models(recipe)
+check_memory(recipe, SilentProgress(), 2)
+print(*(name for name in sys.modules if name in ("transformers.modeling_utils", "sparring.engines.learner")))
+"""
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert not done.stdout.split()

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from sparring.core.errors import ConfigError, EnvFault, TrainingError
 from sparring.data.chat import Encoded
-from sparring.engines.local import base_of
 from sparring.engines.probe import difference, probe_of, say
+from sparring.engines.starts import base_of
 from sparring.models.adapter_folders import is_adapter
 from sparring.models.loading import is_bfloat16, resolve_device, resolve_model
 from sparring.policies.completions import ChatServer

@@ -72,9 +72,7 @@ def estimate_of(arm: Arm, num_ranks: int = 1) -> Estimate | None:
     Raises:
         ModelError: the model's folder is refused.
     """
-    from sparring.engines.local import base_of
-    from sparring.engines.recomputation import is_recomputed
-    from sparring.engines.scoring import autocast_dtype
+    from sparring.engines.starts import base_of
     from sparring.models.folders import check_folder, fetch_folder
     from sparring.models.loading import is_bfloat16, resolve_device, resolve_model
     from sparring.models.memory import Demand, estimate
@@ -88,6 +86,9 @@ def estimate_of(arm: Arm, num_ranks: int = 1) -> Estimate | None:
     num_parameters = check_folder(folder, trusts_code=False).num_elements
     if num_parameters < TOLD_FROM:
         return None
+    from sparring.engines.recomputation import is_recomputed  # what loads a model is loaded with it
+    from sparring.engines.scoring import autocast_dtype
+
     device = resolve_device(model.device)
     # On a GPU an agent whose weights are trained in full lies in the computer's own memory while another is at work.
     others_rest = config.lora.rank is None and device.type != "cpu" and num_ranks == 1

@@ -118,7 +118,7 @@ def _check_models(recipe: Recipe) -> dict[str, str]:
     Raises:
         SparringError: one is not there, or can't be used as asked.
     """
-    from sparring.engines.local import check_adopted, check_start
+    from sparring.engines.starts import check_adopted, check_start
     from sparring.models.loading import check_room, resolve_model
 
     models: dict[str, str] = {}

@@ -22,7 +22,8 @@ from sparring.engines.fsdp.codec import Kinds, Message, groups_message, nodes_me
 from sparring.engines.fsdp.host import Host
 from sparring.engines.fsdp.learner import checkpoint_tensors
 from sparring.engines.holder import MAX_LEARNERS, Held, Holder, MakeChat
-from sparring.engines.local import base_of, make_engine
+from sparring.engines.local import make_engine
+from sparring.engines.starts import base_of
 from sparring.models.folders import INDEX, WEIGHTS
 from sparring.models.loading import ModelConfig, resolve_device
 from sparring.models.lora import LoraConfig
