@@ -14,6 +14,8 @@ READY := .venv/.sparring-ready
 TORCH_FROM = $(if $(strip $(TORCH_INDEX)),--index-url $(TORCH_INDEX),)
 
 SKYRL := 0.3.0
+SKYRL_TORCH := 2.13.0
+SKYRL_PYTHON := .venv-skyrl/bin/python
 VLLM := 0.32.0
 VLLM_TORCH := 2.13.0
 VLLM_BIN := .venv-vllm/bin
@@ -82,11 +84,17 @@ endif
 	$(VLLM_BIN)/python -c 'from vllm.platforms import current_platform as found; print("vLLM runs on:", found.device_type or "nothing here")'
 	@touch $@
 
-setup-skyrl: setup ## Make .venv-skyrl: SkyRL's Tinker server on JAX (Python 3.12 or later; several GB), and its client in .venv
+setup-skyrl: ## Make .venv-skyrl: SkyRL's Tinker server on JAX (Python 3.12 or later; several GB), and its client in .venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
-	  { echo "SkyRL needs Python 3.12 or later, and $(PYTHON) is not. Name another one: make setup-skyrl PYTHON=python3.12"; exit 2; }
-	$(PYTHON) -m venv --clear .venv-skyrl
-	.venv-skyrl/bin/python -m pip install "skyrl[tinker,jax]==$(SKYRL)" "tinker<=0.24.1" "torch==$(VLLM_TORCH)" uv
+	  { echo "SkyRL needs Python 3.12 or later, and $(PYTHON) is not. Name another one: make setup-skyrl PYTHON=python3.12"; \
+	  echo "Where there is none: pip install uv && uv python install 3.12, then make setup-skyrl PYTHON=\"\$$(uv python find 3.12)\""; exit 2; }
+	@echo "Setting up .venv-skyrl with SkyRL $(SKYRL): 6 GB on disk (about 2 with the CPU build of PyTorch). What .venv-skyrl held goes."
+	@echo "  The CPU build: make setup-skyrl TORCH_INDEX=<address of PyTorch's CPU wheel index>"
+	@$(PYTHON) -m venv --clear .venv-skyrl || \
+	  { echo "Could not make .venv-skyrl. On Debian and Ubuntu, install the venv package of that Python first."; exit 2; }
+	$(if $(strip $(TORCH_INDEX)),$(SKYRL_PYTHON) -m pip install $(TORCH_FROM) "torch==$(SKYRL_TORCH)")
+	$(SKYRL_PYTHON) -m pip install "skyrl[tinker,jax]==$(SKYRL)" "tinker<=0.24.1" "torch==$(SKYRL_TORCH)" uv
+	$(MAKE) setup
 	$(BIN)/python -m pip install -c constraints.txt -e '.[tinker]'
 
 demo: setup ## Train the agents on ScienceWorld and show what came out (about eight minutes on two cores)
