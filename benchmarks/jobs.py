@@ -26,7 +26,7 @@ KINDS = ("the run", "workers", "envs", "simulators")
 
 def main() -> None:
     """Run a recipe for each number of jobs, print the table and save the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--recipe", default="recipes/quickstart.toml")
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2])
     args, words = parser.parse_known_args()
