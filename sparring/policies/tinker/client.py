@@ -6,6 +6,7 @@ here, its futures are watched over, and the key stands in no message.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import importlib
 import os
@@ -314,13 +315,22 @@ def _quietly(function: Any, *arguments: Any) -> None:
 
 def _end_thread() -> None:
     """End the package's own thread: one that still sends while the interpreter ends may abort the process."""
-    if "tinker.lib.internal_client_holder" not in sys.modules:
-        return
-    owner = getattr(sys.modules["tinker.lib.internal_client_holder"], "_internal_client_holder_thread_singleton", None)
+    module: Any = sys.modules.get("tinker.lib.internal_client_holder")
+    owner = getattr(module, "_internal_client_holder_thread_singleton", None)
     loop, thread = getattr(owner, "_loop", None), getattr(owner, "_thread", None)
     if loop is not None and thread is not None:
+        _quietly(lambda: asyncio.run_coroutine_threadsafe(_cancel_others(), loop).result(EXIT_S))
         _quietly(loop.call_soon_threadsafe, loop.stop)
         thread.join(EXIT_S)
+        module.InternalClientHolder.close = lambda holder: None  # as it goes it would ask the loop, which has ended
+
+
+async def _cancel_others() -> None:
+    """Let what never ends, signs of life among it, end quietly with the loop."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _package() -> Any:
