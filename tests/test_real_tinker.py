@@ -8,17 +8,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from sparring.core.errors import EnvFault
@@ -33,6 +27,7 @@ from sparring.models.loading import ModelConfig, save_model
 from sparring.models.lora import LoraConfig
 from sparring.policies.factory import Prompt, Sampling
 from sparring.policies.tinker.config import KEY_VARIABLE, TinkerConfig
+from tests.skyrl import SkyRL
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.training_toys import lone_groups, task_groups
 
@@ -40,57 +35,6 @@ pytestmark = [pytest.mark.tinker, pytest.mark.slow]
 
 RANK = 4
 PROMPT = Prompt(config=ChatConfig(format="action", max_context=256), instruction="")
-BACKEND = '{"max_lora_adapters": 16, "max_lora_rank": 8, "train_micro_batch_size": 1, "sample_max_num_sequences": 4}'
-
-
-class SkyRL:
-    """The server, which may be killed and started again on the same states."""
-
-    def __init__(self, python: str, model: Path, work: Path) -> None:
-        self.python, self.model, self.work = Path(python), model, work
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        venv = self.python.parents[1]
-        command = [
-            venv / "bin/uv",
-            "run",
-            "--active",
-            "--no-project",
-            "--python",
-            self.python,
-            "-m",
-            "skyrl.tinker.api",
-        ]
-        command += ["--base-model", self.model, "--host", "127.0.0.1", "--port", self.port, "--backend", "jax"]
-        command += ["--backend-config", BACKEND, "--checkpoints-base", self.work / "states"]
-        command += ["--database-url", f"sqlite:///{self.work / 'tinker.db'}"]
-        surroundings = os.environ | {"JAX_PLATFORMS": "cpu", "VIRTUAL_ENV": str(venv), "HF_HUB_OFFLINE": "1"}
-        surroundings["PATH"] = f"{venv / 'bin'}:{os.environ['PATH']}"
-        with (self.work / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                list(map(str, command)), env=surroundings, stdout=log, stderr=log, start_new_session=True
-            )
-        for _ in range(300):
-            with suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/api/v1/healthz", timeout=2).is_success:
-                    return
-            assert self.process.poll() is None, (self.work / "server.log").read_text()[-2000:]
-            time.sleep(1)
-        raise AssertionError("the server does not answer")
-
-    def kill(self) -> None:
-        assert self.process is not None
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")
