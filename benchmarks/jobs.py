@@ -69,7 +69,9 @@ def look(root: psutil.Process, used: dict[tuple[int, float], tuple[str, float]])
     for process in below:
         try:
             times = process.cpu_times()
-            used[process.pid, process.create_time()] = (kind_of(process.cmdline()), times.user + times.system)
+            key, words = (process.pid, process.create_time()), process.cmdline()
+            kind = kind_of(words) if words or key not in used else used[key][0]  # one that has ended has no words
+            used[key] = (kind, times.user + times.system)
         except psutil.Error:  # it has just ended
             continue
 
