@@ -156,6 +156,7 @@ def play(env: Env, action: str) -> str:
     return answer.observation
 
 
+@pytest.mark.parametrize("env", ["here"], indirect=True)  # thousands of calls: their way through a pool is no other
 def test_every_function_survives_every_value_for_each_of_its_arguments(env: Env):
     num = 0
     for function, value in itertools.product(functions_of(wheel.API_FILES), VALUES):
