@@ -71,10 +71,14 @@ def local_policy(model: Any, chat: Chat, sampling: Sampling) -> LocalPolicy:
     )
 
 
-def server_policy(config: OpenAIConfig, prompt: Prompt, sampling: Sampling) -> OpenAIPolicy:
-    """Return a policy over a server that speaks OpenAI's chat completions."""
+def server_policy(config: OpenAIConfig, prompt: Prompt, sampling: Sampling, own_key: str = "") -> OpenAIPolicy:
+    """Return a policy over a server that speaks OpenAI's chat completions; `own_key` as for `CompletionClient`."""
     from sparring.policies.openai import OpenAIPolicy
 
     return OpenAIPolicy(
-        config, prompt.dialogue(), temperature=sampling.temperature, max_new_tokens=sampling.max_new_tokens
+        config,
+        prompt.dialogue(),
+        temperature=sampling.temperature,
+        max_new_tokens=sampling.max_new_tokens,
+        own_key=own_key,
     )

@@ -31,19 +31,22 @@ class OpenAIPolicy:
     raised: a server that was never there or is gone, a key or a request that it refuses.
     """
 
-    def __init__(self, config: OpenAIConfig, dialogue: Dialogue, *, temperature: float, max_new_tokens: int) -> None:
+    def __init__(
+        self, config: OpenAIConfig, dialogue: Dialogue, *, temperature: float, max_new_tokens: int, own_key: str = ""
+    ) -> None:
         """Args:
         config: the server, its model, and how it is asked.
         dialogue: how episodes become messages.
         temperature: 0 is greedy.
         max_new_tokens: where the server cuts an action.
+        own_key: a key of our own making, in place of the variable's.
 
         Raises:
             ConfigError: no model is named, or the API key is malformed.
         """
         if temperature < 0 or max_new_tokens < 1:
             raise ConfigError("rollout: temperature must be at least 0, and max_new_tokens at least 1.")
-        self._client = CompletionClient(config)
+        self._client = CompletionClient(config, own_key=own_key)
         self._dialogue = dialogue
         self._temperature = temperature
         self._max_new_tokens = max_new_tokens

@@ -41,6 +41,7 @@ PURPOSES = (
     ("replay", "made-restart"),
     ("empty", "made-initial"),
     ("random", "made-relabel"),
+    ("query", "made-explored"),
     ("probe", "made-chain"),
 )
 """What synthesis plays episodes for, and its class."""

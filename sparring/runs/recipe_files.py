@@ -205,9 +205,13 @@ def _check_arm(arm: Arm, where: str) -> None:
     check_tinker(arm, where)
     if config.sampler.kind == "vllm" and METHODS[arm.method].trains and not (config.lora.rank or config.vllm.launch):
         raise ConfigError(f"{where}{TAKE_ADAPTERS}")
+    asking = {
+        "synthesis.kind": config.synthesis.kind == "language-model",
+        "validation.query_agent": config.validation.asks_explorer,
+    }
     names_none = not config.openai.model and config.sampler.kind == "local"
-    if arm.makes_tasks and config.synthesis.kind == "language-model" and names_none:
-        raise ConfigError(f"{where}synthesis.kind: a language model is asked, and none is named: --openai.model NAME.")
+    for key in (key for key, asks in asking.items() if asks and arm.makes_tasks and names_none):
+        raise ConfigError(f"{where}{key}: a language model is asked, and none is named: --openai.model NAME.")
 
 
 def _check_own_keys(table: Any, path: Path) -> None:

@@ -368,6 +368,7 @@ class Session:
                 starts={one.task.id: one.turns[0].observation for one in self.evaluate(agent, 0) if one.turns},
                 play=partial(self._runner.play_attempts, agent.name, journal, bar.advance),
                 agent=self._runner.policy(agent, self.config.rollout.temperature),
+                examples=self.experts,
                 server=self._runner.engine.chat_server(),
             )
             return synthesis.run(curriculum, phase, seed=derive_seed(self.seed, name))

@@ -15,10 +15,11 @@ from sparring.core.errors import ConfigError
 from sparring.core.journal import read_json, write_json_atomic
 from sparring.core.phases import TRAJECTORIES, Phase
 from sparring.core.records import journaled
-from sparring.core.types import Task
+from sparring.core.types import Task, Trajectory
 from sparring.envs.base import Benchmark
 from sparring.envs.synthesis import synthesis_of
 from sparring.policies.base import AnyPolicy
+from sparring.policies.factory import Prompt, Sampling, server_policy
 from sparring.rollouts.stage import num_broken
 from sparring.synthesis.arena import Arena, Play
 from sparring.synthesis.curriculum import CoEvolveConfig, Curriculum, SynthesisResult, synthesise
@@ -29,7 +30,7 @@ from sparring.synthesis.signals import Pattern
 from sparring.synthesis.validation import Ground
 
 if TYPE_CHECKING:
-    from sparring.policies.completions import ChatServer
+    from sparring.policies.completions import ChatServer, OpenAIConfig
     from sparring.runs.config import Config
 
 FILE = "synthesis.json"
@@ -52,6 +53,8 @@ class Synthesis:
     """Plays episodes and writes them down; in the order of the attempts."""
     agent: AnyPolicy
     """The agent as it is now: it probes what is proposed."""
+    examples: Sequence[Trajectory] = ()
+    """Worked examples, which a served model that plays is shown as any agent is."""
     server: ChatServer | None = None
     """The run's own, which a language model that is not named is asked on."""
 
@@ -66,7 +69,13 @@ class Synthesis:
         )
         offered = synthesis_of(self.benchmark)
         gate = EvaluationGate(offered, self._evaluation_tasks(), starts=self.starts)
-        ground = Ground(world=offered, gate=gate, turn_limit=self.benchmark.turn_limit, agent=self.agent)
+        ground = Ground(
+            world=offered,
+            gate=gate,
+            turn_limit=self.benchmark.turn_limit,
+            agent=self.agent,
+            explorer=self._explorer() if self.config.validation.asks_explorer else None,
+        )
         result = synthesise(curriculum, self._synthesiser(), ground, arena, CoEvolveConfig.of(self.config), seed=seed)
         write_json_atomic(phase.path / FILE, result.to_json())
         lost = num_broken(journaled(phase.journal(TRAJECTORIES)))
@@ -80,11 +89,25 @@ class Synthesis:
         from sparring.policies.completions import CompletionClient
         from sparring.synthesis.language_model import LanguageModelSynthesiser
 
-        config, key = self.config.openai, ""
-        if not config.model and self.server is not None:
-            config, key = self.server.config(config), self.server.key
+        config, key = self._model()
         client = CompletionClient(config, own_key=key)
         return LanguageModelSynthesiser(self.benchmark, client, self.config.explorer)
+
+    def _explorer(self) -> AnyPolicy:
+        """Return the language model as an agent that plays."""
+        prompt = Prompt(config=self.config.chat, instruction=self.benchmark.instruction, examples=self.examples)
+        play = self.config.rollout
+        config, key = self._model()
+        return server_policy(
+            config, prompt, Sampling(temperature=play.temperature, max_new_tokens=play.max_new_tokens), key
+        )
+
+    def _model(self) -> tuple[OpenAIConfig, str]:
+        """Return the language model's server, and a key of our own making where it has one."""
+        config = self.config.openai
+        if config.model or self.server is None:
+            return config, ""
+        return self.server.config(config), self.server.key
 
     def _evaluation_tasks(self) -> list[Task]:
         tasks = {task.id: task for task in self.held_out}

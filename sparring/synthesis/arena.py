@@ -26,6 +26,8 @@ class Purpose(StrEnum):
     REPLAY = "replay"
     EMPTY = "empty"
     RANDOM = "random"
+    QUERY = "query"
+    """Somebody else than the agent tries a task; the agent's own tries are probes."""
     PROBE = "probe"
 
 

@@ -7,12 +7,14 @@
     change      the reference does something to the world
     empty       a policy that says nothing fails
     random      a policy that plays actions by chance fails
+    query       an agent that sees the task alone, and no solution, solves it at least once (not made by default)
     probe       the agent solves it sometimes, or half; else it is sound, but quarantined
 
 The first two are always made. `validation.py` does the playing.
 
-Source: arXiv 2604.15840, where an agent executes query and solution and what is solved is kept; everything else here is
-ours. Deviates: the paper also keeps failures with a positive reward, which lets unsolvable tasks in (`keep_partial`).
+Source: arXiv 2604.15840, where an agent executes query and solution and what is solved is kept. We read that as
+`query`: the agent plays the query, and the solution says what it has to bring about. Everything else here is ours.
+Deviates: the paper also keeps failures with a positive reward, which lets unsolvable tasks in (`keep_partial`).
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ from sparring.envs.synthesis import Synthesis
 from sparring.synthesis.proposals import Proposal, content_key
 from sparring.synthesis.signals import ROUNDING
 
-CheckName = Literal["duplicate", "replay", "change", "empty", "random", "probe"]
+CheckName = Literal["duplicate", "replay", "change", "empty", "random", "query", "probe"]
 CHECKS: tuple[CheckName, ...] = ("duplicate", "replay", "change", "empty", "random", "probe")
+"""Those that are made by default."""
 
 MAX_ACTION = 2000
 """Most characters of a reference's action."""
@@ -50,6 +53,7 @@ class Reason(StrEnum):
     UNCHANGED = "its reference changes nothing"
     EMPTY_SOLVES = "doing nothing solves it"
     RANDOM_SOLVES = "chance solves it"
+    QUERY_FAILS = "nobody who saw its query alone solved it"
     TOO_EASY = "quarantined: too easy for the agent"
     TOO_HARD = "quarantined: too hard for the agent"
     FAULT = "the world broke while it was checked"
@@ -65,16 +69,22 @@ class ValidationConfig:
 
     checks: tuple[CheckName, ...] = CHECKS
     """Checks that are made besides form and the gate against evaluation tasks, which always are. None: the ablation
-    without validation. The paper's: `("replay",)`. `duplicate` (nearly the same) and `change` judge what the replay
+    without validation. The paper's: `("query",)`. `duplicate` (nearly the same) and `change` judge what the replay
     showed, and need it."""
     num_replays: Repeats = 2
     """How often the reference is replayed (paper: once)."""
     keep_partial: bool = False
-    """For parity with the paper alone: a reference with a positive reward that falls short of the goal will do."""
+    """For parity with the paper alone: a positive reward that falls short of the goal will do, of a reference and of a
+    try of the query."""
     max_similarity: Share = 0.8
     """From this Jaccard similarity on, of looks and of solution, a task is a duplicate."""
     num_random: Repeats = 1
     """Episodes of the chance policy; one that solves the task is one too many."""
+    num_query_tries: Repeats = 4
+    """Most episodes in which an agent tries the query; the first that solves it is enough (paper: 1)."""
+    query_agent: Literal["target", "explorer"] = "target"
+    """Who tries the query. `target`: the agent that is trained; its probes are its tries. `explorer`: the language
+    model of `[openai]`, which plays as any agent does."""
     num_probes: Repeats = 4
     """Episodes of the agent."""
     num_again: CountOrZero = 4
@@ -99,13 +109,22 @@ class ValidationConfig:
             "replay": num_references + self.num_replays - 1,
             "empty": 1,
             "random": self.num_random,
+            "query": self.num_query_tries,
             "probe": self.num_probes,
         }
-        return sum(num for check, num in parts.items() if check in self.checks)
+        made = {check: num for check, num in parts.items() if check in self.checks}
+        shared = min(made.get("query", 0), made.get("probe", 0)) if self.query_agent == "target" else 0
+        return sum(made.values()) - shared
 
+    @property
+    def asks_explorer(self) -> bool:
+        """Whether the language model of `[openai]` is to play."""
+        return "query" in self.checks and self.query_agent == "explorer"
 
-PAPER_PARITY = ValidationConfig(checks=("replay",), num_replays=1, keep_partial=True)
-"""What the paper's validation lets through."""
+    @property
+    def least_reward(self) -> float:
+        """The reward from which on a goal counts as reached."""
+        return 1e-9 if self.keep_partial else 1.0 - self.success_eps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +164,7 @@ def check_goal(trajectory: Trajectory, config: ValidationConfig) -> Refusal | No
     """Refuse a reference that does not reach the goal; a broken episode proves nothing."""
     if is_broken(trajectory):
         return Refusal(reason=Reason.FAULT, detail=trajectory.error)
-    enough = 1e-9 if config.keep_partial else 1.0 - config.success_eps
-    if trajectory.reward < enough:
+    if trajectory.reward < config.least_reward:
         return Refusal(reason=Reason.NOT_SOLVED, detail=f"reward {trajectory.reward:.2f}")
     return None
 
@@ -175,6 +193,19 @@ def check_null(episodes: Sequence[Trajectory], reason: Reason, config: Validatio
             return Refusal(reason=Reason.FAULT, detail=episode.error)
         if episode.reward >= 1.0 - config.success_eps:
             return Refusal(reason=reason, detail=f"in {len(episode.turns)} turns")
+    return None
+
+
+def check_query(tries: Sequence[Trajectory], config: ValidationConfig) -> Refusal | None:
+    """Refuse a task that no try of its query solves: rewards (0, 0.5, 1) pass, (0.5, 0.5) don't.
+
+    Source: arXiv 2604.15840 (validation).
+    """
+    rewards = [one.reward for one in counted(tries)]
+    if not rewards:
+        return Refusal(reason=Reason.FAULT, detail=tries[0].error if tries else "")
+    if max(rewards) < config.least_reward:
+        return Refusal(reason=Reason.QUERY_FAILS, detail=f"best reward {max(rewards):.2f} of {len(rewards)} tries")
     return None
 
 

@@ -106,8 +106,8 @@ class CoEvolveConfig:
 def paper_parity(config: CoEvolveConfig | None = None) -> CoEvolveConfig:
     """Return the config with what the paper does in the place of our additions.
 
-    One replay, failures with a positive reward kept, no null policies, probes or near duplicates; the hard cut; a pool
-    that only grows. The gate against evaluation tasks stays.
+    One try of the query by the agent, failures with a positive reward kept, no replay, null policies, probes or near
+    duplicates; the hard cut; a pool that only grows. The gate against evaluation tasks stays.
     """
     config = config or CoEvolveConfig()
     return replace(
@@ -117,7 +117,7 @@ def paper_parity(config: CoEvolveConfig | None = None) -> CoEvolveConfig:
         ),
         signals=SignalConfig(),
         pool=replace(config.pool, solved_above=1.0, hopeless_below=0.0, max_synthetic_share=0.999),
-        validation=replace(config.validation, checks=("replay",), num_replays=1, keep_partial=True),
+        validation=replace(config.validation, checks=("query",), num_query_tries=1, keep_partial=True),
     )
 
 

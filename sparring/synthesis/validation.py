@@ -31,6 +31,7 @@ from sparring.synthesis.checks import (
     check_known,
     check_null,
     check_probe,
+    check_query,
     check_replays,
 )
 from sparring.synthesis.novelty import EvaluationGate, Sketch, find_duplicate, sketch
@@ -50,7 +51,7 @@ class Verdict:
     start: str | None = None
     """The task's first observation, where it was played."""
     probe: float | None = None
-    """Mean reward of the probes."""
+    """Mean reward of the probes, or of the tries of the query where there were none."""
 
     @property
     def sketch(self) -> Sketch | None:
@@ -107,7 +108,9 @@ class Ground:
     turn_limit: Callable[[Task], int]
     """The benchmark's."""
     agent: AnyPolicy
-    """Who probes."""
+    """Who probes, and tries queries."""
+    explorer: AnyPolicy | None = None
+    """Who tries queries with `query_agent = "explorer"`."""
     vocabulary: Sequence[str] = ()
     """Actions that the chance policy draws from; none: it does not play."""
     known_tasks: Sequence[Task] = ()
@@ -125,7 +128,15 @@ class _Candidate:
     reference: tuple[str, ...] = ()
     replays: list[Trajectory] = field(default_factory=list)
     start: str | None = None
-    probe: float | None = None
+    tries: list[Trajectory] = field(default_factory=list)
+    """Of its query."""
+    probes: list[Trajectory] = field(default_factory=list)
+
+    @property
+    def probe(self) -> float | None:
+        """Mean reward of the probes, or else of the tries."""
+        rewards = [one.reward for one in counted(self.probes or self.tries)]
+        return fmean(rewards) if rewards else None
 
     @property
     def task(self) -> Task:
@@ -163,8 +174,7 @@ def validate(
     if "random" in config.checks and ground.vocabulary:
         chance = RandomPolicy(seed, sorted(set(ground.vocabulary)))
         _play_null(candidates, Purpose.RANDOM, chance, config.num_random, arena, config)
-    if "probe" in config.checks:
-        _probe(candidates, ground, arena, config)
+    _try(candidates, ground, arena, config)
     return [
         Verdict(proposal=one.proposal, refusal=one.refusal, reference=one.reference, start=one.start, probe=one.probe)
         for one in candidates
@@ -279,10 +289,44 @@ def _play_null(
         candidate.refuse(check_null(episodes, reason, config))
 
 
-def _probe(candidates: Sequence[_Candidate], ground: Ground, arena: Arena, config: ValidationConfig) -> None:
+def _try(candidates: Sequence[_Candidate], ground: Ground, arena: Arena, config: ValidationConfig) -> None:
+    """Let agents play what is left, without the solution. Two rules judge it: a query that nobody solves is refused;
+    what the agent solves always or never is quarantined. The agent's probes are its tries of the query, too."""
+    if config.asks_explorer:
+        assert ground.explorer is not None, "an explorer is wanted, and none was given"
+        _try_queries(candidates, Purpose.QUERY, ground.explorer, ground, arena, config)
+    if "probe" in config.checks:
+        trying = _open(candidates)
+        played = arena.play(Purpose.PROBE, ground.agent, [one.task for one in trying], num=config.num_probes)
+        for candidate, episodes in zip(trying, played, strict=True):
+            candidate.probes = episodes
+    if "query" in config.checks and not config.asks_explorer:
+        _try_queries(candidates, Purpose.PROBE, ground.agent, ground, arena, config)
+    if "probe" in config.checks:
+        for candidate in _open(candidates):
+            candidate.refuse(check_probe(candidate.probes, config))
+
+
+def _try_queries(
+    candidates: Sequence[_Candidate],
+    purpose: Purpose,
+    player: AnyPolicy,
+    ground: Ground,
+    arena: Arena,
+    config: ValidationConfig,
+) -> None:
+    """Let a player try each query until it is solved, or all tries are used up."""
     trying = _open(candidates)
-    played = arena.play(Purpose.PROBE, ground.agent, [one.task for one in trying], num=config.num_probes)
-    for candidate, episodes in zip(trying, played, strict=True):
-        candidate.refuse(check_probe(episodes, config))
-        usable = [one.reward for one in counted(episodes)]
-        candidate.probe = fmean(usable) if usable else None
+    for candidate in trying:
+        candidate.tries = candidate.probes[: config.num_query_tries]
+    for number in range(config.num_query_tries):
+        unsolved = [one for one in trying if len(one.tries) <= number and check_query(one.tries, config)]
+        played = arena.play(purpose, player, [one.task for one in unsolved]) if unsolved else []
+        for candidate, episodes in zip(unsolved, played, strict=True):
+            candidate.tries += episodes
+    for candidate in trying:
+        candidate.refuse(check_query(candidate.tries, config))
+        turns = candidate.tries[0].turns
+        if candidate.start is None and turns:  # no replay has shown it
+            candidate.start = turns[0].observation
+            _pass_gate(candidate, ground, candidate.start, candidate.reference)

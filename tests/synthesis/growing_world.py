@@ -24,6 +24,8 @@ class GrowingEnv(ToyEnv):
 
     def reset(self, task: Task, seed: int) -> str:
         first = super().reset(task, seed)
+        if told := task.data.get("told"):  # the query says something else than the goal wants
+            first = f"Press in this order: {' '.join(told)}."
         self.fault = task.data.get("fault")
         self.num_idle = 0
         for action in task.data.get("prefix", ()):
@@ -40,6 +42,8 @@ class GrowingEnv(ToyEnv):
         if action == idle:  # doing nothing of use wins, the third time
             self.num_idle += 1
             return EnvStep(observation="Hm.", reward=float(self.num_idle > 2), is_done=self.num_idle > 2)
+        if self.fault == "won":  # the goal is true already
+            return EnvStep(observation="Hm.", reward=1.0, is_done=True)
         answer = super().step(action)
         earned = (self.pressed - self.start) / max(1, len(self.goal) - self.start)
         return EnvStep(observation=answer.observation, reward=earned, is_done=answer.is_done)

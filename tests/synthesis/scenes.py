@@ -80,6 +80,17 @@ def skilled(chance: float) -> ScriptedPolicy:
     return ScriptedPolicy(choose)
 
 
+def reader() -> ScriptedPolicy:
+    """A policy that presses what the first observation asks for, and then looks: it knows what an agent is shown."""
+
+    def choose(episode: Episode) -> str:
+        first = episode.turns[0].observation if episode.turns else episode.observation
+        asked = first.partition("order: ")[2].partition(".")[0].split()
+        return f"press {asked[len(episode.turns)]}" if len(episode.turns) < len(asked) else "look"
+
+    return ScriptedPolicy(choose)
+
+
 def verb(action: str) -> str:
     """The pattern used where no world is at hand."""
     return action.split()[0] if action.strip() else ""

@@ -209,7 +209,8 @@ def test_paper_parity():
     config = paper_parity()
     assert (config.synthesis.kind, config.synthesis.every) == ("language-model", 10)
     assert config.synthesis.fresh_weight == 1.0
-    assert (config.validation.checks, config.validation.keep_partial) == (("replay",), True)
+    validation = config.validation
+    assert (validation.checks, validation.keep_partial, validation.num_query_tries) == (("query",), True, 1)
     assert (config.signals.boundary, config.signals.cut, config.signals.window) == ("cut", 0.5, 10)
     curriculum, _ = begin(INITIAL[:2])
     for step in (1, 2, 3):  # neither a solved nor a hopeless task leaves

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -11,12 +12,13 @@ from sparring.core.errors import DataError
 from sparring.core.types import StopReason, Task
 from sparring.policies.scripted import ScriptedPolicy
 from sparring.synthesis.checks import (
-    CHECKS,
+    CheckName,
     Reason,
     ValidationConfig,
     check_form,
     check_goal,
     check_probe,
+    check_query,
     check_replays,
 )
 from sparring.synthesis.novelty import EvaluationGate, sketch
@@ -24,14 +26,15 @@ from sparring.synthesis.proposals import Origin, Proposal
 from sparring.synthesis.signals import Signal
 from sparring.synthesis.validation import Ground, Verdict, probe_again, validate
 from tests.synthesis.growing_world import GrowingSynthesis
-from tests.synthesis.scenes import live_arena, played, skilled, task
+from tests.synthesis.scenes import live_arena, played, reader, skilled, task
 
 ORIGIN = Origin(synthesiser="programmatic", strategy="variation", signal=Signal.BOUNDARY, step=10)
 GOAL = "red green blue red"
 SOUND = task("long/new", GOAL)
 EVALUATION = [task("long/test-0", "white white white white", machine="M7")]
 VOCABULARY = ["press red", "press green", "press blue", "press white", "look", "sing", "jump", "sleep"]
-ALL = ValidationConfig()
+ALL = ValidationConfig(checks=get_args(CheckName))
+HALF_TOLD = task("long/half-told", GOAL, told=["red", "green"])
 
 
 def proposal(of: Task = SOUND, *references: str) -> Proposal:
@@ -93,6 +96,8 @@ BAD = {
         },
         Reason.DUPLICATE,
     ),
+    # The query says half of what the goal wants: whoever follows it earns half, and never all.
+    "query": (proposal(HALF_TOLD), {"agent": reader()}, Reason.QUERY_FAILS),
     # A wrong reference, of a task that the agent solves sometimes all the same.
     "replay": (proposal(SOUND, "press red, press white"), {}, Reason.NOT_SOLVED),
 }
@@ -106,12 +111,12 @@ def test_each_check_refuses_what_all_others_let_through(check: str):
     assert refused.refusal.reason is reason
     assert refused.is_quarantined == (check == "probe")
     on_replay = ("duplicate", "change") if check == "replay" else ()  # they have nothing to judge then
-    others = replace(ALL, checks=tuple(one for one in CHECKS if one != check and one not in on_replay))
+    others = replace(ALL, checks=tuple(one for one in ALL.checks if one != check and one not in on_replay))
     assert verdict(bad, others, **options).is_accepted
 
 
 def test_every_check_has_its_bad_task():
-    assert set(BAD) == set(CHECKS)
+    assert set(BAD) == set(ALL.checks) > set(ValidationConfig().checks)
 
 
 def test_replaying_twice_refuses_a_world_that_answers_differently():
@@ -219,7 +224,7 @@ def test_every_episode_is_counted_and_the_budget_holds():
     assert cost == 2 + 1 + 1 + 4
     with live_arena(budget=2 * cost + 1) as arena:
         found = validate(many, ground(), arena, ALL)
-        assert arena.spent == {"explore": 0, "replay": 4, "empty": 2, "random": 2, "probe": 8}
+        assert arena.spent == {"explore": 0, "replay": 4, "empty": 2, "random": 2, "query": 0, "probe": 8}
         assert arena.total == 16
     reasons = [one.refusal.reason if one.refusal else None for one in found]
     assert reasons[2:] == [Reason.BUDGET, Reason.BUDGET]
@@ -229,7 +234,7 @@ def test_every_episode_is_counted_and_the_budget_holds():
 def test_what_is_refused_is_played_no_further():
     with live_arena() as arena:
         validate([proposal(SOUND, "press white")], ground(), arena, ALL)
-        assert arena.spent == {"explore": 0, "replay": 1, "empty": 0, "random": 0, "probe": 0}
+        assert arena.spent == {"explore": 0, "replay": 1, "empty": 0, "random": 0, "query": 0, "probe": 0}
 
 
 def test_parity_with_the_paper_keeps_failures_with_a_positive_reward():
@@ -245,6 +250,71 @@ def test_a_restart_is_validated_from_its_start():
     found = verdict(proposal(halfway, "press blue, press red"), agent=skilled(0.6))
     assert found.refusal is None or found.is_quarantined
     assert found.reference == ("press blue", "press red")
+
+
+# ── Trying the query ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+QUERY = ValidationConfig(checks=("query",))
+
+
+def test_a_query_that_does_not_say_what_its_goal_wants_passes_replay_alone():
+    bad, agent = proposal(HALF_TOLD), reader()
+    assert verdict(bad, ValidationConfig(checks=("replay",)), agent=agent).is_accepted
+    refused = verdict(bad, QUERY, agent=agent)
+    assert refused.refusal is not None
+    assert (refused.refusal.reason, refused.refusal.detail) == (Reason.QUERY_FAILS, "best reward 0.50 of 4 tries")
+    assert not refused.is_quarantined
+    whole = verdict(proposal(), QUERY, agent=agent)
+    assert whole.is_accepted and whole.start is not None  # compared with later proposals, though no replay was played
+
+
+def test_parity_with_the_paper_keeps_tries_with_a_positive_reward():
+    half, nothing = proposal(HALF_TOLD), proposal(task("long/mistold", GOAL, told=["white"]))
+    parity = replace(QUERY, num_query_tries=1, keep_partial=True)
+    assert verdict(half, parity, agent=reader()).is_accepted
+    assert not verdict(nothing, parity, agent=reader()).is_accepted
+
+
+def test_the_first_try_that_solves_it_is_enough():
+    with live_arena() as arena:
+        found = validate([proposal(), proposal(HALF_TOLD)], ground(agent=reader()), arena, QUERY)
+        assert [one.is_accepted for one in found] == [True, False]
+        assert arena.spent["probe"] == 1 + QUERY.num_query_tries == arena.total
+
+
+def test_probes_are_tries_and_none_is_played_twice():
+    config = ValidationConfig(checks=("query", "probe"), num_query_tries=6, num_probes=4)
+    assert (config.cost(1), replace(config, num_query_tries=2).cost(1)) == (6, 4)
+    for sound, num in ((proposal(), 4), (proposal(HALF_TOLD), 6)):
+        with live_arena() as arena:
+            validate([sound], ground(agent=reader()), arena, config)
+            assert (arena.spent["probe"], arena.total) == (num, num)
+
+
+def test_a_served_explorer_may_try_in_the_place_of_the_agent():
+    config = ValidationConfig(checks=("query", "probe"), query_agent="explorer", num_query_tries=2)
+    assert config.cost(1) == 2 + 4
+    with live_arena() as arena:
+        found = validate(
+            [proposal(), proposal(HALF_TOLD)], ground(agent=skilled(0.8), explorer=reader()), arena, config
+        )
+        assert found[0].is_accepted and not found[1].is_accepted
+        assert (arena.spent["query"], arena.spent["probe"]) == (1 + 2, 4)  # what is refused is not probed
+
+
+def test_tries_that_broke_are_no_verdict():
+    broken = replace(played("a", [0.0], stop=StopReason.ENV_FAULT), error="gone")
+    assert check_query([broken, played("a", [1.0])], QUERY) is None
+    refusal = check_query([broken], QUERY)
+    assert refusal is not None and (refusal.reason, refusal.detail) == (Reason.FAULT, "gone")
+
+
+def test_a_goal_that_is_true_already_is_refused():
+    """Replay and query alone would take it, so the empty policy is what tells."""
+    won = proposal(task("long/won", GOAL, fault="won"))
+    assert verdict(won, ValidationConfig(checks=("replay", "query"))).is_accepted
+    refused = verdict(won)
+    assert refused.refusal is not None and refused.refusal.reason is Reason.EMPTY_SOLVES
 
 
 # ── The pure checks ───────────────────────────────────────────────────────────────────────────────────────────────────
