@@ -26,6 +26,8 @@ BAR_WIDTH = 200.0
 """Width of a bar that stands for 1, where its number stands beside it."""
 MAX_ROUND_TICKS = 12
 """Rounds up to which each is a tick."""
+FOREST_TICKS = 3
+"""Values on the axis below a column of intervals, about."""
 MIN_LABELLED = 46.0
 """Width from which a part of a bar has its number written in it; on narrow screens the number is larger."""
 MAX_POINTS = 30
@@ -42,7 +44,7 @@ def forest(
     x, middle = Scale(*domain, 8, FOREST_WIDTH - 8), FOREST_HEIGHT / 2
     if interval.num == 0:
         return Markup("")
-    grid = [svg.line(x(tick), 0, x(tick), FOREST_HEIGHT, "gridline") for tick in x.ticks()]
+    grid = [svg.line(x(tick), 0, x(tick), FOREST_HEIGHT, "gridline") for tick in x.ticks(FOREST_TICKS)]
     if zero:
         grid.append(svg.line(x(0.0), 0, x(0.0), FOREST_HEIGHT, "zero"))
     marks = [svg.line(x(mean), middle - 7, x(mean), middle + 7, f"seed {class_}") for mean in seeds]
@@ -55,7 +57,7 @@ def forest(
 def forest_axis(domain: tuple[float, float]) -> Markup:
     """Draw the axis that stands below a column of intervals."""
     x = Scale(*domain, 8, FOREST_WIDTH - 8)
-    labels = [svg.text(x(tick), 14, svg.tick_label(tick), "tick", "middle") for tick in x.ticks()]
+    labels = [svg.text(x(tick), 14, svg.tick_label(tick), "tick", "middle") for tick in x.ticks(FOREST_TICKS)]
     return svg.drawing(FOREST_WIDTH, 20, *labels, label="axis", class_="forest")
 
 
