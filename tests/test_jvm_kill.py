@@ -16,7 +16,6 @@ from sparring.policies.base import Episode, Reply
 from sparring.policies.scripted import ReplayPolicy
 from sparring.rollouts.episodes import episode_specs
 from sparring.rollouts.loop import cut_waves, rollout
-from tests.processes import wait_until
 
 NUM_ENVS = 2
 KINDS = ("lifespan-longest-lived", "lifespan-shortest-lived")
@@ -45,7 +44,6 @@ def jvms() -> set[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("each_pool")
 def test_a_rollout_whose_jvm_is_killed_equals_one_that_was_left_alone() -> None:
     before = jvms()
     world = ScienceWorld()
@@ -63,7 +61,7 @@ def test_a_rollout_whose_jvm_is_killed_equals_one_that_was_left_alone() -> None:
         assert killing.has_killed
         survivors = jvms() - before
         assert len(survivors) == NUM_ENVS and len(survivors & running) == NUM_ENVS - 1
-    wait_until(lambda: jvms() == before)  # on a cluster an actor ends a moment after its pool
+    assert jvms() == before
 
     assert [trajectory.num_retries for trajectory in expected] == [0] * 4
     assert sum(trajectory.num_retries for trajectory in played) == 1
