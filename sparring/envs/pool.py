@@ -71,12 +71,15 @@ class EnvPool:
         benchmark = load_benchmark(env_id, options)
         clean_environment(variables)  # what is wrong with them is told now, and not by the first env
         workers = self._workers = self._choose_workers(benchmark, num_envs, variables)
+        self._is_closed = False
         starting = threading.BoundedSemaphore(workers.num_starting if workers else 1)
 
         def start() -> Connection:
             if workers is None:
                 return LocalConnection(benchmark)
             with starting:
+                if self._is_closed:  # closed while others were starting
+                    raise EnvFault("The pool is closed.")
                 return WorkerConnection(workers.start(), env_id, options or {}, reset_deadline_s, variables)
 
         self._slots = [_Slot(start, reset_deadline_s, step_deadline_s, max_retries) for _ in range(num_envs)]
@@ -127,6 +130,7 @@ class EnvPool:
 
     def close(self) -> None:
         """End every env and its process, those that hang included. Futures still open fail or are cancelled."""
+        self._is_closed = True
         for slot, thread in zip(self._slots, self._threads, strict=True):
             slot.is_closed = True
             thread.shutdown(wait=False, cancel_futures=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import pytest
 from sparring.core.errors import ConfigError, DataError, EnvFault
 from sparring.core.types import Task
 from sparring.envs.pool import EnvPool
+from sparring.envs.pool import EnvPool as LocalPool
+from sparring.envs.processes import LocalWorkers
 from tests.envs.faulty_world import FaultyWorld
 from tests.processes import is_alive, wait_until
 from tests.strangers import NOBODY, is_private, listening, secrets_of, try_as
@@ -239,3 +242,37 @@ def test_cpu_time_of_the_processes_is_counted(make_pool):
     counted = pool.cpu_seconds()
     measured = sum(sum(child.cpu_times()[:2]) for child in alive_descendants())
     assert 0 < counted <= measured + 0.02 and measured - counted < 0.2
+
+
+class OneByOne(LocalWorkers):
+    """Starts one env process at a time, once it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_starting = 1
+        self.num_started, self.may_go_on = 0, threading.Event()
+
+    def start(self):
+        self.num_started += 1
+        assert self.may_go_on.wait(30)
+        return super().start()
+
+
+def test_a_pool_that_is_closed_while_envs_start_starts_no_more():
+    """Else Ctrl-C would wait for each of them, which takes minutes on a busy cluster."""
+    workers = OneByOne()
+
+    class Pool(LocalPool):
+        def _choose_workers(self, *_):
+            return workers
+
+    pool = Pool(WORLD, {}, num_envs=3)
+    for slot in range(3):
+        pool.reset(slot, TASK, 0)
+    wait_until(lambda: workers.num_started == 1)
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    wait_until(lambda: all(slot.is_closed for slot in pool._slots))
+    workers.may_go_on.set()
+    closing.join(30)
+    assert not closing.is_alive() and workers.num_started == 1
