@@ -91,6 +91,75 @@ def test_arms_go_over_the_base_and_the_command_line_over_both(tmp_path: Path) ->
     assert recipe.arms["two"].config.partner.kind == "frozen"
 
 
+PAPER = {
+    "synthesis": {"kind": "language-model", "guidance": "flags", "every": 10, "warmup": 0, "fresh_weight": 1.0},
+    "signals": {
+        "kinds": ("forgetting", "boundary", "rare"),
+        "cut": 0.5,
+        "window": 10,
+        "boundary": "cut",
+        "rare_share": 0.05,
+    },
+    "validation": {"checks": ("query",), "num_query_tries": 1, "query_agent": "target", "keep_partial": True},
+    "pool": {"solved_above": 1.0, "hopeless_below": 0.0, "max_synthetic_share": 0.999},
+}
+"""All that the preset sets."""
+
+
+def curriculum_of(**values: Any) -> dict[str, dict[str, Any]]:
+    """Resolve a recipe of one arm and return the sections that a preset may touch."""
+    arm = {"method": "coevolve", **values.pop("arm", {})}
+    overrides = {"openai.model": "explorer"} | values.pop("typed", {})
+    (found,) = recipe_from_dict({"name": "one", **values, "arms": {"one": arm}}, overrides).arms.values()
+    return {name: dataclasses.asdict(getattr(found.config, name)) for name in PAPER}
+
+
+def test_the_papers_preset_sets_these_values_and_no_other() -> None:
+    ours, paper = curriculum_of(), curriculum_of(synthesis={"preset": "paper"})
+    assert paper == {name: {**ours[name], **PAPER[name]} for name in PAPER} | {
+        "synthesis": {**ours["synthesis"], **PAPER["synthesis"], "preset": "paper"}
+    }
+    assert paper != ours
+
+
+def test_a_preset_lies_beneath_every_key_wherever_it_is_named() -> None:
+    paper = {"preset": "paper"}
+    for named in (
+        {"synthesis": {**paper, "every": 4}},
+        {"synthesis": {"every": 4}, "arm": {"synthesis": paper}},
+        {"synthesis": {"every": 4}, "typed": {"synthesis.preset": "paper"}},
+        {"synthesis": paper, "arm": {"synthesis": {"every": 4}}},
+        {"synthesis": paper, "typed": {"synthesis.every": 4}},
+        {"arm": {"synthesis": paper}, "typed": {"synthesis.every": 4}},
+    ):
+        found = curriculum_of(**named)
+        assert (found["synthesis"]["every"], found["synthesis"]["fresh_weight"]) == (4, 1.0)
+        assert found["validation"]["checks"] == ("query",)
+    # Legal with the paper's bound for hopeless tasks alone, so that the preset must lie beneath from the start.
+    assert curriculum_of(synthesis=paper, pool={"solved_above": 0.01})["pool"]["hopeless_below"] == 0.0
+    # The last word counts.
+    assert curriculum_of(synthesis=paper, arm={"synthesis": {"preset": "ours"}}) == curriculum_of()
+
+
+def test_a_preset_is_shown_resolved_and_does_not_apply_twice() -> None:
+    recipe = recipe_from_dict(
+        {"name": "one", "method": "coevolve", "synthesis": {"preset": "paper"}, "validation": {"num_query_tries": 3}},
+        {"openai.model": "explorer"},
+    )
+    shown = json.loads(json.dumps(recipe.to_dict()))
+    assert (
+        shown["arms"]["coevolve"]["validation"] | {"checks": ["query"], "num_query_tries": 3, "keep_partial": True}
+        == (shown["arms"]["coevolve"]["validation"])
+    )
+    assert recipe_from_dict(shown) == recipe
+
+
+def test_a_preset_that_is_none_is_named_with_those_that_are() -> None:
+    for word in ("papre", ["paper"]):
+        with pytest.raises(ConfigError, match=r"synthesis\.preset: expected one of 'ours', 'paper'"):
+            curriculum_of(synthesis={"preset": word})
+
+
 def test_a_recipe_of_one_method_needs_no_arms(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, 'name = "x"\nmethod = "rft"\n[rft]\nnum_samples = 9'))
     assert (recipe.name, recipe.seeds, list(recipe.arms)) == ("x", (0,), ["rft"])

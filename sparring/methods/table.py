@@ -35,6 +35,8 @@ class Method:
     """It learns from the log-probabilities of what it samples, so it can't sample greedily."""
     makes_tasks: bool = False
     """It makes new tasks, which the world must have a part in."""
+    may_start_at_base: bool = False
+    """With `grpo.start = "base"` it clones no expert."""
 
 
 METHODS: Mapping[str, Method] = {
@@ -45,8 +47,10 @@ METHODS: Mapping[str, Method] = {
     "ipr": Method(run=ipr, label="IPR", num_agents=2),
     "coevolving_agents": Method(run=coevolving_agents, label="Co-Evolving Agents", num_agents=2, has_partner=True),
     "ppo": Method(run=ppo, label="PPO", num_agents=2, is_on_policy=True),
-    "grpo": Method(run=grpo, label="GRPO", num_agents=2, is_on_policy=True),
-    "coevolve": Method(run=coevolve, label="CoEvolve", num_agents=2, is_on_policy=True, makes_tasks=True),
+    "grpo": Method(run=grpo, label="GRPO", num_agents=2, is_on_policy=True, may_start_at_base=True),
+    "coevolve": Method(
+        run=coevolve, label="CoEvolve", num_agents=2, is_on_policy=True, makes_tasks=True, may_start_at_base=True
+    ),
     "coevolving_agents_and_tasks": Method(
         run=coevolving_agents_and_tasks,
         label="Co-Evolving Agents and Tasks",

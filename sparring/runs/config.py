@@ -1,7 +1,8 @@
 """What a run depends on: one frozen `Config` per arm, the `Recipe` of arms and seeds, and what playing depends on.
 
 The dataclasses live beside their owners; here they are only composed. An *arm* is a method under a name, with a config
-of its own: the recipe's base sections, then the arm's, then the command line's, each over the one before.
+of its own: the recipe's base sections, then the arm's, then the command line's, each over the one before, and all over
+the preset that the last of them names (`synthesis.preset`), which lies over the defaults.
 """
 
 from __future__ import annotations
@@ -169,6 +170,13 @@ class Arm:
         """Whether the method makes new tasks, which the world must have a part in."""
         return METHODS[self.method].makes_tasks and self.config.synthesis.kind != "replay"
 
+    @property
+    def needs_experts(self) -> bool:
+        """Whether it shows experts' episodes or learns from them."""
+        method = METHODS[self.method]
+        starts_at_base = method.may_start_at_base and self.config.grpo.start == "base"
+        return self.config.chat.num_examples > 0 or (method.trains and not starts_at_base)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -178,6 +186,11 @@ class Recipe:
     """The run's name, and its folder's below `runs/`."""
     seeds: tuple[int, ...]
     arms: Mapping[str, Arm]
+
+    @property
+    def needs_experts(self) -> bool:
+        """Whether an arm does."""
+        return any(arm.needs_experts for arm in self.arms.values())
 
     def shared_config(self) -> Config:
         """Return the config whose world all arms share.

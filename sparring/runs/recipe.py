@@ -63,7 +63,7 @@ def run_recipe(
         jobs = list_jobs(recipe)
         with progress.phase(f"{recipe.name} → {out}", total=len(jobs)) as bar:
             with EnvPool.of(config.env) as pool:
-                world = build_world(run, config, benchmark, tasks, pool, progress)
+                world = build_world(run, config, benchmark, tasks, pool, progress, needs_experts=recipe.needs_experts)
                 with Engines(run, world, leader) as engines:
                     for job in jobs if num_jobs == 1 else ():
                         do_job(job, recipe, run, world, engines, progress)

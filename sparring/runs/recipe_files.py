@@ -16,6 +16,8 @@ from sparring.methods.table import METHODS
 from sparring.policies.vllm.config import TAKE_ADAPTERS, check_servers
 from sparring.runs.config import Arm, Config, PlayConfig, Recipe, check_room
 from sparring.runs.tinker_checks import check_tinker
+from sparring.synthesis.curriculum import SynthesisConfig
+from sparring.synthesis.presets import PRESETS
 
 MAX_RECIPE = 10_000_000
 """Most bytes of a recipe."""
@@ -70,7 +72,6 @@ def recipe_from_dict(
     own = ("name", "seeds", "method", "label", "arms")
     base_values = {key: value for key, value in values.items() if key not in own}
     _check_keys(base_values, own, source)
-    base = from_dict(Config(), base_values, source=source)
     tables = convert(values.get("arms", {}), dict[str, Any], where=f"{source}: arms")
     if not tables:
         if "method" not in values:
@@ -84,7 +85,8 @@ def recipe_from_dict(
         prefix = "arms.{}."
     kept = _keep(tables, arms, source)
     resolved = {
-        name: _arm(base, tables[name], overrides or {}, source=source, prefix=prefix.format(name)) for name in kept
+        name: _arm(base_values, tables[name], overrides or {}, source=source, prefix=prefix.format(name))
+        for name in kept
     }
     wanted = values.get("seeds", [0]) if seeds is None else list(seeds)
     found_seeds = convert(wanted, tuple[Seed, ...], where=f"{source}: seeds")
@@ -170,7 +172,7 @@ def _check_folder_name(name: str, where: str) -> None:
         )
 
 
-def _arm(base: Config, table: Any, overrides: Mapping[str, Any], *, source: str, prefix: str) -> Arm:
+def _arm(base: Mapping[str, Any], table: Any, overrides: Mapping[str, Any], *, source: str, prefix: str) -> Arm:
     if not isinstance(table, Mapping):
         raise ConfigError(f"{source}: {prefix.rstrip('.')}: expected a table of keys.")
     if "method" not in table:
@@ -181,10 +183,25 @@ def _arm(base: Config, table: Any, overrides: Mapping[str, Any], *, source: str,
     label = convert(table.get("label") or METHODS[method].label, Name, where=f"{source}: {prefix}label")
     own = {key: value for key, value in table.items() if key not in ("method", "label")}
     _check_keys(own, ("method", "label"), source, prefix)
-    config = from_dict(base, own, source=source, prefix=prefix)
-    arm = Arm(method=method, label=label, config=from_dict(config, _nest(overrides), source="command line"))
+    typed = _nest(overrides)
+    config = from_dict(_beneath([base, own, typed]), base, source=source)
+    config = from_dict(config, own, source=source, prefix=prefix)
+    arm = Arm(method=method, label=label, config=from_dict(config, typed, source="command line"))
     _check_arm(arm, f"{source}: {prefix}")
     return arm
+
+
+def _beneath(layers: Sequence[Mapping[str, Any]]) -> Config:
+    """Return what lies beneath all layers of keys: the defaults, with the preset that the last layer to name one names.
+
+    So a key that is given anywhere wins over the preset, wherever the preset is named.
+    """
+    name: Any = SynthesisConfig().preset
+    for layer in layers:
+        section = layer.get("synthesis")
+        name = section.get("preset", name) if isinstance(section, Mapping) else name
+    values = PRESETS.get(name, {}) if isinstance(name, str) else {}  # a word that is none is refused with its layer
+    return from_dict(Config(), values, source="preset")
 
 
 def _check_arm(arm: Arm, where: str) -> None:

@@ -55,7 +55,8 @@ def _work(channel: Channel, tasks: SimpleQueue[list[Any] | None], recipe: Any, f
     benchmark = config.env.load()
     run = Run.join(folder, lambda **record: channel.send("timing", record))
     with EnvPool.of(config.env) as pool:
-        world = build_world(run, config, benchmark, choose_tasks(config, benchmark), pool, channel)
+        chosen = choose_tasks(config, benchmark)
+        world = build_world(run, config, benchmark, chosen, pool, channel, needs_experts=recipe.needs_experts)
         with Engines(run, world) as engines:
             while (task := tasks.get()) is not None:
                 _, seed, arm = task

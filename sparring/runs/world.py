@@ -55,16 +55,18 @@ def build_world(
     tasks: tuple[Sequence[Task], Sequence[Task]],
     pool: EnvPool,
     progress: Progress,
+    *,
+    needs_experts: bool = True,
 ) -> World:
     """Gather the experts' trajectories, once per run folder.
 
     Raises:
-        DataError: there is no expert trajectory for any training task.
+        DataError: there is no expert trajectory for any training task, and some are needed.
     """
     train_tasks, eval_tasks = tasks
     shown_how = select_tasks(train_tasks, num=config.expert.num_tasks)
     experts = _experts(run, config, benchmark, pool, shown_how, progress)
-    if not experts:
+    if needs_experts and not experts:
         raise DataError(
             f"{config.env.id}: no expert trajectories for the {len(train_tasks)} training tasks. Name a file of "
             "demonstrations with expert.path (schema: docs/your-environment.md)."

@@ -47,6 +47,9 @@ from sparring.synthesis.validation import Ground, Verdict, probe_again, validate
 class SynthesisConfig:
     """How often, from what and by whom tasks are made."""
 
+    preset: Literal["ours", "paper"] = "ours"
+    """`paper`: what CoEvolve's paper does in the place of our additions, in this section and in `signals`, `validation`
+    and `pool` (`sparring.synthesis.presets`). It lies beneath every key that a recipe or the command line gives."""
     kind: Literal["programmatic", "language-model", "replay"] = "programmatic"
     """`programmatic`: by the world's own means. `language-model`: reflect, explore, abstract (the paper). `replay`: no
     new tasks, flagged ones are drawn more often (control arm)."""
@@ -101,24 +104,6 @@ class CoEvolveConfig:
     def of(cls, config: HasCoEvolveSections) -> CoEvolveConfig:
         """Put together the sections of a larger config."""
         return cls(synthesis=config.synthesis, signals=config.signals, pool=config.pool, validation=config.validation)
-
-
-def paper_parity(config: CoEvolveConfig | None = None) -> CoEvolveConfig:
-    """Return the config with what the paper does in the place of our additions.
-
-    One try of the query by the agent, failures with a positive reward kept, no replay, null policies, probes or near
-    duplicates; the hard cut; a pool that only grows. The gate against evaluation tasks stays.
-    """
-    config = config or CoEvolveConfig()
-    return replace(
-        config,
-        synthesis=replace(
-            config.synthesis, kind="language-model", guidance="flags", every=10, warmup=0, fresh_weight=1.0
-        ),
-        signals=SignalConfig(),
-        pool=replace(config.pool, solved_above=1.0, hopeless_below=0.0, max_synthetic_share=0.999),
-        validation=replace(config.validation, checks=("query",), num_query_tries=1, keep_partial=True),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

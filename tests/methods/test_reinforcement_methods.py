@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, variance
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sparring.core.errors import ConfigError, TrainingError
+from sparring.core.errors import ConfigError, DataError, TrainingError
 from sparring.core.folder import Run
 from sparring.core.journal import read_json, read_jsonl
 from sparring.core.phases import Phase
@@ -141,6 +142,24 @@ def test_a_run_that_earns_nothing_ends_and_says_so(model_folder: Path, tmp_path:
     message = r"grpo_base, round-1/train-target: nothing to learn from in 6 of 6 groups \(all rewards 0\).*grpo\.start"
     with pytest.raises(TrainingError, match=message):
         run_recipe(make_recipe(model_folder, "grpo_base"), tmp_path / "run", SilentProgress(), with_report=False)
+
+
+class Inexpert(ToyWorld):
+    """A world that knows no solution."""
+
+    def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
+        return {}
+
+
+def test_a_world_without_experts_is_refused_only_where_they_are_needed(model_folder: Path, tmp_path: Path) -> None:
+    env = {"id": f"{__name__}:Inexpert"}
+    with pytest.raises(DataError, match="no expert trajectories for the 12 training tasks"):
+        run_recipe(make_recipe(model_folder, "grpo", env=env), tmp_path / "a", SilentProgress(), with_report=False)
+    with pytest.raises(DataError, match="no expert trajectories"):
+        shown = make_recipe(model_folder, "grpo_base", env=env, chat={"num_examples": 1})
+        run_recipe(shown, tmp_path / "b", SilentProgress(), with_report=False)
+    with pytest.raises(TrainingError, match="nothing to learn from"):  # it came as far as playing
+        run_recipe(make_recipe(model_folder, "grpo_base", env=env), tmp_path / "c", SilentProgress(), with_report=False)
 
 
 def played_alike(number: int, reward: float) -> list[Trajectory]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from sparring.core.convert import from_dict
 from sparring.core.errors import DataError
 from sparring.core.types import Task, Trajectory
 from sparring.synthesis.arena import Arena, Purpose
@@ -23,11 +24,11 @@ from sparring.synthesis.curriculum import (
     extend,
     notice,
     observe,
-    paper_parity,
     synthesise,
 )
 from sparring.synthesis.novelty import EvaluationGate
 from sparring.synthesis.pool import Change, PoolConfig, PoolEvent, Status
+from sparring.synthesis.presets import PRESETS
 from sparring.synthesis.programmatic import Programmatic, ReplayOnly
 from sparring.synthesis.proposals import Synthesiser
 from sparring.synthesis.signals import SignalConfig
@@ -205,13 +206,8 @@ def test_when_synthesis_is_due():
     assert [step for step in range(1, 31) if SynthesisConfig(warmup=15).is_due(step)] == [20, 30]
 
 
-def test_paper_parity():
-    config = paper_parity()
-    assert (config.synthesis.kind, config.synthesis.every) == ("language-model", 10)
-    assert config.synthesis.fresh_weight == 1.0
-    validation = config.validation
-    assert (validation.checks, validation.keep_partial, validation.num_query_tries) == (("query",), True, 1)
-    assert (config.signals.boundary, config.signals.cut, config.signals.window) == ("cut", 0.5, 10)
+def test_the_papers_pool_only_grows():
+    config = from_dict(CoEvolveConfig(), PRESETS["paper"], source="preset")
     curriculum, _ = begin(INITIAL[:2])
     for step in (1, 2, 3):  # neither a solved nor a hopeless task leaves
         played_out = [played("a", [float(place)], of=one) for place, one in enumerate(INITIAL[:2])]

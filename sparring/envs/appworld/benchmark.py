@@ -14,12 +14,14 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from sparring.core.errors import ConfigError, DataError
+from sparring.core.errors import ConfigError, DataError, quote
 from sparring.core.types import Task
 from sparring.envs.appworld import checks
-from sparring.envs.appworld.generate import own_tasks
+from sparring.envs.appworld.generate import OwnTasks
 from sparring.envs.appworld.install import find_engine
+from sparring.envs.appworld.official import OFFICIAL_KIND, OFFICIAL_SPLITS, REMEDY, official_tasks
 from sparring.envs.appworld.process import EngineProcess, EpisodeEnded, Limits, Rows
 from sparring.envs.appworld.replays import Replays, clean
 from sparring.envs.appworld.synthesis import AppWorldSynthesis
@@ -27,16 +29,9 @@ from sparring.envs.appworld.tasks import engine_task
 from sparring.envs.base import EnvStep
 
 TURN_LIMIT = 20
-
-OFFICIAL_SPLITS: Mapping[str, str] = {
-    "train": "train",
-    "dev": "dev",
-    "test": "test_normal",
-    "test_challenge": "test_challenge",
-}
-"""Split → file `datasets/….txt` of AppWorld's data folder."""
-
-OFFICIAL_KIND = "official"
+"""Most actions of an episode, unless the option `turn_limit` says otherwise (CoEvolve's paper: 30)."""
+MAX_TURNS = 1000
+"""AppWorld's own limit."""
 
 GUIDE = (
     "I am {first_name} {last_name} (email {email}, phone number {phone_number}), your supervisor. "
@@ -57,7 +52,10 @@ BROKEN = "The code has ended the Python interpreter it ran in. The task is over.
 
 
 class AppWorld:
-    """The benchmark. Splits `train`, `dev`, `test`; with official data `test_challenge` too."""
+    """The benchmark. Splits `train`, `dev`, `test`; with official data `test_challenge` too.
+
+    In parity mode `test` and `test_challenge` are the official tasks, as in published figures; `train` and `dev` ours.
+    """
 
     instruction = (
         "You are an assistant that acts in everyday apps by writing Python code. Each turn your code is run in one "
@@ -73,21 +71,21 @@ class AppWorld:
         self,
         *,
         path: str | None = None,
-        seed: int = 0,
-        num_per_template: int = 6,
-        shared_templates: bool = False,
+        turn_limit: int = TURN_LIMIT,
+        parity: bool = False,
         limits: Mapping[str, float] | None = None,
         unconfined: bool = False,
+        **ours: Any,
     ) -> None:
         """Choose the tasks; starts nothing.
 
         Args:
             path: AppWorld's data folder, for its official tasks (`appworld download data` fetches it).
-            seed: of our own tasks.
-            num_per_template: our own tasks per template.
-            shared_templates: `dev` and `test` have the training templates, over names of their own.
+            turn_limit: most actions of an episode.
+            parity: evaluate on the official tasks of `path`, and train on ours.
             limits: what an agent's code may use, see `Limits`.
             unconfined: run agents' code even where the machine can't shut it in.
+            ours: `seed`, `num_per_template` and `shared_templates` of our own tasks, see `OwnTasks`.
 
         Raises:
             ConfigError: the engine is not installed, or an option is unknown or senseless.
@@ -100,12 +98,19 @@ class AppWorld:
         except TypeError as error:
             raise ConfigError(f"env.options.limits: {error}.") from None
         self.data = Path(path).expanduser().absolute() if path is not None else self.engine.data
-        self._is_official = path is not None
-        self._seed = seed
+        self._is_official = path is not None and not parity
+        drawn = OwnTasks(**ours)
+        self._seed = drawn.seed
+        self._turn_limit = _checked(turn_limit)
+        self._tasks: dict[str, list[Task]] = {}
+        if not self._is_official:
+            self._tasks = drawn.draw()
         if path is not None:
-            self._tasks = official_tasks(self.data)
-        else:
-            self._tasks = own_tasks(seed, num_per_template, shared_templates=shared_templates)
+            self._tasks |= _for_parity(self.data) if parity else official_tasks(self.data)
+        elif parity:
+            raise ConfigError(
+                "env.options: parity evaluates on AppWorld's official tasks; name their folder: env.path."
+            )
 
     def tasks(self, split: str) -> Sequence[Task]:
         """List a split's tasks, app by app. Raises ConfigError: there is no such split."""
@@ -114,10 +119,10 @@ class AppWorld:
         return self._tasks[split]
 
     def turn_limit(self, task: Task) -> int:
-        return TURN_LIMIT
+        return self._turn_limit
 
     def make_env(self) -> AppWorldEnv:
-        return AppWorldEnv(self._make_engine())
+        return AppWorldEnv(self._make_engine(), self._turn_limit)
 
     def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
         """Return the reference code of our own tasks, an action a step.
@@ -136,12 +141,12 @@ class AppWorld:
         if self._is_official:
             raise ConfigError(
                 "AppWorld's official tasks are not ours to vary: their texts and their tests are code and prose of "
-                "their authors, and can't be stated anew. Make tasks from ours (no `path` under [env.options]), or use "
-                'the control arm: synthesis.kind = "replay".'
+                "their authors, and can't be stated anew. Make tasks from ours (`parity = true` under [env.options], "
+                'or no `path`), or use the control arm: synthesis.kind = "replay".'
             )
         api_docs = sorted((self.data / "api_docs" / "standard").glob("*.json"))
         apis = {f"{file.stem}.{name}" for file in api_docs for name in json.loads(file.read_text(encoding="utf-8"))}
-        return AppWorldSynthesis(self._tasks, self._seed, apis, Replays(self._make_engine))
+        return AppWorldSynthesis(self._tasks, self._seed, apis, Replays(self._make_engine), self.data)
 
     def _make_engine(self) -> EngineProcess:
         return EngineProcess(self.engine, self.data, self.limits, unconfined=self.unconfined)
@@ -150,8 +155,9 @@ class AppWorld:
 class AppWorldEnv:
     """One live world. The reward is told when the task is marked complete or the last turn is over; before it is 0."""
 
-    def __init__(self, engine: EngineProcess) -> None:
+    def __init__(self, engine: EngineProcess, turn_limit: int = TURN_LIMIT) -> None:
         self.engine = engine
+        self.turn_limit = turn_limit
         self.task: Task | None = None
         self.before: Rows = {}
         self.start: Rows = {}
@@ -186,7 +192,7 @@ class AppWorldEnv:
         self.num_turns += 1
         try:
             output, is_complete = self.engine.execute(clean(action))
-            is_last = is_complete or self.num_turns >= TURN_LIMIT
+            is_last = is_complete or self.num_turns >= self.turn_limit
             return EnvStep(observation=output, reward=self._reward() if is_last else 0.0, is_done=is_complete)
         except EpisodeEnded:
             return EnvStep(observation=BROKEN, reward=0.0, is_done=True)
@@ -204,22 +210,20 @@ class AppWorldEnv:
         )
 
 
-def official_tasks(data: Path) -> dict[str, list[Task]]:
-    """List the official tasks of AppWorld's data folder; nothing of them is read but their ids.
+def _checked(turn_limit: int) -> int:
+    """Raises ConfigError: no number of turns."""
+    if type(turn_limit) is not int or not 1 <= turn_limit <= MAX_TURNS:
+        raise ConfigError(f"env.options: turn_limit is {quote(turn_limit)}. Give a whole number from 1 to {MAX_TURNS}.")
+    return turn_limit
+
+
+def _for_parity(data: Path) -> dict[str, list[Task]]:
+    """List the official tasks that figures are published on.
 
     Raises:
-        DataError: it is no such folder, or a listed task is missing.
+        DataError: there are none.
     """
-    remedy = "Name the folder `data` that `appworld download data` made (docs/worlds/appworld.md)."
-    tasks: dict[str, list[Task]] = {}
-    for split, name in OFFICIAL_SPLITS.items():
-        file = data / "datasets" / f"{name}.txt"
-        if not file.exists():
-            continue
-        tasks[split] = [Task(id=id, kind=OFFICIAL_KIND) for id in file.read_text(encoding="utf-8").split()]
-        for task in tasks[split]:
-            if not (data / "tasks" / task.id / "specs.json").exists():
-                raise DataError(f"{file}: lists {task.id}, but {data / 'tasks' / task.id} is not there. {remedy}")
-    if not tasks:
-        raise DataError(f"{data}: holds no AppWorld data (no datasets/train.txt). {remedy}")
-    return tasks
+    found = {split: tasks for split, tasks in official_tasks(data).items() if split.startswith("test")}
+    if "test" not in found:
+        raise DataError(f"{data}: has no datasets/{OFFICIAL_SPLITS['test']}.txt, which parity evaluates on. {REMEDY}")
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sparring.core.errors import ConfigError
 from sparring.core.types import Task
@@ -26,6 +27,20 @@ TEMPLATES: Mapping[str, Mapping[str, Sequence[Template]]] = {
     "test": templates_held.TEST,
 }
 """Split → main app → templates."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnTasks:
+    """Which tasks of ours there are."""
+
+    seed: int = 0
+    num_per_template: int = 6
+    shared_templates: bool = False
+    """`dev` and `test` have the training templates, over names of their own."""
+
+    def draw(self) -> dict[str, list[Task]]:
+        """Generate all splits. Raises ConfigError: no tasks are asked for."""
+        return own_tasks(self.seed, self.num_per_template, shared_templates=self.shared_templates)
 
 
 def own_tasks(seed: int, num_per_template: int, *, shared_templates: bool = False) -> dict[str, list[Task]]:

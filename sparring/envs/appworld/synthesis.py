@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from sparring.core.types import Task, Trajectory
@@ -25,6 +26,7 @@ from sparring.envs.appworld import checks
 from sparring.envs.appworld.drafting import only
 from sparring.envs.appworld.generate import find_template, own_task
 from sparring.envs.appworld.hindsight import put_into_words
+from sparring.envs.appworld.official import OFFICIAL_KIND, official_instruction
 from sparring.envs.appworld.replays import Replay, Replays
 from sparring.envs.appworld.scene import NAMES, Names, Scene
 from sparring.envs.appworld.tasks import Draft as Drafted
@@ -60,19 +62,26 @@ class AppWorldSynthesis:
     """What AppWorld offers (`Synthesis`), of our own tasks."""
 
     def __init__(
-        self, splits: Mapping[str, Sequence[Task]], seed: int, apis: Collection[str], replays: Replays
+        self,
+        splits: Mapping[str, Sequence[Task]],
+        seed: int,
+        apis: Collection[str],
+        replays: Replays,
+        official: Path | None = None,
     ) -> None:
         """Args:
-        splits: split → our own tasks; all but `train` are kept for evaluation.
-        seed: of those tasks.
+        splits: split → tasks; all but `train` are kept for evaluation. Official ones are in no other split.
+        seed: of our own tasks.
         apis: `app.api` of all that can be called.
         replays: tells what code did.
+        official: data folder of the official tasks among them.
         """
         self._evaluated = {task.id for split, tasks in splits.items() if split != "train" for task in tasks}
         self._held_out = _names_of(names for split, names in NAMES.items() if split != "train")
         self._seed = seed
         self._apis = frozenset(apis)
         self._replays = replays
+        self._official = official
         self._made: dict[str, list[Task]] = {}
 
     def variations(self, task: Task) -> list[Task]:
@@ -147,7 +156,14 @@ class AppWorldSynthesis:
         return Draft(task=made, actions=tuple(made.data["reference"]))
 
     def footprint(self, task: Task) -> dict[str, str]:
-        """Return the instruction, the state it starts in, and that state with the tests."""
+        """Return the instruction, the state it starts in, and that state with the tests; of an official task the first.
+
+        Raises:
+            DataError: an official task's instruction can't be read.
+        """
+        if task.kind == OFFICIAL_KIND:
+            assert self._official is not None, "an official task has a data folder"
+            return {"text": official_instruction(self._official, task.id)}
         start = _start(task)
         return {
             "text": task.data["instruction"],

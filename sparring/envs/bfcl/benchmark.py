@@ -44,6 +44,7 @@ class BFCL:
         *,
         docs: Style = "short",
         steps_per_turn: int = STEPS_PER_TURN,
+        turn_limit: int | None = None,
         parity: bool = False,
         num_explored: int = NUM_EXPLORED,
         seed: int = 0,
@@ -54,6 +55,7 @@ class BFCL:
             docs: `short` shows each function's signature and a sentence, `signatures` the former, `full` the
                 benchmark's JSON docs.
             steps_per_turn: answers with calls that an agent may give in one user turn.
+            turn_limit: most answers of a conversation (CoEvolve's paper: 30); none: as many as its steps allow.
             parity: evaluate on all 800 tasks and train on explored ones.
             num_explored: how many of these, in parity mode; `dev` has a fifth as many others.
             seed: of the exploration, in parity mode.
@@ -63,10 +65,10 @@ class BFCL:
         """
         if docs not in get_args(Style):
             raise ConfigError(f"env.options: docs is {docs!r}. Give one of: {', '.join(get_args(Style))}.")
-        if not isinstance(steps_per_turn, int) or steps_per_turn < 1:
-            raise ConfigError(f"env.options: steps_per_turn is {steps_per_turn!r}. Give a whole number from 1.")
-        if type(num_explored) is not int or num_explored < 1:
-            raise ConfigError(f"env.options: num_explored is {num_explored!r}. Give a whole number from 1.")
+        counts = {"steps_per_turn": steps_per_turn, "num_explored": num_explored}
+        for name, value in (counts if turn_limit is None else {**counts, "turn_limit": turn_limit}).items():
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"env.options: {name} is {value!r}. Give a whole number from 1.")
         if type(parity) is not bool or type(seed) is not int:
             raise ConfigError(
                 f"env.options: parity is {parity!r} and seed is {seed!r}. Give true or false, and a number."
@@ -79,6 +81,7 @@ class BFCL:
         self._seed = seed
         self.docs: Style = docs
         self.steps_per_turn = steps_per_turn
+        self._turn_limit = turn_limit
         self.instruction = (
             "You serve a user by calling functions. Answer with calls on one line, in the form "
             "[function(name=value), function(name=value)]. Values are literals: text in quotes, numbers, True, False, "
@@ -105,7 +108,8 @@ class BFCL:
 
     def turn_limit(self, task: Task) -> int:
         """Return as many actions as the world allows: for each user turn its steps and the answer that ends it."""
-        return len(scenario_of(task).requests) * (self.steps_per_turn + 1)
+        most = len(scenario_of(task).requests) * (self.steps_per_turn + 1)
+        return most if self._turn_limit is None else min(most, self._turn_limit)
 
     def make_env(self) -> BFCLEnv:
         return BFCLEnv(docs=self.docs, steps_per_turn=self.steps_per_turn)

@@ -12,11 +12,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sparring.core.errors import ConfigError
+from sparring.core.errors import ConfigError, DataError
 from sparring.core.types import Task
 from sparring.envs.appworld import AppWorld, Draft, make_task
 from sparring.envs.appworld.benchmark import BROKEN, AppWorldEnv
@@ -24,6 +26,7 @@ from sparring.envs.appworld.drafting import DONE, answered, only
 from sparring.envs.appworld.install import COMMAND, engine_folder, find_engine
 from sparring.envs.base import Env, EnvStep
 from sparring.envs.pool import EnvPool
+from sparring.synthesis.novelty import EvaluationGate
 from tests.envs.appworld.conftest import QUICK
 from tests.envs.appworld.hostile import ENDED, REFUSED, SURVIVED
 from tests.envs.pooled import on_cluster
@@ -311,3 +314,38 @@ def test_official_data_are_played_and_graded_by_the_engine(official_folder: Path
     finally:
         env.close()
     assert not scratch.exists()
+
+
+def test_parity_evaluates_on_official_tasks_and_trains_on_ours(world: AppWorld, official_folder: Path):
+    with pytest.raises(DataError, match=r"no datasets/test_normal\.txt"):
+        AppWorld(path=str(official_folder), parity=True)
+    with pytest.raises(ConfigError, match=r"env\.path"):
+        AppWorld(parity=True)
+    data = official_folder.parent / "parity"
+    data.mkdir()
+    for part in official_folder.iterdir():
+        if part.name != "datasets":
+            (data / part.name).symlink_to(part)
+    (data / "datasets").mkdir()
+    (data / "datasets" / "test_normal.txt").write_text("abc1234_1\n")
+    mixed = AppWorld(path=str(data), parity=True, turn_limit=2, limits=QUICK)
+    (task,) = mixed.tasks("test")
+    assert mixed.tasks("train") == world.tasks("train") and mixed.turn_limit(task) == 2
+    gate = EvaluationGate(mixed.synthesis, [task])
+    copied = replace(mixed.tasks("train")[0], data={**mixed.tasks("train")[0].data, "instruction": "What  is it?"})
+    assert gate.check(mixed.tasks("train")[0]) is None
+    assert (found := gate.check(copied)) is not None and (found.evaluation_id, found.aspect) == ("abc1234_1", "text")
+    env = mixed.make_env()
+    try:  # one engine plays both
+        own = mixed.tasks("train")[0]
+        assert own.data["instruction"] in env.reset(own, 0)
+        assert "What is it?" in env.reset(task, 0)
+        assert [env.step("print(1)").reward, env.step("apis.supervisor.complete_task(answer=42)").reward] == [0.0, 1.0]
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize("wrong", [0, 1001, 2.0, "30", True])
+def test_a_turn_limit_that_is_none_is_refused(world: AppWorld, wrong: Any):
+    with pytest.raises(ConfigError, match=r"turn_limit is .*\. Give a whole number from 1 to 1000"):
+        AppWorld(turn_limit=wrong)

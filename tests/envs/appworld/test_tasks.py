@@ -10,9 +10,9 @@ import pytest
 
 from sparring.core.errors import ConfigError, DataError
 from sparring.envs.appworld import Draft, checks, make_task
-from sparring.envs.appworld.benchmark import official_tasks
 from sparring.envs.appworld.drafting import DONE, only, there
 from sparring.envs.appworld.generate import TEMPLATES, find_template, own_tasks
+from sparring.envs.appworld.official import official_instruction, official_tasks
 from sparring.envs.appworld.scene import APPS, NAMES
 from sparring.envs.appworld.tasks import engine_task
 
@@ -112,6 +112,17 @@ def test_a_folder_without_official_data_is_named(tmp_path):
     (tmp_path / "datasets" / "train.txt").write_text("abc_1\n")
     with pytest.raises(DataError, match=r"train\.txt: lists abc_1"):
         official_tasks(tmp_path)
+
+
+def test_what_an_official_task_asks_for_is_read_or_its_file_named(tmp_path):
+    folder = tmp_path / "tasks" / "abc_1"
+    folder.mkdir(parents=True)
+    (folder / "specs.json").write_text('{"instruction": "Pay Ida.", "datetime": "2023-05-18T12:00:00"}')
+    assert official_instruction(tmp_path, "abc_1") == "Pay Ida."
+    for broken in ("{}", "[]", "{"):
+        (folder / "specs.json").write_text(broken)
+        with pytest.raises(DataError, match=r"abc_1/specs\.json: holds no instruction"):
+            official_instruction(tmp_path, "abc_1")
 
 
 def test_the_idle_end_marks_the_task_alone():

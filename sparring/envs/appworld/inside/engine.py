@@ -17,7 +17,7 @@ fork dies by itself, `ended` comes unasked. The `nonce` tells the answers to thi
 may have left in the pipe.
 
 Arguments: a scratch folder (in it `root`, which is all that an episode can write to, and which is emptied before the
-next), the data folder (read only), and the data folder that the engine came with.
+next), the data folder (read only) for official tasks, and that which the engine came with, for ours.
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
@@ -82,7 +82,8 @@ def serve(pipe: Pipe, scratch: Path, data: Path, own_data: Path) -> None:
             root.mkdir()
         pid = os.fork()
         if not pid:
-            _work_and_exit(lambda work=work, request=request: work(pipe, request, root, data), pipe)
+            place = own_data if "official" not in request else data
+            _work_and_exit(lambda work=work, request=request, place=place: work(pipe, request, root, place), pipe)
         pipe.send({"nonce": request["nonce"], "pid": pid})
         os.write(_go[1], b"\n")
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
