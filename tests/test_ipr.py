@@ -26,6 +26,7 @@ from sparring.data.pivots import given
 from sparring.data.steps import Compared, Step, draw_steps, expert_steps, may_pair, step_pairs, step_reward
 from sparring.methods.ipr import ipr_loss
 from sparring.models.loading import save_model
+from sparring.report.folder import list_phases
 from sparring.runs.recipe import run_recipe
 from tests.methods.test_methods import DeadlyProgress, Killed, RecordingProgress, make_recipe, outcome
 from tests.test_pairs import brief, played
@@ -164,6 +165,9 @@ def test_a_run_prefers_what_is_better_from_where_the_agent_left_the_expert(model
     recipe = make_ipr_recipe(model_folder, num_samples=3)
     run_recipe(recipe, tmp_path, SilentProgress(), with_report=True)
     arm = tmp_path / "seed-0/ipr"
+    listed = {phase.name for phase in list_phases(tmp_path, ["0"], ["ipr"]) if phase.act == "branch"}
+    assert listed >= {f"round-{number}/branch-target-steps" for number in (1, 2)}, "and so counted among the costs"
+    assert "round-1/branch-target-scores" in listed
     experts = {one.id: one for one in read_trajectories(tmp_path / "experts.jsonl")}
     scores: list[Trajectory] = []
     for number in (1, 2):
