@@ -161,8 +161,23 @@ def test_runs_that_are_no_one_study_are_refused(run_dir, tmp_path):
     with pytest.raises(DataError, match="hold seed 0, 1"):
         export([run_dir, run_dir])
     other = RunFolder(tmp_path, arms=("sft",), seeds=(2,), name="study").write()
-    with pytest.raises(DataError, match="config_hash"):
+    config = json.loads((other / "config.json").read_text("utf-8"))
+    config["arms"]["sft"]["sft"] = {"lr": 0.5}
+    (other / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(DataError, match="config_hash of arm sft"):
         export([run_dir, other])
+
+
+def test_arms_that_ran_in_a_folder_of_their_own_join_the_study(run_dir, tmp_path):
+    arms = ("sft", "eto", "coevolving_agents", "coevolving_frozen")
+    first = RunFolder(tmp_path / "first", arms=arms[:2], seeds=(0, 1), name="study").write()
+    second = RunFolder(tmp_path / "second", arms=arms[2:], seeds=(0, 1), name="study").write()
+    joined, whole = export([first, second]), export([run_dir])
+    assert list(joined["arms"]) == list(arms)
+    assert {name: arm["seeds"].keys() for name, arm in joined["arms"].items()} == {
+        name: arm["seeds"].keys() for name, arm in whole["arms"].items()
+    }
+    assert joined["config_hash"] not in (export([first])["config_hash"], export([second])["config_hash"])
 
 
 @pytest.mark.parametrize(

@@ -49,34 +49,48 @@ those on held-out tasks not), optimizer steps of all agents from the supervised 
 and the worlds' processes included. Older files know the CPU-seconds alone.
 """
 
+MAY_DIFFER = ("seeds", "arms", "revision", "config_hash")
+"""In what runs of one study may differ; arms that they have in common have the same settings."""
 ROLLOUT_KEYS = ("num", "mean", "success", "failures", "failure_mean", "hard_share", "distinct", "looping", "faults")
 TRAINING_KEYS = ("accuracy", "margin", "delta_chosen")
 
 
 def export(sources: Sequence[Path]) -> dict[str, Any]:
-    """Return the results of finished runs of one recipe, each with seeds of its own, as one study in compact format.
+    """Return the results of finished runs of one recipe, each with seeds or arms of its own, as one study.
 
     Args:
-        sources: the runs' folders; or compact files of seeds that were exported before.
+        sources: the runs' folders; or compact files of what was exported before.
 
     Raises:
         DataError: a run is not finished, a file of it can't be read, or the runs are not of one recipe.
     """
     first, *others = sorted(map(_export_source, sources), key=lambda study: study["seeds"])
     for other in others:
-        differing = [key for key in first if key not in ("seeds", "arms", "revision") and first[key] != other[key]]
+        differing = [key for key in first if key not in MAY_DIFFER and first[key] != other[key]]
+        differing += [f"config_hash of arm {name}" for name in first["arms"] if _differs(name, first, other)]
         if differing:
             raise DataError(
                 f"The runs differ in more than their seeds: {', '.join(differing)}. Export them one by one."
             )
-        if other["revision"] not in first["revision"].split(", "):
-            first["revision"] += f", {other['revision']}"
+        for revision in other["revision"].split(", "):
+            if revision not in first["revision"].split(", "):
+                first["revision"] += f", {revision}"
         for name, arm in other["arms"].items():
-            if twice := arm["seeds"].keys() & first["arms"][name]["seeds"].keys():
+            known = first["arms"].setdefault(name, {**arm, "seeds": {}})["seeds"]
+            if twice := arm["seeds"].keys() & known.keys():
                 raise DataError(f"Two of the runs hold seed {', '.join(sorted(twice))}. Leave one of them out.")
-            first["arms"][name]["seeds"] |= arm["seeds"]
+            known |= arm["seeds"]
+        if first["config_hash"] != other["config_hash"]:  # each has arms that the other lacks
+            first["config_hash"] = hash_config({name: arm.get("config_hash") for name, arm in first["arms"].items()})
     del first["seeds"]
     return first
+
+
+def _differs(arm: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Say whether two studies have an arm with other settings; where it has no hash of its own, the study's tells."""
+    studies = [study for study in (one, other) if arm in study["arms"]]
+    hashes = {study["arms"][arm].get("config_hash", study["config_hash"]) for study in studies}
+    return len(hashes) > 1
 
 
 def _export_source(source: Path) -> dict[str, Any]:
@@ -145,6 +159,7 @@ def _export_arm(
         "label": arm.label,
         "partner": arm.partner,
         "sft_reduction": loss.get("sft_reduction") if arm.partner else None,
+        "config_hash": hash_config(config.get("arms", {}).get(arm.name, {})),
         "seeds": {
             seed: {
                 "evaluations": [
