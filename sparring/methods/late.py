@@ -24,6 +24,8 @@ def play_late(
         number: of the round.
     """
     config, pairs = session.config.late, session.config.pairs
+    if not config.num:
+        return []
     starts = draw_starts(experts, tasks, config, pairs, key=f"{session.seed}/{number}/late starts")
     if not starts:
         return []
