@@ -41,6 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "appworld": {
         "model.path": "sparring-code",
         "env.path": None,
+        "eval.also": ["dev"],
         "env.num_train": 4,
         "env.options": {"shared_templates": True, "turn_limit": 4, "limits": {"observation_chars": 900, "cpu_s": 5}},
     },
@@ -87,6 +88,7 @@ def test_a_recipe_says_what_is_known_of_the_paper(world: str) -> None:
         assert (config.env.num_train or config.env.options["num_explored"]) == 100
         assert (config.synthesis.preset, config.synthesis.every, config.signals.window) == ("paper", 10, 10)
         assert config.model.path == "Qwen/Qwen2.5-7B-Instruct"
+        assert (config.eval.split, config.eval.also) == ("test", ("test_challenge",) if world == "appworld" else ())
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -131,6 +133,9 @@ def test_every_arm_starts_and_ends(world: str, tmp_path: Path, monkeypatch: pyte
         results = run_recipe(recipe, tmp_path / "run", SilentProgress(), with_report=False)
         assert server.seen
     assert set(results["arms"]) == set(ARMS)
+    for arm in results["arms"].values():
+        last = arm["seeds"]["0"]["evaluations"][-1]
+        assert list(last["measures"]) == {"bfcl": ["accuracy"], "appworld": ["TGC", "SGC"]}[world]
     for name in EXPLORED:
         (made,) = [read_json(path) for path in (tmp_path / "run" / "seed-0" / name).glob("*/synthesis/synthesis.json")]
         assert not made["verdicts"]

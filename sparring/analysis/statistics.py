@@ -10,6 +10,7 @@ Source: Efron 1979 (bootstrap, percentile intervals); Owen 2007, arXiv 0712.1111
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -37,13 +38,20 @@ class EvalConfig:
 
     split: Name = "test"
     """Split that is reported. Tune on `dev`."""
+    also: tuple[Name, ...] = ()
+    """Further splits, each played once by each arm's last agent, after the rest. They are told apart, and compared by
+    nobody: for published tables of several columns."""
     num_tasks: Count | None = None
-    """Held-out tasks, spread evenly over the types; none given: all."""
+    """Held-out tasks of each split, spread evenly over the types; none given: all."""
     num_resamples: Annotated[int, Range(at_least=1, at_most=100_000)] = 2000
     """Bootstrap resamples behind each 95 % interval."""
 
     def __post_init__(self) -> None:
+        """Refuse splits whose names no folder can have."""
         check_values(self)
+        for name in self.also:
+            if not re.fullmatch(r"\w[\w.-]*", name):
+                raise ValueError(f"also: {name!r} becomes a folder's name, so it takes letters, digits and -_.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +25,7 @@ from sparring.core.progress import Progress, heard, terminal_progress
 from sparring.core.ranges import Count, Name, Place, Seed
 from sparring.core.terminal import open_console, write
 from sparring.core.types import Trajectory
+from sparring.envs.base import Benchmark
 from sparring.models.loading import BUNDLED, BUNDLED_NAMES
 from sparring.runs.config import Config, PlayConfig
 from sparring.runs.ranks import follow, rank_here
@@ -59,7 +60,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
-    """Play a split of a world with one or more models, greedily, one episode a task.
+    """Play a split of a world (and those of `eval.also`) with one or more models, greedily, one episode a task.
 
     A checkpoint inside a run's folder is played with that run's settings. With `--policy openai` the models are those
     of a server (`--openai.base_url`), which act from the instruction and worked examples alone.
@@ -167,10 +168,14 @@ def run(options: RunOptions, overrides: Mapping[str, Any]) -> None:
         from sparring.runs.recipe import run_recipe
 
         results = run_recipe(recipe, out, progress, num_jobs=options.jobs)
+    from sparring.report.measures import shown
     from sparring.report.text import broken_lines, contribution_lines, notice_lines, pool_lines, summary_table
+    from sparring.report.view import results_from_json
 
     console = open_console()
     console.print(summary_table(results))
+    for part in shown(results_from_json(results)):
+        console.print(part, markup=False, highlight=False)
     told = (contribution_lines, pool_lines, notice_lines, broken_lines)
     for line in [line for lines in told for line in lines(results)]:
         console.print(line, markup=False, highlight=False)
@@ -178,10 +183,7 @@ def run(options: RunOptions, overrides: Mapping[str, Any]) -> None:
 
 
 def evaluate(options: EvalOptions, overrides: Mapping[str, Any]) -> None:
-    """Play a split with each model and print a table."""
-    from sparring.report.text import evaluation_table
-    from sparring.runs.play import evaluate_models
-
+    """Play the held-out split, and those of `eval.also`, with each model, and print a table for each."""
     is_served = options.policy == "openai"
     served = overrides.get("openai.model")
     models = options.models or ((served,) if is_served and served else ())
@@ -190,14 +192,30 @@ def evaluate(options: EvalOptions, overrides: Mapping[str, Any]) -> None:
         raise ConfigError(f"eval: name at least one model: {what}.")
     source = options.recipe or (None if is_served else find_config(Path(models[0])))
     config = play_config(source, overrides, arm_of=None if is_served else Path(models[0]))
-    console = open_console()
     if source and not options.recipe:
-        console.print(f"Settings: {source}", markup=False, highlight=False, soft_wrap=True)
+        open_console().print(f"Settings: {source}", markup=False, highlight=False, soft_wrap=True)
     _hush_loading(models)
+    out = _new_file(options.out)
+    benchmark = config.env.load()
+    for split in dict.fromkeys((config.eval.split, *config.eval.also)):
+        own = replace(config, eval=replace(config.eval, split=split))
+        _evaluate_on_split(own, models, options, benchmark, out)
+
+
+def _evaluate_on_split(
+    config: PlayConfig, models: Sequence[str], options: EvalOptions, benchmark: Benchmark, out: Path | None
+) -> None:
+    from sparring.report.measures import shown_of
+    from sparring.report.text import evaluation_table
+    from sparring.runs.play import evaluate_models, measures_of_models
+
     with _heard(options.quiet) as progress:
-        played = evaluate_models(config, models, _new_file(options.out), progress, player=options.policy)
+        played = evaluate_models(config, models, out, progress, player=options.policy, benchmark=benchmark)
+    console = open_console()
     title = f"{config.env.id}: {config.eval.split}"
     console.print(evaluation_table(title, played, num_resamples=config.eval.num_resamples))
+    for part in shown_of(measures_of_models(config, benchmark, played)):
+        console.print(part, markup=False, highlight=False)
     for model, trajectories in played.items():
         if trajectories and not counted(trajectories):
             raise EnvFault(f"{model}: {describe_endings(trajectories)}.")

@@ -25,6 +25,8 @@ TRAJECTORIES = "trajectories.jsonl"
 """What a phase played, in its folder."""
 DONE = "done.json"
 """The marker of a finished phase."""
+ALSO = "also"
+"""Begins the names of phases in which an agent plays a further held-out split: `also-target-test_challenge`."""
 CHECKPOINT = "checkpoint"
 """The folder of the weights that a phase trained, in its own."""
 

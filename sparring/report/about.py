@@ -18,6 +18,7 @@ ACTS: Mapping[str, str] = {
     "check": "Guard: training tasks before and after a training",
     "synthesis": "Synthesis of tasks",
     "evaluate": "Evaluation on held-out tasks",
+    "also": "Evaluation on further splits",
 }
 
 REDUCTIONS: Mapping[str, str] = {

@@ -18,7 +18,7 @@ from sparring.core.phases import DONE, Phase
 
 _PHASE = re.compile(
     r"(?:round-(?P<round>\d+)/)?(?:(?P<made>synthesis)|"
-    r"(?P<act>sft|rollout|branch|score|evaluate|train|check|rejected)-(?P<agent>[a-z_]+)(?:-(?P<part>.+))?)"
+    r"(?P<act>sft|rollout|branch|score|evaluate|also|train|check|rejected)-(?P<agent>[a-z_]+)(?:-(?P<part>.+))?)"
 )
 
 
@@ -32,8 +32,8 @@ class PhaseFolder:
     """For instance `round-1/rollout-target`."""
     round: int
     act: str
-    """`sft`, `rollout`, `branch`, `score`, `evaluate`, `train`, `check`, `rejected` (a training that was taken back) or
-    `synthesis`."""
+    """`sft`, `rollout`, `branch`, `score`, `evaluate`, `also` (on a further split), `train`, `check`, `rejected` (a
+    training that was taken back) or `synthesis`."""
     agent: str
     part: str
     """What sets it apart from the agent's other phases of this act in the round: `refreshed`; mostly empty."""

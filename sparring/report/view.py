@@ -84,6 +84,8 @@ class Evaluation:
     agent: str
     rewards: Rewards
     faults: int = 0
+    measures: Mapping[str, float | str] = field(default_factory=dict)
+    """The world's own: name → points out of 100, or why there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,8 @@ class SeedResults:
     """What the guard of `loop.accept_tasks` measured, and which attempt it kept."""
     notices: Sequence[Mapping[str, Any]] = ()
     """Signs that an agent's behaviour has broken."""
+    also: Sequence[Mapping[str, Any]] = ()
+    """The last agent on further splits: `split`, `measures` and what an evaluation has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,7 +330,13 @@ def read_results(run_dir: Path) -> Results:
 def _seed(content: Mapping[str, Any]) -> SeedResults:
     return SeedResults(
         evaluations=[
-            Evaluation(round=e["round"], agent=e["agent"], rewards=_rewards(e["rewards"]), faults=e.get("faults", 0))
+            Evaluation(
+                round=e["round"],
+                agent=e["agent"],
+                rewards=_rewards(e["rewards"]),
+                faults=e.get("faults", 0),
+                measures=_measures(e),
+            )
             for e in _records(content, "evaluations")
         ],
         rollouts=_records(content, "rollouts"),
@@ -338,6 +348,7 @@ def _seed(content: Mapping[str, Any]) -> SeedResults:
         synthesis=_records(content, "synthesis"),
         checks=content.get("checks", []),
         notices=content.get("notices", []),
+        also=[{**one, "measures": _measures(one)} for one in content.get("also", [])],
     )
 
 
@@ -348,6 +359,14 @@ def _records(content: Mapping[str, Any], section: str) -> list[Mapping[str, Any]
         if not isinstance(record["agent"], str) or not isinstance(record["round"], int):
             raise ValueError(f"a record of {section!r} is not of an agent and a round")
     return records
+
+
+def _measures(record: Mapping[str, Any]) -> dict[str, float | str]:
+    found: dict[str, float | str] = dict(record.get("measures", {}))
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError(f"the measure {quote(name)} is {quote(value)}, neither a number nor words")
+    return found
 
 
 def _rewards(by_task: Mapping[str, Any]) -> Rewards:

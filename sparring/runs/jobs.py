@@ -43,4 +43,7 @@ def do_job(job: Job, recipe: Recipe, run: Run, world: World, engines: Engines, p
     engine, method = engines.of(arm.config), METHODS[arm.method]
     engine.hold(method.num_agents)
     runner = PhaseRunner(run, world, arm.config, arm=job.arm, seed=job.seed, progress=progress, engine=engine)
-    method.run(Session(runner))
+    session = Session(runner)
+    last = method.run(session)
+    for split, tasks in world.also.items():
+        session.evaluate_on(last, split, tasks)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sparring.core.errors import ConfigError, DataError
+from sparring.core.filters import counted
 from sparring.core.journal import Journal
 from sparring.core.phases import check_checkpoint
 from sparring.core.records import trajectory_to_json
 from sparring.core.types import Task, Trajectory
 from sparring.envs.base import Benchmark, select_tasks, tasks_of
+from sparring.envs.measures import Measures, measures_of
 from sparring.envs.pool import EnvPool
 from sparring.policies.base import AnyPolicy, Policy
 from sparring.policies.factory import Prompt, Sampling, server_policy
@@ -93,6 +95,7 @@ def evaluate_models(
     progress: Progress,
     *,
     player: Literal["model", "openai"] = "model",
+    benchmark: Benchmark | None = None,
 ) -> dict[str, list[Trajectory]]:
     """Let each model play the held-out tasks greedily, one episode each; return model → trajectories.
 
@@ -102,6 +105,7 @@ def evaluate_models(
         out: JSONL file that gets the trajectories.
         progress: shows how it goes.
         player: who plays the models: this process, or the server of `openai.base_url`.
+        benchmark: of `config.env`, where it is built already.
 
     Raises:
         SparringError: whatever the user can mend.
@@ -110,7 +114,7 @@ def evaluate_models(
         raise ConfigError("eval: a model is named twice.")
     greedy = replace(config.rollout, temperature=0.0, num_per_task=1)
     with EnvPool.of(config.env) as pool:
-        benchmark = config.env.load()
+        benchmark = benchmark or config.env.load()
         played = {}
         for model in models:
             if player == "openai":
@@ -123,6 +127,21 @@ def evaluate_models(
                 policy = _policy(world, player, tasks, 0, progress, stack)
                 played[model] = _play(world, policy, tasks, name=model, seed=0, progress=progress, out=out)
     return played
+
+
+def measures_of_models(
+    config: PlayConfig, benchmark: Benchmark, played: Mapping[str, Sequence[Trajectory]]
+) -> dict[str, Measures]:
+    """Return model → what the world's own measures say of its episodes on the held-out tasks.
+
+    Raises:
+        ConfigError: the world's measures are none.
+    """
+    tasks = select_tasks(tasks_of(benchmark, config.eval.split), kinds=config.env.kinds, num=config.eval.num_tasks)
+    return {
+        model: measures_of(benchmark, tasks, {one.task.id: one.reward for one in counted(trajectories)})
+        for model, trajectories in played.items()
+    }
 
 
 def _play(

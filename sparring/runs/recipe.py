@@ -14,6 +14,7 @@ from sparring.core.journal import write_json_atomic
 from sparring.core.phases import check_checkpoint
 from sparring.core.types import Task
 from sparring.envs.base import Benchmark
+from sparring.envs.measures import missing_measures
 from sparring.envs.pool import EnvPool
 from sparring.envs.synthesis import synthesis_of
 from sparring.methods.table import METHODS
@@ -24,11 +25,11 @@ from sparring.runs.memory_check import check_memory
 from sparring.runs.ranks import check_ranks, led
 from sparring.runs.results import collect_results
 from sparring.runs.side_by_side import do_side_by_side, on_this_machine
-from sparring.runs.world import build_world, choose_tasks
+from sparring.runs.world import build_world, choose_further, choose_tasks
 
 if TYPE_CHECKING:
     from sparring.core.progress import Progress
-    from sparring.runs.config import Recipe
+    from sparring.runs.config import Config, Recipe
     from sparring.runs.side_by_side import AnyWorker
 
 
@@ -57,6 +58,7 @@ def run_recipe(
     benchmark = config.env.load()
     tasks = choose_tasks(config, benchmark)
     _check_arms(recipe, benchmark, tasks[0])
+    _note_missing_measures(config, benchmark, tasks, progress)
     adjustable = adjustable_keys(type(config))
     with led(recipe) as leader, Run.open(out, recipe.to_dict(), versions(), adjustable) as run:
         check_base_models(out, models, is_new=run.is_new)
@@ -71,13 +73,28 @@ def run_recipe(
             if num_jobs != 1:
                 with _workers(recipe, out, num_jobs) as (start, num_workers):
                     do_side_by_side(recipe, run, jobs, start, num_workers, progress, bar)
-        results = collect_results(recipe, out, [task.id for task in world.eval_tasks])
+        results = collect_results(recipe, out, world)
         write_json_atomic(out / "results.json", results)
     if with_report:
         from sparring.report import write_report
 
         write_report(out)
     return results
+
+
+def _note_missing_measures(
+    config: Config, benchmark: Benchmark, tasks: tuple[Sequence[Task], Sequence[Task]], progress: Progress
+) -> None:
+    """Say before anything is played which of the world's measures can't be told of the held-out tasks.
+
+    Raises:
+        ConfigError: a further split has no tasks, or the world's measures are none.
+    """
+    train_tasks, eval_tasks = tasks
+    splits = {config.eval.split: eval_tasks, **choose_further(config, benchmark, train_tasks)}
+    for split, held_out in splits.items():
+        for note in missing_measures(benchmark, held_out):
+            progress.note(f"{config.env.id}, {split}: {note}")
 
 
 def _check_jobs(recipe: Recipe, num_jobs: int | Literal["ray"]) -> None:

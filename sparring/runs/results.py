@@ -10,31 +10,35 @@ from sparring.analysis.collapse import notices
 from sparring.analysis.failures import rewards_by_task, summarise_rollouts, to_json
 from sparring.core.convert import to_dict
 from sparring.core.filters import counted
-from sparring.core.phases import DONE, Phase
+from sparring.core.phases import ALSO, DONE, Phase
 from sparring.core.records import read_trajectories
+from sparring.envs.measures import mean_points, measures_of, solved_points
 from sparring.report.curriculum import round_numbers, summarise_curriculum
 from sparring.report.folder import agent_names, list_phases
 
 if TYPE_CHECKING:
+    from sparring.core.types import Task
+    from sparring.envs.base import Benchmark
     from sparring.runs.config import Arm, Recipe
+    from sparring.runs.world import World
 
 
-def collect_results(recipe: Recipe, out: Path, eval_task_ids: Sequence[str]) -> dict[str, Any]:
-    """Read a finished run folder and return what it found: a pure function of the folder, without clock times."""
+def collect_results(recipe: Recipe, out: Path, world: World) -> dict[str, Any]:
+    """Read a finished run folder and return what it found: a pure function of folder and world, without clock times."""
     config = recipe.shared_config()
     return {
         "name": recipe.name,
         "split": config.eval.split,
         "success_eps": config.pairs.success_eps,
         "num_demonstrations": len({record.task.id for record in read_trajectories(out / "experts.jsonl")}),
-        "num_eval_tasks": len(eval_task_ids),
+        "num_eval_tasks": len(world.eval_tasks),
         "broken": count_broken(recipe, out),
         "arms": {
             name: {
                 "method": arm.method,
                 "label": arm.label,
                 "config": to_dict(arm.config),
-                "seeds": {str(seed): _arm_results(arm, out / f"seed-{seed}" / name) for seed in recipe.seeds},
+                "seeds": {str(seed): _arm_results(arm, out / f"seed-{seed}" / name, world) for seed in recipe.seeds},
             }
             for name, arm in recipe.arms.items()
         },
@@ -58,7 +62,7 @@ def count_broken(recipe: Recipe, out: Path) -> dict[str, Any]:
     return {"num": num, "episodes": episodes, "share": share, "phases": dict(sorted(phases.items()))}
 
 
-def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
+def _arm_results(arm: Arm, folder: Path, world: World) -> dict[str, Any]:
     names = ("evaluations", "rollouts", "refreshed", "branches", "pairs", "training", "checks")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     thresholds, eps = arm.config.analysis.hard_thresholds, arm.config.pairs.success_eps
@@ -69,10 +73,7 @@ def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
             key = {"round": number, "agent": agent}
             played = Phase(folder / f"round-{number}" / f"evaluate-{agent}")
             if played.is_done:
-                trajectories = played.trajectories()
-                rewards = {t.task.id: t.reward for t in sorted(counted(trajectories), key=lambda t: t.task.id)}
-                summary = to_json(summarise_rollouts(trajectories, thresholds, eps))
-                found["evaluations"].append({**key, **summary, "rewards": rewards})
+                found["evaluations"].append({**key, **_evaluation(arm, played, world.benchmark, world.eval_tasks)})
             for name, part, explored in _played(folder / f"round-{number}", agent):
                 trajectories = explored.trajectories()
                 summary = to_json(summarise_rollouts(trajectories, thresholds, eps))
@@ -94,7 +95,30 @@ def _arm_results(arm: Arm, folder: Path) -> dict[str, Any]:
         for section, tasks in (("evaluations", "held-out tasks"), ("rollouts", "training tasks"))
         for notice in notices(found[section], tasks, drop=bounds.collapse_drop, rise=bounds.collapse_rise)
     ]
-    return {**found, **summarise_curriculum(folder, sampled, eps)}
+    also = _also(arm, folder, world)
+    return {**found, **({"also": also} if also else {}), **summarise_curriculum(folder, sampled, eps)}
+
+
+def _evaluation(arm: Arm, played: Phase, benchmark: Benchmark, tasks: Sequence[Task]) -> dict[str, Any]:
+    """Summarise what an agent earned on held-out tasks, with the world's own measures if it has any."""
+    trajectories = played.trajectories()
+    rewards = {t.task.id: t.reward for t in sorted(counted(trajectories), key=lambda t: t.task.id)}
+    summary = to_json(
+        summarise_rollouts(trajectories, arm.config.analysis.hard_thresholds, arm.config.pairs.success_eps)
+    )
+    measures = measures_of(benchmark, tasks, rewards)
+    return {**summary, **({"measures": measures} if measures else {}), "rewards": rewards}
+
+
+def _also(arm: Arm, folder: Path, world: World) -> list[dict[str, Any]]:
+    """Summarise the last agent's episodes on the further splits."""
+    found = []
+    for split, tasks in world.also.items():
+        record = _evaluation(arm, Phase(folder / f"{ALSO}-target-{split}"), world.benchmark, tasks)
+        earned = record["rewards"].values()
+        usual = {"mean reward": mean_points(earned), "success": solved_points(earned)}
+        found.append({"split": split, "agent": "target", "measures": usual, **record})
+    return found
 
 
 def _played(folder: Path, agent: str) -> Iterator[tuple[str, str, Phase]]:

@@ -17,7 +17,7 @@ from sparring.analysis.endings import describe_endings, is_nothing_played, why_n
 from sparring.analysis.failures import summarise_rollouts, to_json
 from sparring.core.errors import TrainingError
 from sparring.core.filters import actions, successes
-from sparring.core.phases import TRAJECTORIES
+from sparring.core.phases import ALSO, TRAJECTORIES
 from sparring.core.types import PreferencePair, StopReason, Task, Trajectory
 from sparring.data.batches import groups_from_pairs, groups_from_trajectories
 from sparring.data.pairs import subsample
@@ -183,12 +183,18 @@ class Session:
     def evaluate(self, agent: Agent, round_number: int) -> list[Trajectory]:
         """Let the agent play the held-out tasks, greedily, one episode each."""
         phase = f"round-{round_number}/evaluate-{agent.name}"
+        return self._evaluate(agent, phase, self.world.eval_tasks, watched="held-out tasks")
+
+    def evaluate_on(self, agent: Agent, split: str, tasks: Sequence[Task]) -> list[Trajectory]:
+        """Let the agent play the tasks of a further split, greedily, one episode each."""
+        return self._evaluate(agent, f"{ALSO}-{agent.name}-{split}", tasks, watched=None)
+
+    def _evaluate(self, agent: Agent, phase: str, tasks: Sequence[Task], *, watched: str | None) -> list[Trajectory]:
         specs = [
             EpisodeSpec(id=f"{phase}/{task.id}", task=task, agent=agent.name, seed=derive_seed(self.seed, task.id))
-            for task in self.world.eval_tasks
+            for task in tasks
         ]
-        playing = Playing(agent=agent, name=phase, specs=specs)
-        (played,) = self._play([playing], temperature=0.0, watched="held-out tasks")
+        (played,) = self._play([Playing(agent=agent, name=phase, specs=specs)], temperature=0.0, watched=watched)
         return played
 
     def _playing(self, agent: Agent, phase: str, tasks: Sequence[Task], num_per_task: int | None) -> Playing:
@@ -364,7 +370,7 @@ class Session:
             synthesis = Synthesis(
                 config=self.config,
                 benchmark=self.world.benchmark,
-                held_out=self.world.eval_tasks,
+                held_out=self.world.held_out,
                 starts={one.task.id: one.turns[0].observation for one in self.evaluate(agent, 0) if one.turns},
                 play=partial(self._runner.play_attempts, agent.name, journal, bar.advance),
                 agent=self._runner.policy(agent, self.config.rollout.temperature),

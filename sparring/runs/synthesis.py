@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FILE = "synthesis.json"
 """What a synthesis brought, in its phase's folder."""
-EVALUATION_SPLITS = ("dev", "test")
+EVALUATION_SPLITS = ("dev", "test", "test_challenge")
 """Splits that no synthetic task may overlap, besides the run's own held-out tasks."""
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sparring.core.errors import ConfigError, DataError
+from sparring.core.errors import ConfigError, DataError, quote
 from sparring.core.folder import Run
 from sparring.core.journal import Journal
 from sparring.core.records import read_trajectories, trajectory_to_json
@@ -28,6 +28,13 @@ class World:
     train_tasks: Sequence[Task]
     eval_tasks: Sequence[Task]
     experts: Sequence[Trajectory]
+    also: Mapping[str, Sequence[Task]] = field(default_factory=dict)
+    """Further splits (`eval.also`) → their held-out tasks."""
+
+    @property
+    def held_out(self) -> list[Task]:
+        """The evaluation tasks of all splits."""
+        return [*self.eval_tasks, *(task for tasks in self.also.values() for task in tasks)]
 
 
 def choose_tasks(config: Config, benchmark: Benchmark) -> tuple[list[Task], list[Task]]:
@@ -38,14 +45,31 @@ def choose_tasks(config: Config, benchmark: Benchmark) -> tuple[list[Task], list
     """
     env, split = config.env, config.eval.split
     train_tasks = select_tasks(tasks_of(benchmark, "train"), kinds=env.kinds, num=env.num_train)
-    eval_tasks = select_tasks(tasks_of(benchmark, split), kinds=env.kinds, num=config.eval.num_tasks)
-    for name, tasks in (("train", train_tasks), (split, eval_tasks)):
-        if not tasks:
-            raise ConfigError(f"env.id: {env.id} has no tasks in the split {name!r}.")
-    shared = {task.id for task in train_tasks} & {task.id for task in eval_tasks}
-    if shared:
-        raise ConfigError(f"eval.split: {len(shared)} held-out tasks are training tasks too, {min(shared)!r} for one.")
+    if not train_tasks:
+        raise ConfigError(f"env.id: {env.id} has no tasks in the split 'train'.")
+    eval_tasks = _held_out(config, benchmark, split, train_tasks, "eval.split")
     return train_tasks, eval_tasks
+
+
+def choose_further(config: Config, benchmark: Benchmark, train_tasks: Sequence[Task]) -> dict[str, list[Task]]:
+    """Return the held-out tasks of the further splits.
+
+    Raises:
+        ConfigError: as `choose_tasks`, or a split is the main one or named twice.
+    """
+    splits = config.eval.also
+    if twice := next((name for i, name in enumerate(splits) if name in (config.eval.split, *splits[:i])), None):
+        raise ConfigError(f"eval.also: {quote(twice)} is evaluated already. Name each split once.")
+    return {split: _held_out(config, benchmark, split, train_tasks, "eval.also") for split in splits}
+
+
+def _held_out(config: Config, benchmark: Benchmark, split: str, train_tasks: Sequence[Task], key: str) -> list[Task]:
+    tasks = select_tasks(tasks_of(benchmark, split), kinds=config.env.kinds, num=config.eval.num_tasks)
+    if not tasks:
+        raise ConfigError(f"env.id: {config.env.id} has no tasks in the split {split!r}.")
+    if shared := {task.id for task in train_tasks} & {task.id for task in tasks}:
+        raise ConfigError(f"{key}: {len(shared)} held-out tasks are training tasks too, {min(shared)!r} for one.")
+    return tasks
 
 
 def build_world(
@@ -71,7 +95,14 @@ def build_world(
             f"{config.env.id}: no expert trajectories for the {len(train_tasks)} training tasks. Name a file of "
             "demonstrations with expert.path (schema: docs/your-environment.md)."
         )
-    return World(benchmark=benchmark, pool=pool, train_tasks=train_tasks, eval_tasks=eval_tasks, experts=experts)
+    return World(
+        benchmark=benchmark,
+        pool=pool,
+        train_tasks=train_tasks,
+        eval_tasks=eval_tasks,
+        experts=experts,
+        also=choose_further(config, benchmark, train_tasks),
+    )
 
 
 def _experts(

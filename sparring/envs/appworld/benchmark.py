@@ -24,9 +24,11 @@ from sparring.envs.appworld.install import find_engine
 from sparring.envs.appworld.official import OFFICIAL_KIND, OFFICIAL_SPLITS, REMEDY, official_tasks
 from sparring.envs.appworld.process import EngineProcess, EpisodeEnded, Limits, Rows
 from sparring.envs.appworld.replays import Replays, clean
+from sparring.envs.appworld.scenarios import goal_completion
 from sparring.envs.appworld.synthesis import AppWorldSynthesis
 from sparring.envs.appworld.tasks import engine_task
 from sparring.envs.base import EnvStep
+from sparring.envs.measures import Measures, Rewards
 
 TURN_LIMIT = 20
 """Most actions of an episode, unless the option `turn_limit` says otherwise (CoEvolve's paper: 30)."""
@@ -130,6 +132,10 @@ class AppWorld:
         Official tasks have none here, and neither has a task that begins where somebody's code left off.
         """
         return {task.id: list(task.data["reference"]) for task in tasks if task.data.get("reference")}
+
+    def measures(self, tasks: Sequence[Task], rewards: Rewards) -> Measures:
+        """Return task and scenario goal completion (TGC, SGC)."""
+        return goal_completion([task for split in self._tasks.values() for task in split], tasks, rewards)
 
     @cached_property
     def synthesis(self) -> AppWorldSynthesis:

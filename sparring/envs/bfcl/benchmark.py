@@ -20,6 +20,7 @@ from sparring.envs.bfcl.functions import Style
 from sparring.envs.bfcl.scenario import Reference, Scenario, benchmark_task, reference_of, scenario_of
 from sparring.envs.bfcl.synthesis import BFCLSynthesis
 from sparring.envs.bfcl.wheel import VARIANTS, entries, find_wheel
+from sparring.envs.measures import Measures, Rewards, solved_points
 
 SIDES = ("train", "train", "train", "dev", "test")
 """The side of a scenario whose number is 0, 1, 2, 3 or 4 modulo 5."""
@@ -113,6 +114,13 @@ class BFCL:
 
     def make_env(self) -> BFCLEnv:
         return BFCLEnv(docs=self.docs, steps_per_turn=self.steps_per_turn)
+
+    def measures(self, tasks: Sequence[Task], rewards: Rewards) -> Measures:
+        """Return the accuracy, the share of conversations that pass the benchmark's checker, in all and by variant."""
+        kinds = sorted({task.kind for task in tasks})
+        of = {kind: [rewards[task.id] for task in tasks if task.kind == kind and task.id in rewards] for kind in kinds}
+        by_kind = {f"accuracy, {kind}": solved_points(found) for kind, found in of.items()}
+        return {"accuracy": solved_points(rewards.values()), **(by_kind if len(kinds) > 1 else {})}
 
     def expert_actions(self, tasks: Sequence[Task]) -> Mapping[str, Sequence[str]]:
         """Return the reference's calls, one an answer where the steps allow it, and `done` after each user turn.

@@ -21,6 +21,7 @@ from sparring.envs.intercode_sql.env import InterCodeSQLEnv
 from sparring.envs.intercode_sql.mysql import Server
 from sparring.envs.intercode_sql.sandbox import Sandbox, limit_heap
 from sparring.envs.intercode_sql.synthesis import InterCodeSQLSynthesis
+from sparring.envs.measures import Measures, Rewards, mean_points, solved_points
 
 TURN_LIMIT = 10
 """Most actions of an episode, `submit` included (IPR)."""
@@ -119,6 +120,10 @@ class InterCodeSQL:
     def is_graded(self, task: Task) -> bool:
         """Say whether a failure on this task is rewarded by how near it came: on held-out tasks it never is."""
         return self.graded and task.id not in self._held_out
+
+    def measures(self, tasks: Sequence[Task], rewards: Rewards) -> Measures:
+        """Return a hundred times the mean reward, and the success rate."""
+        return {"reward": mean_points(rewards.values()), "success rate": solved_points(rewards.values())}
 
     def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
         """Return for each task: a look at the tables, at the columns of those that the gold query reads, the query."""

@@ -23,6 +23,7 @@ from typing import Any
 from sparring.core.errors import ConfigError, DataError, EnvFault
 from sparring.core.types import Task
 from sparring.envs.base import EnvStep, num_cores
+from sparring.envs.measures import Measures, Rewards, mean_points
 from sparring.envs.scienceworld.jvm import Simulator, find_jar, find_java
 from sparring.envs.scienceworld.synthesis import Scene, ScienceWorldSynthesis, is_synthetic
 
@@ -177,6 +178,10 @@ class ScienceWorld:
 
     def make_env(self) -> ScienceWorldEnv:
         return ScienceWorldEnv(self.simplification)
+
+    def measures(self, tasks: Sequence[Task], rewards: Rewards) -> Measures:
+        """Return the mean score, out of 100."""
+        return {"score": mean_points(rewards.values())}
 
     def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
         """Return gold paths: recorded ones where they ship with the package, else found on the spot by the simulator.

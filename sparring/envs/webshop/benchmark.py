@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sparring.core.errors import ConfigError, DataError
 from sparring.core.types import Task
+from sparring.envs.measures import Measures, Rewards, mean_points, solved_points
 from sparring.envs.webshop.env import WebShopEnv
 from sparring.envs.webshop.expert import expert_actions
 from sparring.envs.webshop.generated import generated_catalogue, generated_goals
@@ -104,6 +105,10 @@ class WebShop:
 
     def make_env(self) -> WebShopEnv:
         return WebShopEnv(self.catalogue, shows_attributes=self._show_attributes)
+
+    def measures(self, tasks: Sequence[Task], rewards: Rewards) -> Measures:
+        """Return the paper's score, a hundred times the mean reward, and success rate."""
+        return {"score": mean_points(rewards.values()), "success rate": solved_points(rewards.values())}
 
     def expert_actions(self, tasks: Sequence[Task]) -> dict[str, list[str]]:
         """Return for each task a search that finds its product, the way to it, its options and the purchase.

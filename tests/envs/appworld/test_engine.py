@@ -322,12 +322,8 @@ def test_parity_evaluates_on_official_tasks_and_trains_on_ours(world: AppWorld, 
     with pytest.raises(ConfigError, match=r"env\.path"):
         AppWorld(parity=True)
     data = official_folder.parent / "parity"
-    data.mkdir()
-    for part in official_folder.iterdir():
-        if part.name != "datasets":
-            (data / part.name).symlink_to(part)
-    (data / "datasets").mkdir()
-    (data / "datasets" / "test_normal.txt").write_text("abc1234_1\n")
+    shutil.copytree(official_folder, data, symlinks=True)
+    (data / "datasets" / "train.txt").rename(data / "datasets" / "test_normal.txt")
     mixed = AppWorld(path=str(data), parity=True, turn_limit=2, limits=QUICK)
     (task,) = mixed.tasks("test")
     assert mixed.tasks("train") == world.tasks("train") and mixed.turn_limit(task) == 2
@@ -341,6 +337,8 @@ def test_parity_evaluates_on_official_tasks_and_trains_on_ours(world: AppWorld, 
         assert own.data["instruction"] in env.reset(own, 0)
         assert "What is it?" in env.reset(task, 0)
         assert [env.step("print(1)").reward, env.step("apis.supervisor.complete_task(answer=42)").reward] == [0.0, 1.0]
+        (measured, short) = (mixed.measures([task], {task.id: 1.0}), "scenario abc1234 lacks its task abc1234_2")
+        assert measured["TGC"] == 100.0 and str(measured["SGC"]).startswith(short)
     finally:
         env.close()
 
