@@ -122,7 +122,7 @@ def _export_run(run_dir: Path) -> dict[str, Any]:
         "num_resamples": results.num_resamples,
         "num_demonstrations": results.num_demonstrations,
         "config_hash": hash_config(config),
-        "revision": versions.get("revision") or "",
+        "revision": ", ".join(_revisions(versions)),
         "versions": {name: value for name, value in versions.items() if isinstance(value, str) and name != "revision"},
         "tasks": tasks,
         "arms": {
@@ -130,6 +130,12 @@ def _export_run(run_dir: Path) -> dict[str, Any]:
             for name, arm in results.arms.items()
         },
     }
+
+
+def _revisions(versions: Mapping[str, Any]) -> list[str]:
+    """List the revisions that a run was made with, in the order in which it went on with them."""
+    records = [versions, *versions.get("resumed_with", [])]
+    return list(dict.fromkeys(found for record in records if (found := record.get("revision"))))
 
 
 def _readings(results: Results, arm: ArmResults, episodes: Episodes) -> dict[str, dict[str, Any]]:
