@@ -1,6 +1,6 @@
 """Single calls that users of invented conversations wish for: a talk in, a call that was played and a phrase out.
 
-Arguments are drawn from the state as it is, by the explorer's own rules (`sparring.envs.bfcl.exploration`), and where
+Arguments are drawn from the state as it is, by the explorer's own rules (`sparring.envs.bfcl.offers`), and where
 those would draw from its few words, from pools of words.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from invented_columns import pick
 from invented_talk import Refused, Speech, Talk, file_name, name, person_name, sentence, title, word
 
-from sparring.envs.bfcl.exploration import OFFERS, Offer
+from sparring.envs.bfcl.offers import OFFERS, Offer
 
 CITIES = ("Rivermist", "Stonebrook", "Maplecrest", "Silverpine", "Shadowridge", "Sunset Valley", "Oakendale")
 CITIES += ("Willowbend", "Crescent Hollow", "Autumnville", "San Francisco")

@@ -11,7 +11,7 @@ from random import Random
 from invented_calls import CITIES, COMPANIES, FAR_CITIES, known_file, single, user_name
 from invented_talk import Refused, Speech, Talk, file_name, name, sentence
 
-from sparring.envs.bfcl.exploration import OFFERS
+from sparring.envs.bfcl.offers import OFFERS
 
 DOORS = ["driver", "passenger", "rear_left", "rear_right"]
 

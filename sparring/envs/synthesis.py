@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from sparring.core.errors import ConfigError
-from sparring.core.types import Task, Trajectory
+from sparring.core.types import Task, Trajectory, Turn
 from sparring.envs.base import Benchmark
 
 
@@ -82,6 +82,40 @@ class Synthesis(Protocol):
     def has_changed(self, trajectory: Trajectory) -> bool:
         """Say whether the actions of `trajectory` did anything but look."""
         ...
+
+
+@runtime_checkable
+class Exploration(Protocol):
+    """What a world offers to those who explore it before there is any task; a part of its `synthesis`, and as pure."""
+
+    def place(self, task: Task) -> Task | None:
+        """Return where a training task begins, without its goal: nothing that is read there asks for anything.
+
+        `relabel` takes what was played there. None for a task that is kept for evaluation.
+        """
+        ...
+
+    def explore(self, place: Task, turns: Sequence[Turn], observation: str, seed: int) -> str | None:
+        """Return the next action of an explorer that knows how to act in the world and nobody's wishes; None: enough.
+
+        Equal arguments give equal actions. `seed` is the episode's own.
+        """
+        ...
+
+
+def exploration_of(benchmark: Benchmark) -> Exploration:
+    """Return the benchmark's part in exploring without a goal.
+
+    Raises:
+        ConfigError: it offers none.
+    """
+    offered = synthesis_of(benchmark)
+    if not isinstance(offered, Exploration):
+        raise ConfigError(
+            f"{type(benchmark).__name__} can't be explored without a goal (docs/methods/coevolve.md says what that "
+            "takes). Leave bootstrap.num at 0: the training split is then D_0."
+        )
+    return offered
 
 
 def synthesis_of(benchmark: Benchmark) -> Synthesis:

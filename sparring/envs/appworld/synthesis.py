@@ -21,9 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparring.core.types import Task, Trajectory
+from sparring.core.types import Task, Trajectory, Turn
 from sparring.envs.appworld import checks
 from sparring.envs.appworld.drafting import only
+from sparring.envs.appworld.exploration import explored_action, place_of
 from sparring.envs.appworld.generate import find_template, own_task
 from sparring.envs.appworld.hindsight import put_into_words
 from sparring.envs.appworld.official import OFFICIAL_KIND, official_instruction
@@ -124,6 +125,15 @@ class AppWorldSynthesis:
         said = f"{query}\n{draft.instruction}" if query else draft.instruction
         draft = replace(draft, instruction=said, reference=actions)
         return _make(task, "relabel", draft, task.data["rows"], prefix=task.data.get("prefix", ()))
+
+    def place(self, task: Task) -> Task | None:
+        """Return the state that a training task of ours begins in, with a supervisor who has no wishes."""
+        is_ours = "rows" in task.data and "prefix" not in task.data
+        return place_of(task) if is_ours and self._is_training(task) else None
+
+    def explore(self, place: Task, turns: Sequence[Turn], observation: str, seed: int) -> str | None:
+        """Do one or two things by chance, and end the episode."""
+        return explored_action(place, len(turns), seed)
 
     def chain(self, first: Draft, second: Draft) -> Draft | None:
         """Ask for a deed, and then for something else in the same scene.

@@ -55,7 +55,7 @@ class Grader:
         is_over = self.failed_turn is None and self.turn == len(self.reference)
         counted = self.num_met if is_over else min(self.num_met, self.num_checked - 1)
         return Score(
-            reward=counted / self.num_checked,
+            reward=counted / self.num_checked if self.num_checked else 0.0,  # where nothing is asked, nothing is earned
             num_met=self.num_met,
             num_checked=self.num_checked,
             failed_turn=self.failed_turn,

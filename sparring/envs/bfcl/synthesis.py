@@ -16,21 +16,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from random import Random
 from typing import Any
 
-from sparring.core.types import Task, Trajectory
+from sparring.core.types import Task, Trajectory, Turn
 from sparring.envs.bfcl.calls import Call, read_calls
 from sparring.envs.bfcl.env import DONE, score, silent_score
+from sparring.envs.bfcl.exploration import explored_action, place_of
 from sparring.envs.bfcl.functions import functions_of
+from sparring.envs.bfcl.hindsight import achieved
 from sparring.envs.bfcl.made import make_task
 from sparring.envs.bfcl.played import Played, final_state, play, value_of
 from sparring.envs.bfcl.scenario import Scenario, reference_of, scenario_of
 from sparring.envs.bfcl.variation import FILES, Source, names_in, vary
 from sparring.envs.bfcl.wheel import API_FILES
-from sparring.envs.bfcl.wording import CHANGING, LOOKING, ask_for
 from sparring.envs.synthesis import Draft, synthetic_id
 
 NUM_VARIATIONS = 4
@@ -96,6 +97,14 @@ class BFCLSynthesis:
         more = {"prefix": prefix} if prefix else {}
         return _make(task, "relabel", told, [list(map(str, turn.calls)) for turn in turns], **more)
 
+    def place(self, task: Task) -> Task | None:
+        """Return the state that a training task begins in, with a user who has no wishes."""
+        return place_of(task) if self._is_training(task) else None
+
+    def explore(self, place: Task, turns: Sequence[Turn], observation: str, seed: int) -> str | None:
+        """Call some functions by chance, with what is there to call them with."""
+        return explored_action(place, len(turns), seed)
+
     def chain(self, first: Draft, second: Draft) -> Draft | None:
         """Let the user of the second task go on where the first ends; both begin in one state.
 
@@ -147,43 +156,6 @@ class BFCLSynthesis:
             airports = value_of(play(shop, [Call("list_all_airports")])[0].result)
             self._source = Source(names=sorted(names), airports=airports)
         return self._source
-
-
-@dataclass(frozen=True, slots=True)
-class Deed:
-    """What was done in one user turn, and how a user asks for it."""
-
-    calls: tuple[Call, ...]
-    request: str
-    is_change: bool
-    """Whether the state is another one after it."""
-
-
-def achieved(scenario: Scenario, actions: Sequence[str]) -> list[Deed]:
-    """List what answers did in each user turn that they ended, up to the first in which they did nothing.
-
-    Of a turn that changed something, the calls that did, and the ways between directories that led there; of another
-    one, the calls that found something out.
-    """
-    turns: list[list[Call]] = [[]]
-    for action in actions:
-        calls = read_calls(action)
-        turns[-1] += calls
-        if not calls:
-            turns.append([])
-    played = iter(play(scenario, [call for turn in turns for call in turn]))
-    deeds: list[Deed] = []
-    for turn in turns[:-1][: len(scenario.requests)]:
-        done = [one for one in (next(played) for _ in turn) if not one.is_refused]
-        changing = [one for one in done if one.has_changed and one.call.name in CHANGING]
-        is_change = any(one.call.name != "cd" for one in changing)
-        looking = [one for one in done if one.call.name in LOOKING or one in changing]
-        kept = tuple(one.call for one in (changing if is_change else looking))
-        request = ask_for(kept, scenario.apis)
-        if not request:
-            break
-        deeds.append(Deed(calls=kept, request=request, is_change=is_change))
-    return deeds
 
 
 def _until(actions: Sequence[str], num: int) -> list[str]:

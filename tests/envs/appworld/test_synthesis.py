@@ -6,24 +6,28 @@ What needs the engine skips where it is not installed.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from sparring.core.errors import ConfigError
-from sparring.core.types import Task, Trajectory
+from sparring.core.types import Task, Trajectory, Turn
 from sparring.envs.appworld import AppWorld, Draft, checks, make_task
 from sparring.envs.appworld.benchmark import MAX_SO_FAR, SO_FAR, AppWorldEnv
 from sparring.envs.appworld.drafting import DONE, answered, only
+from sparring.envs.appworld.exploration import DEEDS, NO_WISH, Household
 from sparring.envs.appworld.generate import TEMPLATES, own_task, own_tasks
 from sparring.envs.appworld.hindsight import MAX_DEEDS, SAYINGS, put_into_words
 from sparring.envs.appworld.process import EngineProcess
 from sparring.envs.appworld.replays import Replays, are_rows
 from sparring.envs.appworld.scene import NAMES
 from sparring.envs.appworld.synthesis import NUM_VARIATIONS, AppWorldSynthesis, without_completion
+from sparring.envs.appworld.tasks import engine_task
 from sparring.envs.synthesis import Draft as Proposed
 from sparring.envs.synthesis import Synthesis, synthesis_of
 from sparring.synthesis.novelty import EvaluationGate
@@ -34,6 +38,7 @@ from tests.envs.proposing import judge, play, refusals
 SPLITS = own_tasks(0, 2)
 EVALUATED = [task for split in ("dev", "test") for task in SPLITS[split]]
 ENV = "sparring.envs.appworld:AppWorld"
+SAID = Turn(observation="", text="", action="", reward=0.0)
 
 
 def no_engine() -> EngineProcess:
@@ -110,6 +115,62 @@ def test_nothing_that_is_made_on_paper_overlaps_an_evaluation_task():
     report = gate.audit([*made, *chained])
     assert report.overlaps == () and set(report.aspects) == {"id", "content", "text", "scenario", "answer"}
     assert len(gate.audit(EVALUATED).overlaps) == len(EVALUATED)
+
+
+# ── Exploration ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def walked(place: Task, seed: int) -> list[str]:
+    """What the explorer does there, turn by turn."""
+    code: list[str] = []
+    while (more := ON_PAPER.explore(place, [SAID] * len(code), "", seed)) is not None:
+        code.append(more)
+    return code
+
+
+def test_a_place_has_the_state_of_a_training_task_and_asks_for_nothing():
+    for task in SPLITS["train"]:
+        place = ON_PAPER.place(task)
+        assert place is not None and place.id.startswith(f"{task.id}+place-")
+        shown = json.dumps(dict(place.data))
+        assert task.data["instruction"] not in shown and place.data["reference"] == []
+        apps = {app: rows for app, rows in task.data["rows"].items() if app != "supervisor"}
+        assert apps == {app: rows for app, rows in place.data["rows"].items() if app != "supervisor"}
+        assert engine_task(place)["rows"]["supervisor"]["Task"] == [{"supervisor_id": 1, "instruction": NO_WISH}]
+    assert all(ON_PAPER.place(task) is None for task in EVALUATED)
+
+
+def test_an_explorer_does_one_or_two_things_and_ends_the_episode():
+    names = {name for split in ("dev", "test") for name in (*NAMES[split].first, *NAMES[split].chores)}
+    seen: set[str] = set()
+    for number, task in enumerate(SPLITS["train"]):
+        place = ON_PAPER.place(task)
+        assert place is not None
+        code = walked(place, number)
+        assert code == walked(place, number) and code[-1] == DONE and len(code) > 2
+        for one in code:
+            compile(one, "explored", "exec")
+        assert not [name for name in names if name in "\n".join(code)]
+        seen |= {found for one in code for found in re.findall(r"apis\.(?!supervisor)\w+\.(?!login)\w+", one)}
+    assert {"apis.todoist.update_task", "apis.gmail.send_email", "apis.spotify.like_song"} <= seen
+    assert len(seen) > 20
+
+
+def test_every_deed_has_a_household_to_be_done_in():
+    for _, deed in DEEDS:
+        houses = (Household(task.data["rows"], Random(0)) for task in SPLITS["train"])
+        assert any(deed(house) for house in houses), deed.__name__
+
+
+def test_what_an_explorer_did_becomes_a_task_that_it_solves(offered: Synthesis, env: AppWorldEnv):
+    for number, id in enumerate(("todoist/complete-urgent/0", "spotify/like-playlist-songs/0", "phone/alarms-off/0")):
+        place = ON_PAPER.place(find(id))
+        assert place is not None
+        code = walked(place, number)
+        made = offered.relabel(play(env, place, code))
+        assert made is not None and NO_WISH not in json.dumps(dict(made.data))
+        assert play(env, made, code).reward == 1.0
+        assert play(env, made, [DONE]).reward == 0.0
 
 
 # ── Chains ────────────────────────────────────────────────────────────────────────────────────────────────────────────

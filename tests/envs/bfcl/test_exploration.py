@@ -6,22 +6,29 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
 from sparring.core.errors import ConfigError
-from sparring.envs.bfcl import BFCL, benchmark_task, reference_of, scenario_of, score
+from sparring.core.types import Task, Trajectory, Turn
+from sparring.envs.bfcl import BFCL, benchmark_task, reference_of, scenario, scenario_of, score, wheel
 from sparring.envs.bfcl.env import DONE
-from sparring.envs.bfcl.exploration import NUM_TURNS, OFFERS, explored_tasks
+from sparring.envs.bfcl.exploration import GO_ON, NO_WISH, NUM_TURNS, explored_tasks
 from sparring.envs.bfcl.functions import functions_of
+from sparring.envs.bfcl.offers import OFFERS
+from sparring.envs.bfcl.synthesis import BFCLSynthesis
 from sparring.envs.bfcl.wheel import API_FILES
 from sparring.envs.bfcl.wording import CHANGING, LOOKING
-from sparring.envs.synthesis import Draft, synthesis_of
+from sparring.envs.synthesis import Draft, exploration_of, synthesis_of
 from sparring.synthesis.novelty import EvaluationGate
 from tests.envs.proposing import judge, play, refusals
 
 NUM = 60
+LOOK = Turn(observation="", text="", action="", reward=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +141,84 @@ def test_explored_tasks_grow_and_benchmark_tasks_do_not(parity: BFCL):
 def test_parity_options_that_make_no_sense_are_refused(world: BFCL, options: dict):
     with pytest.raises(ConfigError, match=r"env\.options: (parity|num_explored)"):
         BFCL(**options)
+
+
+# ── Places, where training tasks begin ────────────────────────────────────────────────────────────────────────────────
+
+
+def wander(world: BFCL, place: Task, seed: int) -> Trajectory:
+    """Let the world's explorer play a place."""
+    explorer, actions = exploration_of(world), []
+    while (action := explorer.explore(place, [LOOK] * len(actions), "", seed)) is not None:
+        actions.append(action)
+    assert actions == [explorer.explore(place, [LOOK] * number, "", seed) for number in range(len(actions))]
+    return play(world.make_env(), place, actions)
+
+
+def test_a_place_has_the_state_of_a_task_and_none_of_its_wishes(world: BFCL):
+    explorer = exploration_of(world)
+    for task in world.tasks("train")[::40]:
+        place = explorer.place(task)
+        assert place is not None
+        whole, room = scenario_of(task), scenario_of(place)
+        assert (room.apis, room.initial_config) == (whole.apis, whole.initial_config)
+        told = world.make_env().reset(place, 0)
+        assert not [text for text in whole.requests if text and text in json.dumps(dict(place.data))]
+        assert NO_WISH in told and room.requests[1:] == (GO_ON,) * (len(room.requests) - 1)
+        assert score(place, ["ls()", DONE]).reward == 0.0
+    assert all(explorer.place(task) is None for split in ("dev", "test") for task in world.tasks(split))
+
+
+def test_what_happens_in_a_place_becomes_a_sound_task(world: BFCL):
+    """The benchmark's own states are hand-written, and lack fields that invented ones have: no walk breaks on them."""
+    explorer, offered = exploration_of(world), synthesis_of(world)
+    drafts, num = [], 0
+    for number, task in enumerate(world.tasks("train")[::12]):
+        place = explorer.place(task)
+        assert place is not None
+        walked, num = wander(world, place, number), num + 1
+        made = offered.relabel(walked)
+        if made is not None:
+            assert NO_WISH not in json.dumps(dict(made.data))
+            drafts.append(Draft(task=made, actions=tuple(world.expert_actions([made])[made.id])))
+            assert score(made, [turn.action for turn in walked.turns]).is_success
+    assert len(drafts) > 0.7 * num
+    verdicts = judge(drafts, world, "bfcl", {}, vocabulary=["ls()", DONE])
+    assert sum(one.is_accepted for one in verdicts) > 0.8 * len(drafts), refusals(verdicts)
+
+
+def test_nothing_that_is_made_here_has_read_an_evaluation_task(world: BFCL, monkeypatch: pytest.MonkeyPatch):
+    """A canary stands in all that evaluation entries say, hold and are solved by; the wheel's other entries stay."""
+    canary, held = (
+        "KANARIENVOGEL-4711",
+        {task.data["entry"] for split in ("dev", "test") for task in world.tasks(split)},
+    )
+    for table in (wheel.entries, wheel.references):
+        planted = {name: plant(table(name), held, canary) for name in wheel.VARIANTS}
+        monkeypatch.setattr(scenario, table.__name__, planted.__getitem__)
+    assert canary in json.dumps(asdict(scenario_of(world.tasks("test")[0])))
+    offered, explorer = BFCLSynthesis(world.tasks("train")), exploration_of(world)
+    made: list[Task] = []
+    for number, task in enumerate(world.tasks("train")[::16]):
+        place = explorer.place(task)
+        assert place is not None
+        walked = offered.relabel(wander(world, place, number))
+        expert = play(world.make_env(), task, world.expert_actions([task])[task.id])
+        made += [place, *offered.variations(task), *filter(None, [walked, offered.relabel(expert)])]
+        made += filter(None, [offered.restart(task, [turn.action for turn in expert.turns[:1]])])
+    assert len(made) > 80
+    assert not [one.id for one in made if canary in json.dumps([one.id, dict(one.data)])]
+
+
+def plant(entries: Mapping[str, Any], held: Collection[str], canary: str) -> dict[str, Any]:
+    """Put a word into every text of some entries, but for names that the benchmark's code looks up."""
+
+    def mark(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            is_folder = key in ("root", "contents")
+            return {f"{name} {canary}" if is_folder else name: mark(one, name) for name, one in value.items()}
+        if isinstance(value, list):
+            return [mark(one, key) for one in value]
+        return f"{value} {canary}" if isinstance(value, str) and key not in ("id", "involved_classes") else value
+
+    return {name: mark(entry) if name in held else entry for name, entry in entries.items()}
