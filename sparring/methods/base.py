@@ -125,8 +125,29 @@ class Session(Protocol):
         """
         ...
 
-    def draw_tasks(self, round_number: int, num: int | None) -> Sequence[Task]:
-        """Draw a round's training tasks, the same for every agent; none, or more than there are: all of them."""
+    def bootstrap(self, agent: Agent) -> tuple[Sequence[Task], Sequence[Trajectory]]:
+        """Return D_0, and how its tasks are solved.
+
+        With `bootstrap.num` tasks are made by exploring without a goal, in a phase that arms share. Else they are the
+        training tasks, with the experts' trajectories.
+
+        Args:
+            agent: plays where validation asks for an agent.
+
+        Raises:
+            ConfigError: the world can't be explored, or no server is named for a language model.
+            DataError: exploration made no task.
+        """
+        ...
+
+    def draw_tasks(self, round_number: int, num: int | None, among: Sequence[Task] | None = None) -> Sequence[Task]:
+        """Draw a round's training tasks, the same for every agent; none, or more than there are: all of them.
+
+        Args:
+            round_number: from 1.
+            num: how many.
+            among: what to draw from; all training tasks where not given.
+        """
         ...
 
     def rollout(

@@ -19,7 +19,7 @@ def coevolve(session: Session) -> Agent:
     config, evolve = session.config.grpo, CoEvolveConfig.of(session.config)
     start = target = session.imitate("target") if config.start == "imitation" else session.base("target")
     session.evaluate(target, 0)
-    curriculum, events = begin(session.train_tasks, session.experts)
+    curriculum, events = begin(*session.bootstrap(target))
     session.record_pool(0, events)
 
     for number in range(1, config.rounds + 1):

@@ -17,10 +17,11 @@ from sparring.synthesis.curriculum import CoEvolveConfig, begin, draw_tasks, ext
 def coevolving_agents_and_tasks(session: Session) -> Agent:
     """Play the pool with both agents, improve both, and make tasks where they nearly succeeded."""
     config, evolve = session.config, CoEvolveConfig.of(session.config)
-    num_tasks = config.rollout.num_tasks or len(session.train_tasks)
-    duo, experts = start(session), session.experts
+    duo = start(session)
     evaluate(session, duo, 0)
-    curriculum, events = begin(session.train_tasks, experts)
+    initial, experts = session.bootstrap(duo.target)
+    num_tasks = config.rollout.num_tasks or len(initial)
+    curriculum, events = begin(initial, experts)
     session.record_pool(0, events)
 
     for number in range(1, config.loop.rounds + 1):

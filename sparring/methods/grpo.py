@@ -50,9 +50,10 @@ def grpo(session: Session) -> Agent:
     config = session.config.grpo
     start = target = session.imitate("target") if config.start == "imitation" else session.base("target")
     session.evaluate(target, 0)
+    initial, _ = session.bootstrap(target)
 
     for number in range(1, config.rounds + 1):
-        tasks = session.draw_tasks(number, config.num_tasks)
+        tasks = session.draw_tasks(number, config.num_tasks, initial)
         episodes = session.sample(target, number, tasks=tasks, num_per_task=config.num_per_task)
         advantages = advantages_by_task(episodes, is_scaled=config.scale == "deviation")
         target = session.improve(target, episodes, advantages, number, reference=start)

@@ -37,6 +37,8 @@ class Method:
     """It makes new tasks, which the world must have a part in."""
     may_start_at_base: bool = False
     """With `grpo.start = "base"` it clones no expert."""
+    has_initial_tasks: bool = False
+    """It begins with D_0, which may come of exploration (`bootstrap.num`)."""
 
 
 METHODS: Mapping[str, Method] = {
@@ -47,9 +49,17 @@ METHODS: Mapping[str, Method] = {
     "ipr": Method(run=ipr, label="IPR", num_agents=2),
     "coevolving_agents": Method(run=coevolving_agents, label="Co-Evolving Agents", num_agents=2, has_partner=True),
     "ppo": Method(run=ppo, label="PPO", num_agents=2, is_on_policy=True),
-    "grpo": Method(run=grpo, label="GRPO", num_agents=2, is_on_policy=True, may_start_at_base=True),
+    "grpo": Method(
+        run=grpo, label="GRPO", num_agents=2, is_on_policy=True, may_start_at_base=True, has_initial_tasks=True
+    ),
     "coevolve": Method(
-        run=coevolve, label="CoEvolve", num_agents=2, is_on_policy=True, makes_tasks=True, may_start_at_base=True
+        run=coevolve,
+        label="CoEvolve",
+        num_agents=2,
+        is_on_policy=True,
+        makes_tasks=True,
+        may_start_at_base=True,
+        has_initial_tasks=True,
     ),
     "coevolving_agents_and_tasks": Method(
         run=coevolving_agents_and_tasks,
@@ -57,5 +67,6 @@ METHODS: Mapping[str, Method] = {
         num_agents=2,
         has_partner=True,
         makes_tasks=True,
+        has_initial_tasks=True,
     ),
 }

@@ -46,6 +46,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "ipr": ("ipr",),
     "grpo": ("grpo", "coevolve"),
     "ppo": ("ppo",),
+    "bootstrap": ("grpo", "coevolve", BOTH),
     "rl": ("grpo", "ppo", "coevolve"),
     **dict.fromkeys(("synthesis", "signals", "validation", "pool", "explorer", "openai"), ("coevolve", BOTH)),
 }

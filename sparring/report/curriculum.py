@@ -2,7 +2,8 @@
 
 `results.json` carries what is said here, so that the terminal and the page read the same numbers, and read them still
 when the trajectories were deleted. A pool is folded from its events (`round-N/pool.jsonl`); a synthesis is what its
-phase wrote (`round-N/synthesis/synthesis.json`). Both are read as plain JSON: a report knows nothing that acts.
+phase wrote (`round-N/synthesis/synthesis.json`); that of round 0 is the exploration that made D_0. Both are read as
+plain JSON: a report knows nothing that acts.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Rewards = Mapping[int, Mapping[str, Sequence[float]]]
 
 
 def summarise_curriculum(folder: Path, rewards: Rewards, success_eps: float) -> dict[str, list[dict[str, Any]]]:
-    """Return the records `pool` and `synthesis` of an arm with one seed; nothing where it has no pool.
+    """Return the records `pool` and `synthesis` of an arm with one seed; nothing where it has neither.
 
     Args:
         folder: of the arm with one seed.
@@ -43,7 +44,11 @@ def summarise_curriculum(folder: Path, rewards: Rewards, success_eps: float) -> 
     Raises:
         DataError: a file is torn.
     """
-    rounds = [number for number in round_numbers(folder) if (folder / f"round-{number}" / POOL).exists()]
+    rounds = [
+        number
+        for number in round_numbers(folder)
+        if any((folder / f"round-{number}" / name).exists() for name in (POOL, SYNTHESIS))
+    ]
     if not rounds:
         return {}
     pool, made, syntheses = _Pool(), 0, []
@@ -52,9 +57,10 @@ def summarise_curriculum(folder: Path, rewards: Rewards, success_eps: float) -> 
         played = rewards.get(number, {})
         made += sum(len(values) for values in played.values())
         before = dict(pool.origins)  # this round's rollouts came before this round's changes
-        pool.take_in(folder / f"round-{number}" / POOL)
-        halves = _old_and_new(played, before, success_eps)
-        states.append({"round": number, "agent": "target", **pool.state(), **halves})
+        if (folder / f"round-{number}" / POOL).exists():  # GRPO has none, on tasks that were made
+            pool.take_in(folder / f"round-{number}" / POOL)
+            halves = _old_and_new(played, before, success_eps)
+            states.append({"round": number, "agent": "target", **pool.state(), **halves})
         path = folder / f"round-{number}" / SYNTHESIS
         if path.exists():
             syntheses.append({"round": number, "agent": "target", **_synthesis(path), "rollouts": made})

@@ -21,6 +21,8 @@ STRATEGIES: Mapping[str, str] = {
     "relabel": "relabel",
     "chain": "chain",
     "reflect-explore-abstract": "explored",
+    "explore": "explored",
+    "explore-abstract": "explored",
 }
 """How a task was made → its CSS class (`made-…`); any other has a class of its own."""
 
@@ -48,7 +50,8 @@ PURPOSES = (
 
 
 def pools(results: Results) -> list[dict[str, Any]]:
-    """Draw and tabulate the pool of each arm that has one; means over seeds. The featured arm comes first."""
+    """Draw and tabulate the pool of each arm that has one, or initial tasks that were made; means over seeds. The
+    featured arm comes first."""
     sections = [
         {
             "title": arm.label,
@@ -58,12 +61,14 @@ def pools(results: Results) -> list[dict[str, Any]]:
             "is_open": arm is results.featured,
         }
         for arm in results.arms.values()
-        if arm.has_pool
+        if arm.has_pool or arm.record_rounds("synthesis", "target")
     ]
     return sorted(sections, key=lambda section: not section["is_open"])
 
 
 def _panels(arm: ArmResults) -> list[dict[str, Any] | None]:
+    if not arm.has_pool:  # GRPO on tasks that exploration made
+        return [_by_outcome(arm), _by_purpose(arm)]
     return [_by_origin(arm), _by_signal(arm), _gone(arm), *_old_and_new(arm), _by_outcome(arm), _by_purpose(arm)]
 
 

@@ -78,7 +78,7 @@ def choose(run_dir: Path, results: Results) -> list[dict[str, Any]]:
     found = []
     for arm in results.arms.values():
         folders = (run_dir / f"seed-{seed}" / arm.name for seed in arm.seeds)
-        if arm.has_pool and (folder := next((f for f in folders if any(f.glob(f"round-*/{SYNTHESIS}"))), None)):
+        if folder := next((f for f in folders if any(f.glob(f"round-*/{SYNTHESIS}"))), None):
             found.append((arm, folder, list(_proposals(folder))))
     found = [one for one in found if one[2]]
     num = max(MIN_PER_ARM, MAX_TASKS // max(1, len(found)))

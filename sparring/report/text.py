@@ -204,9 +204,9 @@ def pool_lines(results: Mapping[str, Any] | Results) -> list[str]:
     """
     view = results if isinstance(results, Results) else results_from_json(results)
     arm = view.featured
-    if not arm.has_pool:
-        return []
     per = ", per seed" if len(arm.seeds) > 1 else ""
+    if not arm.has_pool:
+        return [_yield_line(arm, per)] if arm.record_rounds("synthesis", "target") else []
     lines = [_pool_line(arm, per)]
     if arm.record_rounds("synthesis", "target"):
         lines += [_yield_line(arm, per), _old_new_line(arm)]

@@ -38,6 +38,7 @@ from sparring.policies.vllm.config import SamplerConfig, VllmConfig
 from sparring.rollouts.demonstrations import ExpertConfig
 from sparring.rollouts.loop import RolloutConfig
 from sparring.runs.keeping import RunConfig
+from sparring.synthesis.bootstrap import BootstrapConfig
 from sparring.synthesis.checks import ValidationConfig
 from sparring.synthesis.curriculum import SynthesisConfig
 from sparring.synthesis.language_model import LanguageModelConfig
@@ -104,6 +105,8 @@ class Config:
     """Group-relative policy optimisation (GRPO)."""
     ppo: PpoConfig = field(default_factory=PpoConfig)
     """Proximal policy optimisation (PPO)."""
+    bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
+    """Initial tasks from exploration (GRPO, CoEvolve)."""
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     """How often, from what and by whom tasks are made (CoEvolve)."""
     signals: SignalConfig = field(default_factory=SignalConfig)
@@ -176,6 +179,11 @@ class Arm:
         method = METHODS[self.method]
         starts_at_base = method.may_start_at_base and self.config.grpo.start == "base"
         return self.config.chat.num_examples > 0 or (method.trains and not starts_at_base)
+
+    @property
+    def explores(self) -> bool:
+        """Whether its first tasks are made by exploring, for which the world must have a part, too."""
+        return METHODS[self.method].has_initial_tasks and self.config.bootstrap.num > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

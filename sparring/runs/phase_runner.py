@@ -118,7 +118,7 @@ class PhaseRunner:
         The agents take turns, or play at the same time where a server has the adapters of both.
         """
         phases = [self._playing_phase(playing, temperature, keep_logprobs) for playing in playings]
-        with self._claim([phase for playing, phase in zip(playings, phases, strict=True) if playing.agent.is_start]):
+        with self.claim([phase for playing, phase in zip(playings, phases, strict=True) if playing.agent.is_start]):
             return self._play(playings, phases, temperature, keep_logprobs)
 
     def _play(
@@ -192,7 +192,7 @@ class PhaseRunner:
     def fit(self, agent: Agent, name: str, training: Training, *, shared_key: str | None = None) -> Agent:
         """Train an agent, and return it as it then stands."""
         phase = self.phase(name, shared_key=shared_key)
-        with self._claim([phase] if shared_key else []):
+        with self.claim([phase] if shared_key else []):
             if phase.is_done:
                 drop_state(phase)  # which stays if the run was killed as the phase was finished
             else:
@@ -265,7 +265,7 @@ class PhaseRunner:
 
     # ── Details ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _claim(self, phases: Sequence[Phase]) -> AbstractContextManager[None]:
+    def claim(self, phases: Sequence[Phase]) -> AbstractContextManager[None]:
         """Keep shared phases from other jobs of the run, or wait for a job that is at one."""
         return self.run.claim(phases, lambda: self.progress.phase(self.title("waits for another job")))
 

@@ -16,7 +16,7 @@ from sparring.core.types import Task
 from sparring.envs.base import Benchmark
 from sparring.envs.measures import missing_measures
 from sparring.envs.pool import EnvPool
-from sparring.envs.synthesis import synthesis_of
+from sparring.envs.synthesis import exploration_of, synthesis_of
 from sparring.methods.table import METHODS
 from sparring.runs.base_models import check_base_models
 from sparring.runs.engines import Engines
@@ -167,3 +167,5 @@ def _check_arms(recipe: Recipe, benchmark: Benchmark, train_tasks: Sequence[Task
             raise ConfigError(f"arms.{name}: chat.num_examples is {num}, but there are {len(train_tasks)} tasks.")
         if arm.makes_tasks:
             synthesis_of(benchmark)
+        if arm.explores:
+            exploration_of(benchmark)

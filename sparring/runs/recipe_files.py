@@ -222,12 +222,15 @@ def _check_arm(arm: Arm, where: str) -> None:
     check_tinker(arm, where)
     if config.sampler.kind == "vllm" and METHODS[arm.method].trains and not (config.lora.rank or config.vllm.launch):
         raise ConfigError(f"{where}{TAKE_ADAPTERS}")
+    own = config.bootstrap
     asking = {
-        "synthesis.kind": config.synthesis.kind == "language-model",
-        "validation.query_agent": config.validation.asks_explorer,
+        "synthesis.kind": arm.makes_tasks and config.synthesis.kind == "language-model",
+        "bootstrap.explorer": arm.explores and own.explorer == "language-model",
+        "validation.query_agent": (arm.makes_tasks and config.validation.asks_explorer)
+        or (arm.explores and own.validation(config.validation).asks_explorer),
     }
     names_none = not config.openai.model and config.sampler.kind == "local"
-    for key in (key for key, asks in asking.items() if asks and arm.makes_tasks and names_none):
+    for key in (key for key, asks in asking.items() if asks and names_none):
         raise ConfigError(f"{where}{key}: a language model is asked, and none is named: --openai.model NAME.")
 
 

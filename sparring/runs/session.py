@@ -9,15 +9,14 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from sparring.analysis.collapse import signs
 from sparring.analysis.endings import describe_endings, is_nothing_played, why_no_pairs
 from sparring.analysis.failures import summarise_rollouts, to_json
 from sparring.core.errors import TrainingError
-from sparring.core.filters import actions, successes
-from sparring.core.phases import ALSO, TRAJECTORIES
+from sparring.core.filters import actions
+from sparring.core.phases import ALSO
 from sparring.core.types import PreferencePair, StopReason, Task, Trajectory
 from sparring.data.batches import groups_from_pairs, groups_from_trajectories
 from sparring.data.pairs import subsample
@@ -30,9 +29,10 @@ from sparring.methods.base import Agent
 from sparring.rollouts.episodes import EpisodeSpec, branch_specs
 from sparring.runs.acceptance import Guard
 from sparring.runs.keeping import drop_superseded
+from sparring.runs.making import TaskMaking
 from sparring.runs.phase_runner import PhaseRunner, Playing
 from sparring.runs.seeds import derive_seed, digest
-from sparring.runs.synthesis import Synthesis, action_pattern, read_synthesis
+from sparring.runs.synthesis import action_pattern
 from sparring.synthesis.curriculum import SynthesisResult
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Session:
     """One arm with one seed; implements `sparring.methods.base.Session`."""
 
     def __init__(self, runner: PhaseRunner) -> None:
-        self._runner, self._guard = runner, Guard(runner)
+        self._runner, self._guard, self._making = runner, Guard(runner), TaskMaking(runner)
         self.world, self.config, self.arm, self.seed = runner.world, runner.config, runner.arm, runner.seed
         self.progress, self.warn = runner.progress, runner.warn
         self._buffers: dict[str, list[list[Trajectory]]] = {}
@@ -87,9 +87,9 @@ class Session:
         """Return weights that were trained elsewhere as an agent."""
         return Agent(name=name, checkpoint=checkpoint, lineage=digest("adopted", checkpoint), is_start=True)
 
-    def draw_tasks(self, round_number: int, num: int | None) -> Sequence[Task]:
+    def draw_tasks(self, round_number: int, num: int | None, among: Sequence[Task] | None = None) -> Sequence[Task]:
         """Draw a round's training tasks, the same for every agent."""
-        tasks = self.train_tasks
+        tasks = self.train_tasks if among is None else among
         if num is None or num >= len(tasks):
             return tasks
         drawn = random.Random(derive_seed(self.seed, "tasks of round", round_number)).sample(range(len(tasks)), num)
@@ -356,42 +356,20 @@ class Session:
 
     # ── Tasks ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def bootstrap(self, agent: Agent) -> tuple[Sequence[Task], Sequence[Trajectory]]:
+        """Return D_0 and how its tasks are solved."""
+        return self._making.bootstrap(agent) if self.config.bootstrap.num else (self.train_tasks, self.experts)
+
     def synthesise(self, agent: Agent, curriculum: Curriculum, round_number: int) -> SynthesisResult:
         """Make tasks where the agent is weak, and validate them by acting; with `kind = "replay"` none are made."""
         if self.config.synthesis.kind == "replay":
             return SynthesisResult(step=curriculum.step)
-        name = f"round-{round_number}/synthesis"
-        phase = self._runner.phase(name)
-        if phase.is_done:
-            return read_synthesis(phase)
-        journal = phase.journal(TRAJECTORIES)
-        journal.replace([])  # a synthesis that was cut short begins anew
-        with self._runner.timed(name), self.progress.phase(self._runner.title(name)) as bar:
-            synthesis = Synthesis(
-                config=self.config,
-                benchmark=self.world.benchmark,
-                held_out=self.world.held_out,
-                starts={one.task.id: one.turns[0].observation for one in self.evaluate(agent, 0) if one.turns},
-                play=partial(self._runner.play_attempts, agent.name, journal, bar.advance),
-                agent=self._runner.policy(agent, self.config.rollout.temperature),
-                examples=self.experts,
-                server=self._runner.engine.chat_server(),
-            )
-            return synthesis.run(curriculum, phase, seed=derive_seed(self.seed, name))
+        starts = {one.task.id: one.turns[0].observation for one in self.evaluate(agent, 0) if one.turns}
+        return self._making.synthesise(agent, curriculum, round_number, starts)
 
     def references(self, result: SynthesisResult) -> list[Trajectory]:
         """Return how the sound tasks of a synthesis were solved when they were validated: one episode a task."""
-        found = {
-            one.proposal.task.id: one.reference
-            for one in result.verdicts
-            if one.reference and (one.is_accepted or one.is_quarantined)
-        }
-        phase = self._runner.phase(f"round-{result.step}/synthesis")
-        solved: dict[str, Trajectory] = {}
-        for one in successes(phase.trajectories(), self.config.pairs.success_eps) if found else ():
-            if actions(one) == found.get(one.task.id, ())[: len(one.turns)]:
-                solved.setdefault(one.task.id, one)
-        return [solved[task_id] for task_id in found if task_id in solved]
+        return self._making.references(result)
 
     def record_pool(self, round_number: int, events: Sequence[PoolEvent]) -> None:
         """Write down what happened to the pool of tasks in a round, for the report."""

@@ -7,34 +7,40 @@ Source: arXiv 2604.15840.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparring.core.errors import ConfigError
 from sparring.core.journal import read_json, write_json_atomic
 from sparring.core.phases import TRAJECTORIES, Phase
-from sparring.core.records import journaled
+from sparring.core.records import journaled, trajectory_to_json
 from sparring.core.types import Task, Trajectory
 from sparring.envs.base import Benchmark
 from sparring.envs.synthesis import synthesis_of
 from sparring.policies.base import AnyPolicy
 from sparring.policies.factory import Prompt, Sampling, server_policy
 from sparring.rollouts.stage import num_broken
-from sparring.synthesis.arena import Arena, Play
+from sparring.synthesis.arena import Arena, Play, empty_policy
+from sparring.synthesis.bootstrap import Bootstrap, Wanderer, merge
 from sparring.synthesis.curriculum import CoEvolveConfig, Curriculum, SynthesisResult, synthesise
 from sparring.synthesis.novelty import EvaluationGate
 from sparring.synthesis.programmatic import Programmatic
-from sparring.synthesis.proposals import Synthesiser
 from sparring.synthesis.signals import Pattern
 from sparring.synthesis.validation import Ground
 
 if TYPE_CHECKING:
     from sparring.policies.completions import ChatServer, OpenAIConfig
     from sparring.runs.config import Config
+    from sparring.synthesis.checks import ValidationConfig
+    from sparring.synthesis.language_model import LanguageModelSynthesiser
 
 FILE = "synthesis.json"
 """What a synthesis brought, in its phase's folder."""
+WAVES = "state/waves.jsonl"
+"""What the finished waves of an unfinished bootstrap brought, in its phase's folder."""
+BOOTSTRAP = "round-0/synthesis"
+"""The phase that makes D_0: a synthesis before the first round."""
 EVALUATION_SPLITS = ("dev", "test", "test_challenge")
 """Splits that no synthetic task may overlap, besides the run's own held-out tasks."""
 
@@ -47,45 +53,84 @@ class Synthesis:
     benchmark: Benchmark
     held_out: Sequence[Task]
     """The run's evaluation tasks."""
-    starts: Mapping[str, str]
-    """Their first observations, by id, as far as they are known."""
     play: Play
     """Plays episodes and writes them down; in the order of the attempts."""
-    agent: AnyPolicy
-    """The agent as it is now: it probes what is proposed."""
+    make_agent: Callable[[], AnyPolicy]
+    """Returns the agent as it is now: it probes what is proposed."""
+    find_server: Callable[[], ChatServer | None]
+    """Returns the run's own server, on which a language model that is not named is asked."""
     examples: Sequence[Trajectory] = ()
     """Worked examples, which a served model that plays is shown as any agent is."""
-    server: ChatServer | None = None
-    """The run's own, which a language model that is not named is asked on."""
 
-    def run(self, curriculum: Curriculum, phase: Phase, *, seed: int) -> SynthesisResult:
+    def run(self, curriculum: Curriculum, phase: Phase, *, starts: Mapping[str, str], seed: int) -> SynthesisResult:
         """Make tasks where the agent is weak, write down what came of it, and finish the phase.
+
+        Args:
+            curriculum: where the run stands.
+            phase: gets the result.
+            starts: the first observations of evaluation tasks, by id, as far as they are known.
+            seed: of all choices.
 
         Raises:
             ConfigError: the world offers no synthesis, or no server is named for a language model.
         """
+        config = self.config
         arena = Arena(
-            self.play, prefix=f"round-{curriculum.step}/synthesis", seed=seed, budget=self.config.synthesis.max_episodes
+            self.play, prefix=f"round-{curriculum.step}/synthesis", seed=seed, budget=config.synthesis.max_episodes
         )
-        offered = synthesis_of(self.benchmark)
-        gate = EvaluationGate(offered, self._evaluation_tasks(), starts=self.starts)
-        ground = Ground(
-            world=offered,
-            gate=gate,
-            turn_limit=self.benchmark.turn_limit,
-            agent=self.agent,
-            explorer=self._explorer() if self.config.validation.asks_explorer else None,
-        )
-        result = synthesise(curriculum, self._synthesiser(), ground, arena, CoEvolveConfig.of(self.config), seed=seed)
-        write_json_atomic(phase.path / FILE, result.to_json())
-        lost = num_broken(journaled(phase.journal(TRAJECTORIES)))
-        num = sum(result.episodes.values())
-        phase.finish({"num": num, "broken": lost, "episodes": dict(result.episodes), "refusals": result.refusals()})
+        ground = self._ground(config.validation, starts, self.make_agent())
+        maker = Programmatic(self.benchmark) if config.synthesis.kind == "programmatic" else self._language_model()
+        result = synthesise(curriculum, maker, ground, arena, CoEvolveConfig.of(config), seed=seed)
+        _finish(phase, result)
         return result
 
-    def _synthesiser(self) -> Synthesiser:
-        if self.config.synthesis.kind == "programmatic":
-            return Programmatic(self.benchmark)
+    def bootstrap(self, places: Sequence[Task], phase: Phase, *, seed: int) -> SynthesisResult:
+        """Make D_0 by exploring without a goal, write down what came of it, and finish the phase.
+
+        Each wave is written down when it is over; one that was cut short is played anew.
+
+        Args:
+            places: where to explore.
+            phase: gets the result; what it has already is gone on with.
+            seed: of all choices.
+
+        Raises:
+            ConfigError: as for `run`.
+        """
+        config = self.config.bootstrap
+        validation = config.validation(self.config.validation)
+        agent = self.make_agent() if config.asks_agent else empty_policy()
+        work = Bootstrap(
+            places=places,
+            explorer=Wanderer(self.benchmark) if config.explorer == "programmatic" else self._language_model(),
+            ground=self._ground(validation, {}, agent),
+            config=config,
+            validation=validation,
+            seed=seed,
+        )
+        waves = phase.journal(WAVES)
+        done = [SynthesisResult.from_json(record) for record in waves.read()]
+        journal = phase.journal(TRAJECTORIES)
+        num = sum(sum(one.episodes.values()) for one in done)
+        journal.replace(map(trajectory_to_json, journaled(journal)[:num]))
+        for wave in work.waves(lambda number: Arena(self.play, prefix=BOOTSTRAP, seed=seed, wave=number), list(done)):
+            waves.append([wave.to_json()])
+            done.append(wave)
+        result = merge(done)
+        _finish(phase, result)
+        return result
+
+    def _ground(self, validation: ValidationConfig, starts: Mapping[str, str], agent: AnyPolicy) -> Ground:
+        offered = synthesis_of(self.benchmark)
+        return Ground(
+            world=offered,
+            gate=EvaluationGate(offered, self._evaluation_tasks(), starts=starts),
+            turn_limit=self.benchmark.turn_limit,
+            agent=agent,
+            explorer=self._explorer() if validation.asks_explorer else None,
+        )
+
+    def _language_model(self) -> LanguageModelSynthesiser:
         from sparring.policies.completions import CompletionClient
         from sparring.synthesis.language_model import LanguageModelSynthesiser
 
@@ -105,9 +150,8 @@ class Synthesis:
     def _model(self) -> tuple[OpenAIConfig, str]:
         """Return the language model's server, and a key of our own making where it has one."""
         config = self.config.openai
-        if config.model or self.server is None:
-            return config, ""
-        return self.server.config(config), self.server.key
+        server = None if config.model else self.find_server()
+        return (config, "") if server is None else (server.config(config), server.key)
 
     def _evaluation_tasks(self) -> list[Task]:
         tasks = {task.id: task for task in self.held_out}
@@ -117,6 +161,13 @@ class Synthesis:
             except ConfigError:  # a world without that split
                 continue
         return list(tasks.values())
+
+
+def _finish(phase: Phase, result: SynthesisResult) -> None:
+    write_json_atomic(phase.path / FILE, result.to_json())
+    lost = num_broken(journaled(phase.journal(TRAJECTORIES)))
+    num = sum(result.episodes.values())
+    phase.finish({"num": num, "broken": lost, "episodes": dict(result.episodes), "refusals": result.refusals()})
 
 
 def read_synthesis(phase: Phase) -> SynthesisResult:

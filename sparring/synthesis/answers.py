@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from sparring.data.control_tokens import break_known_controls
+
 MAX_WORDS = 2000
 """Most characters of a text in an answer."""
 MAX_ACTION = 500
@@ -121,6 +123,8 @@ def _words(text: str, where: str) -> str:
 def _line(text: str, where: str) -> str:
     if not text.isprintable():
         raise Malformed(f"{where}: must be one line")
+    if break_known_controls(text) != text:  # it would be broken up wherever a model reads it, but no task needs it
+        raise Malformed(f"{where}: holds control tokens of a chat template")
     return text
 
 

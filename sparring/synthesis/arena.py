@@ -52,18 +52,22 @@ class Play(Protocol):
 class Arena:
     """Live worlds to act in, and the count of all that is played in them."""
 
-    def __init__(self, play: Play, *, prefix: str, seed: int, budget: int | None = None) -> None:
+    def __init__(
+        self, play: Play, *, prefix: str, seed: int, budget: int | None = None, wave: int | None = None
+    ) -> None:
         """Args:
         play: the rollout engine.
         prefix: starts every trajectory's id, for instance `step-10/synthesis`.
         seed: of every episode.
         budget: most episodes that may be played; none: any number.
+        wave: tells apart the ids of several arenas with the same prefix.
         """
         self._play = play
         self._prefix = prefix
         self._seed = seed
         self._budget = budget
         self._num_calls = 0
+        self._wave = "" if wave is None else f"{wave}."
         self._spent: Counter[Purpose] = Counter()
 
     @property
@@ -87,8 +91,9 @@ class Arena:
         assert self.affords(len(tasks) * num), "the budget of the arena is spent"
         self._spent[purpose] += len(tasks) * num
         self._num_calls += 1
+        call = f"{self._prefix}/{purpose}-{self._wave}{self._num_calls}"
         attempts = [
-            Attempt(id=f"{self._prefix}/{purpose}-{self._num_calls}/{place}/{task.id}/{k}", task=task, seed=self._seed)
+            Attempt(id=f"{call}/{place}/{task.id}/{k}", task=task, seed=self._seed)
             for place, task in enumerate(tasks)
             for k in range(num)
         ]

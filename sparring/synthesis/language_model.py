@@ -4,8 +4,11 @@
     explore    the world from that turn on, several episodes, the model choosing every action
     abstract   what was found into tasks: intent, query, solution
 
+For D_0 it explores places without a goal in the same way, and reflects on nothing.
+
 The model's word is never the grader: a solution is played, and the world makes the goal out of what it brought about
-(`Synthesis.relabel`); the query only words it. What is malformed, late or ungrounded is dropped and counted.
+(`Synthesis.relabel`); the query only words it. What is malformed, late or ungrounded is dropped and counted. Control
+tokens of chat templates that stand in a world's text are broken up before a model reads it.
 
 Source: arXiv 2604.15840 (the three stages). Deviates: the goal is the world's; the prompts are ours.
 """
@@ -19,9 +22,10 @@ from typing import Annotated, Protocol, TypeVar
 
 from sparring.core.convert import check_values
 from sparring.core.errors import EnvFault
-from sparring.core.filters import usable
+from sparring.core.filters import is_broken, usable
 from sparring.core.ranges import Range, Repeats, Temperature
 from sparring.core.types import StopReason, Task, Trajectory, Turn
+from sparring.data.control_tokens import break_known_controls
 from sparring.envs.base import Benchmark
 from sparring.envs.synthesis import synthesis_of
 from sparring.policies.base import Episode, Reply
@@ -29,13 +33,12 @@ from sparring.policies.completions import Completion, Outcome, Request
 from sparring.synthesis.answers import (
     Idea,
     Malformed,
-    Reflection,
     parse_action,
     parse_ideas,
     parse_reflection,
 )
 from sparring.synthesis.arena import Arena, Purpose, reference_policy
-from sparring.synthesis.proposals import Findings, Proposal, Proposed, origin_of
+from sparring.synthesis.proposals import Findings, Origin, Proposal, Proposed, origin_of, unguided_origin
 from sparring.synthesis.signals import Flag, draw
 
 SHOWN = 1500
@@ -61,14 +64,18 @@ Answer each observation with one JSON object and nothing else: {{"action": "your
 ABSTRACT = """An agent acts in a text world. This is how the world works:
 {instruction}
 
-The agent does not master this: {diagnosis}
-The world was explored for it. The episodes:
+{why}
 {episodes}
 
-Make at most {most} new tasks that train it, each with a solution: actions that start where these episodes start. Answer
-with one JSON object and nothing else:
+Make at most {most} new tasks, each with a solution: actions that start where these episodes start. Answer with one JSON
+object and nothing else:
 {{"tasks": [{{"intent": "what the task trains", "query": "the task in one sentence, as the agent will read it",
 "actions": ["first action", "second action"]}}]}}"""
+
+WEAKNESS = "The agent does not master this: {diagnosis}\nThe world was explored for it; train that. The episodes:"
+NO_WEAKNESS = "The world was explored, and nothing was asked of the explorer. The episodes:"
+"""What the abstraction is told of the episodes: after a flag, and without one."""
+NO_GUIDANCE = "Nobody asks for anything. Find out what can be done here, and do something that changes the world."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +85,11 @@ class LanguageModelConfig:
     num_flags: Repeats = 8
     """Most flags it reflects on in one synthesis."""
     num_explorations: Repeats = 2
-    """Episodes of exploration per flag."""
+    """Episodes of exploration per flag, or per place."""
     explore_turns: Repeats = 30
     """Most turns of an exploration, and most actions of a solution (paper: 30)."""
     tasks_per_flag: Repeats = 3
-    """Most tasks that are abstracted from a flag."""
+    """Most tasks that are abstracted from a flag, or from a place."""
     temperature: Temperature = 0.7
     """Of all three stages."""
     max_tokens: Annotated[int, Range(at_least=1, at_most=1_000_000)] = 1024
@@ -102,10 +109,14 @@ class Asking(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expedition:
-    """A flag on its way through the stages."""
+    """A flag, or a place without a goal, on its way through the stages."""
 
-    flag: Flag
-    reflection: Reflection
+    origin: Origin
+    """Of the tasks that come of it."""
+    guidance: str
+    """Where and how to explore."""
+    why: str
+    """What the episodes are for."""
     start: Task
     """The task that exploration and solutions begin with."""
     episodes: tuple[Trajectory, ...] = ()
@@ -138,13 +149,33 @@ class LanguageModelSynthesiser:
             ConfigError: the server refuses what every request asks for (model, key, address).
         """
         asker = Asker(self._client, self._config, seed)
-        expeditions = self._reflect(findings.flags[: self._config.num_flags], asker)
-        expeditions = self._explore(expeditions, arena, asker)
-        expeditions = self._abstract(expeditions, asker)
-        proposals = self._ground(expeditions, arena, asker.counts)
+        proposals = self._pursue(self._reflect(findings.flags[: self._config.num_flags], asker), arena, asker)
         fresh = {one.task.id: one for one in proposals if one.task.id not in findings.known_ids}
         asker.counts["repeated"] += len(proposals) - len(fresh)
         return Proposed(proposals=tuple(fresh.values())[:num], counts=dict(asker.counts))
+
+    def explore(self, places: Sequence[Task], arena: Arena, *, seed: int) -> Proposed:
+        """Explore places without a goal, and abstract tasks from what happened.
+
+        Raises:
+            ConfigError: as for `propose`.
+        """
+        asker = Asker(self._client, self._config, seed)
+        expeditions = [
+            Expedition(
+                origin=unguided_origin(place, self.name, "explore-abstract"),
+                guidance=NO_GUIDANCE,
+                why=NO_WEAKNESS,
+                start=place,
+            )
+            for place in places
+        ]
+        return Proposed(proposals=tuple(self._pursue(expeditions, arena, asker)), counts=dict(asker.counts))
+
+    def _pursue(self, expeditions: Sequence[Expedition], arena: Arena, asker: Asker) -> list[Proposal]:
+        expeditions = self._explore(expeditions, arena, asker)
+        expeditions = self._abstract(expeditions, asker)
+        return self._ground(expeditions, arena, asker.counts)
 
     def _reflect(self, flags: Sequence[Flag], asker: Asker) -> list[Expedition]:
         prompts = [
@@ -162,7 +193,13 @@ class LanguageModelSynthesiser:
             found = asker.read("reflect", answer, lambda text, f=flag: parse_reflection(text, len(f.trajectory.turns)))
             if found is not None:
                 start = self._start(flag.trajectory, found.from_turn)
-                expeditions.setdefault(start.id, Expedition(flag=flag, reflection=found, start=start))
+                expedition = Expedition(
+                    origin=origin_of(flag, self.name, "reflect-explore-abstract", found.diagnosis),
+                    guidance=found.guidance,
+                    why=WEAKNESS.format(diagnosis=found.diagnosis),
+                    start=start,
+                )
+                expeditions.setdefault(start.id, expedition)
         return list(expeditions.values())
 
     def _start(self, trajectory: Trajectory, from_turn: int) -> Task:
@@ -174,14 +211,17 @@ class LanguageModelSynthesiser:
         num = self._config.num_explorations
         affordable = [one for place, one in enumerate(expeditions, start=1) if arena.affords(place * num)]
         asker.counts["dropped: budget"] += len(expeditions) - len(affordable)
-        guidance = {one.start.id: one.reflection.guidance for one in affordable}
+        guidance = {one.start.id: one.guidance for one in affordable}
         explorer = Explorer(asker, guidance, self._benchmark.instruction, self._config.explore_turns)
         played = arena.play(Purpose.EXPLORE, explorer, [one.start for one in affordable], num=num)
         explored = []
         for one, episodes in zip(affordable, played, strict=True):
+            if broken := sum(map(is_broken, episodes)):
+                asker.counts["explore: the world broke"] += broken
             kept = tuple(usable(episodes))
             if kept:
-                explored.append(replace(one, episodes=kept))
+                origin = replace(one.origin, trajectory_id=one.origin.trajectory_id or kept[0].id)
+                explored.append(replace(one, origin=origin, episodes=kept))
             else:
                 asker.counts["dropped: nothing explored"] += 1
         return explored
@@ -191,7 +231,7 @@ class LanguageModelSynthesiser:
         prompts = [
             ABSTRACT.format(
                 instruction=self._benchmark.instruction,
-                diagnosis=one.reflection.diagnosis,
+                why=one.why,
                 episodes="\n\n".join(show(episode) for episode in one.episodes),
                 most=config.tasks_per_flag,
             )
@@ -222,8 +262,7 @@ class LanguageModelSynthesiser:
                     counts["dropped: ungrounded"] += 1
                     continue
                 actions = tuple(turn.action for turn in episode.turns)
-                origin = origin_of(one.flag, self.name, "reflect-explore-abstract", one.reflection.diagnosis)
-                proposals.append(Proposal(task=task, references=(actions,), origin=origin))
+                proposals.append(Proposal(task=task, references=(actions,), origin=one.origin))
         return proposals
 
 
@@ -288,7 +327,7 @@ class Asker:
         self.counts[f"{stage}: requests"] += len(dialogues)
         requests = [
             Request(
-                messages=messages,
+                messages=[_says(one["role"], break_known_controls(one["content"])) for one in messages],
                 temperature=self._config.temperature,
                 max_tokens=self._config.max_tokens,
                 seed=int(draw(self._seed, stage, name, len(messages)) * 2**31),

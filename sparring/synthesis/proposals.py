@@ -143,6 +143,18 @@ def origin_of(flag: Flag, synthesiser: str, strategy: str, note: str = "") -> Or
     )
 
 
+def unguided_origin(place: Task, synthesiser: str, strategy: str, trajectory_id: str = "") -> Origin:
+    """Return the origin of a task that came of exploring a place without a goal."""
+    return Origin(
+        synthesiser=synthesiser,
+        strategy=strategy,
+        signal=Signal.UNGUIDED,
+        task_id=place.id,
+        trajectory_id=trajectory_id,
+        note="explored without a goal",
+    )
+
+
 def task_to_json(task: Task) -> dict[str, Any]:
     """Return a task as JSON values."""
     return {"id": task.id, "kind": task.kind, "data": dict(task.data)}

@@ -44,7 +44,7 @@ class Signal(StrEnum):
     NEAR_MISS = "near-miss"
     """A failure that came close, whoever played it (ours: where this method and Co-Evolving Agents meet)."""
     UNGUIDED = "unguided"
-    """None: drawn by chance, for the control arm of random synthesis."""
+    """None: drawn by chance, for the control arm of random synthesis; or explored before there was a task, for D_0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

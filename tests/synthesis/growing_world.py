@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from itertools import count, permutations
 from typing import Any
 
-from sparring.core.types import Task, Trajectory
+from sparring.core.types import Task, Trajectory, Turn
 from sparring.envs.base import EnvStep
 from sparring.envs.synthesis import Draft, synthetic_id
 from tests.toy_world import COLOURS, LENGTHS, ToyEnv, ToyWorld
 
 MAX_GOAL = 6
+NO_GOAL = ["nothing"]
+"""Of a place: no button is right, and none jams the machine."""
 
 
 class GrowingEnv(ToyEnv):
@@ -44,6 +46,9 @@ class GrowingEnv(ToyEnv):
             return EnvStep(observation="Hm.", reward=float(self.num_idle > 2), is_done=self.num_idle > 2)
         if self.fault == "won":  # the goal is true already
             return EnvStep(observation="Hm.", reward=1.0, is_done=True)
+        if self.goal == NO_GOAL:
+            is_press = action.removeprefix("press ") in COLOURS
+            return EnvStep(observation="It clicks." if is_press else "Nothing happens.", reward=0.0, is_done=False)
         answer = super().step(action)
         earned = (self.pressed - self.start) / max(1, len(self.goal) - self.start)
         return EnvStep(observation=answer.observation, reward=earned, is_done=answer.is_done)
@@ -66,6 +71,18 @@ class GrowingSynthesis:
             return None
         data: dict[str, Any] = {"goal": pressed}
         return _make(trajectory.task, "relabel", data | ({"query": query} if query else {}))
+
+    def place(self, task: Task) -> Task | None:
+        """A machine that asks for nothing; a task with a fault breaks there, too."""
+        kept = {name: task.data[name] for name in ("fault",) if name in task.data}
+        return _make(task, "place", {"goal": NO_GOAL, "told": ["as", "you", "like"], **kept})
+
+    def explore(self, place: Task, turns: Sequence[Turn], observation: str, seed: int) -> str | None:
+        """Press two or three buttons, after a look."""
+        if not turns:
+            return "look"
+        most = 3 + seed % 2
+        return f"press {COLOURS[seed // 7 ** len(turns) % len(COLOURS)]}" if len(turns) < most else None
 
     def chain(self, first: Draft, second: Draft) -> Draft | None:
         goal = [*first.task.data["goal"], *second.task.data["goal"]]
