@@ -19,7 +19,7 @@ from sparring.core.convert import check_values
 from sparring.core.filters import dedupe, failures, successes
 from sparring.core.ranges import Count, CountOrZero, Range, Repeats
 from sparring.core.types import PairKind, PreferencePair, Task, Trajectory
-from sparring.data.pairs import PairConfig, make_pair, prefers
+from sparring.data.pairs import PairConfig, compare, make_pair
 from sparring.data.pivots import given
 
 
@@ -87,14 +87,7 @@ def late_failure_pairs(starts: Iterable[LateStart], pairs: PairConfig) -> list[P
 
     Source: ours, after arXiv 2511.22254, Eq. 6; both sides are the failure agent's.
     """
-    found: list[PreferencePair] = []
-    for start in starts:
-        for a, b in combinations(start.failures, 2):
-            if prefers(a, b, pairs.min_gap):
-                found.append(make_pair(PairKind.FAILURE_FAILURE, a, b, pairs))
-            elif prefers(b, a, pairs.min_gap):
-                found.append(make_pair(PairKind.FAILURE_FAILURE, b, a, pairs))
-    return found
+    return [pair for start in starts for pair in compare(combinations(start.failures, 2), pairs)]
 
 
 def late_target_pairs(

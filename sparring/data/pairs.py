@@ -102,13 +102,19 @@ def failure_pairs(
     pairs: list[PreferencePair] = []
     for task_id in dict.fromkeys([*ours, *theirs]):
         own, other = ours.get(task_id, []), theirs.get(task_id, [])
-        candidates = product(own, other) if pair_scope == "cross" else combinations([*own, *other], 2)
-        for a, b in candidates:
-            if prefers(a, b, config.min_gap):
-                pairs.append(make_pair(PairKind.FAILURE_FAILURE, a, b, config))
-            elif prefers(b, a, config.min_gap):
-                pairs.append(make_pair(PairKind.FAILURE_FAILURE, b, a, config))
+        pairs += compare(product(own, other) if pair_scope == "cross" else combinations([*own, *other], 2), config)
     return distinct(pairs) if config.dedupe else pairs
+
+
+def compare(candidates: Iterable[tuple[Trajectory, Trajectory]], config: PairConfig) -> list[PreferencePair]:
+    """Pair two failures of a task each, the higher reward chosen; a tie makes no pair."""
+    pairs: list[PreferencePair] = []
+    for a, b in candidates:
+        if prefers(a, b, config.min_gap):
+            pairs.append(make_pair(PairKind.FAILURE_FAILURE, a, b, config))
+        elif prefers(b, a, config.min_gap):
+            pairs.append(make_pair(PairKind.FAILURE_FAILURE, b, a, config))
+    return pairs
 
 
 def adopt_successes(
