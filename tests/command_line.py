@@ -27,7 +27,8 @@ SERVER = """
 import json, os, sys
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
-import sparring.cli.commands, sparring.policies.local.policy, sparring.report, sparring.runs.recipe
+import sparring.cli.commands, sparring.cli.eval, sparring.cli.run
+import sparring.policies.local.policy, sparring.report, sparring.runs.recipe
 import sparring.learning.trainer, sparring.runs.session
 from sparring.cli.main import main
 

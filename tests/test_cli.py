@@ -209,13 +209,13 @@ def test_wrong_recipes_get_one_message(
 
 def test_overrides_reach_every_arm_and_tables_are_read(tmp_path: Path) -> None:
     """What was typed wins, in whatever spelling; what was not typed leaves the recipe alone."""
-    from sparring.cli.commands import RunOptions
+    from sparring.cli.run import Options
     from sparring.cli.words import parse
     from sparring.runs.recipe_files import load_recipe
 
     words = ["x", "--dpo.batch-size=3", "--env.kinds", "a", "b", "--dpo.shuffle", "FALSE", "--env.num_train", "None"]
     words += ["--env.options", '{depth = "x"}', "--chat.template_kwargs", '{"enable_thinking": false}']
-    _, overrides = parse(RunOptions, "sparring run", words)
+    _, overrides = parse(Options, "sparring run", words)
     assert overrides == {
         "dpo.batch_size": 3,
         "env.kinds": ("a", "b"),

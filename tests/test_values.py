@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import importlib
 import math
 import types
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 
-from sparring.cli.commands import EnvsOptions, EvalOptions, ReportOptions, RolloutOptions, RunOptions
+from sparring.cli.main import COMMANDS
 from sparring.core.convert import convert, from_dict, type_hints
 from sparring.core.errors import ConfigError, quote
 from sparring.core.ranges import MAX_TEXT, Range, Text
@@ -88,6 +89,11 @@ def bad_values(kind: Any, rules: tuple[Any, ...] = ()) -> Iterator[Any]:
             yield from ("x" * 256, "ü" * 128, "a/" * 2049)
 
 
+def options_of(command: str) -> type:
+    """Return what a subcommand takes."""
+    return importlib.import_module(f"sparring.cli.{command.replace('-', '_')}").Options
+
+
 def refusal(make: Any) -> str:
     with pytest.raises(ConfigError) as refused:
         make()
@@ -107,9 +113,7 @@ def test_a_key_refuses_what_it_cannot_mean(section: str, key: str, kind: Any) ->
         assert f"{type(default).__name__}.{key}" in refusal(lambda: dataclasses.replace(default, **{key: value}))  # noqa: B023
 
 
-@pytest.mark.parametrize(
-    "cls", [RunOptions, EvalOptions, RolloutOptions, ReportOptions, EnvsOptions, Config, PlayConfig]
-)
+@pytest.mark.parametrize("cls", [*map(options_of, COMMANDS), Config, PlayConfig])
 def test_every_number_has_a_range(cls: type) -> None:
     for name, kind in type_hints(cls).items():
         for leaf, rules in leaves(kind):
