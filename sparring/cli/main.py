@@ -1,4 +1,4 @@
-"""The command line: `sparring run | eval | rollout | report | merge | envs`.
+"""The command line: `sparring run | eval | rollout | report | merge | export | envs`.
 
 An error that the user can mend is one message on standard error, without a traceback. Exit codes: 0 done; 2 the recipe,
 the options, a data file or a model folder is wrong; 1 anything else went wrong; 130 interrupted.
@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "rollout": "play a world with a model, its expert or random actions, and write the trajectories",
     "report": "rebuild the report of a run's folder",
     "merge": "add an adapter's weights to its base model's, and write a plain Hugging Face folder",
+    "export": "write a run's preference pairs or trajectories as data for TRL, `datasets` and others",
     "envs": "list the worlds: what works on this machine, and how to get what does not",
 }
 """Subcommands, with what they do."""

@@ -27,7 +27,6 @@ def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
         "seed": trajectory.seed,
         "num_retries": trajectory.num_retries,
         "error": trajectory.error,
-        **({"odd_rewards": list(trajectory.odd_rewards)} if trajectory.odd_rewards else {}),
         "turns": [
             {
                 "observation": turn.observation,
@@ -64,7 +63,6 @@ def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
             seed=_typed(record, "seed", int),
             num_retries=_typed(record, "num_retries", int),
             error=_typed(record, "error", str),
-            odd_rewards=_words(record.get("odd_rewards", [])),
         )
     except KeyError as error:
         raise DataError(f"not a trajectory: no field {error}.") from None
@@ -112,12 +110,6 @@ def _numbers(values: Any, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def _words(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise TypeError(f"expected a list of words, found {values!r:.80}")
-    return tuple(values)
-
-
 def read_trajectories(path: Path) -> list[Trajectory]:
     """Read the trajectories of a JSONL file, without changing it.
 
@@ -161,6 +153,7 @@ def pair_to_json(pair: PreferencePair) -> dict[str, Any]:
         "rejected": pair.rejected.id,
         "chosen_turns": pair.chosen_turns,
         "rejected_turns": pair.rejected_turns,
+        **({"weight": pair.weight} if pair.weight != 1 else {}),
     }
 
 
@@ -179,6 +172,7 @@ def pairs_from_json(records: Sequence[Mapping[str, Any]], by_id: Mapping[str, Tr
                 rejected=_named(record["rejected"], by_id),
                 chosen_turns=record["chosen_turns"],
                 rejected_turns=record["rejected_turns"],
+                weight=float(record.get("weight", 1.0)),
             )
         except KeyError as error:
             raise DataError(f"line {number}: not a pair: no field or trajectory {error}.") from None

@@ -39,6 +39,8 @@ class PairKind(StrEnum):
     PIVOT = "pivot"
     """Both sides begin alike, and what follows is compared: from where a near miss went wrong, what leads to success
     over what it did; or from a step of an expert's on, its rest over the agent's (IPR)."""
+    GIVEN = "given"
+    """A preference out of a file: nobody here played either side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ class Turn:
     action: str
     """The part of `text` that was sent to the world."""
     reward: float
-    """The episode's reward so far, in [0,1], after the action: by default the highest."""
+    """Best reward so far, in [0,1], after the action."""
     token_ids: tuple[int, ...] = ()
     """The ids as sampled, end-of-turn token included; empty where no local policy wrote the text (experts)."""
     logprobs: tuple[float, ...] = ()
@@ -85,7 +87,7 @@ class Trajectory:
     final_observation: str
     """What the world answered to the last action."""
     reward: float
-    """In [0,1], that of its last turn; 1 is success."""
+    """Maximum over turns, clamped to [0,1]; 1 is success."""
     stop: StopReason
     num_given: int = 0
     """Turns at the beginning that were replayed from another episode: the agent's context, not its own actions."""
@@ -94,8 +96,6 @@ class Trajectory:
     """How often infrastructure failed and the episode was restored."""
     error: str = ""
     """Type and message of the fault, where there was one."""
-    odd_rewards: tuple[str, ...] = ()
-    """What of the env's rewards looks like a mistake; see `envs.rewards`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,3 +111,5 @@ class PreferencePair:
     rejected: Trajectory
     chosen_turns: int
     rejected_turns: int
+    weight: float = 1.0
+    """What its loss is multiplied by."""

@@ -39,6 +39,8 @@ class Edge:
     """Which two parties are compared; it selects the weights of Eq. 9."""
     shared_turns: int = 0
     """Leading turns in which both sides have the same tokens: they cancel in every difference of summed log-probs."""
+    weight: float = 1.0
+    """What the pair's loss is multiplied by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +175,7 @@ def _group(task_id: str, pairs: Sequence[PreferencePair], nodes: dict[str, Encod
             rejected_turns=pair.rejected_turns,
             kind=pair.kind,
             shared_turns=shared_turns(nodes[pair.chosen.id], nodes[pair.rejected.id]),
+            weight=pair.weight,
         )
         for pair in pairs
     )

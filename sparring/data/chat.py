@@ -150,7 +150,8 @@ class Dialogue:
         self._clean_world = clean_world or break_known_controls
         self._clean_agent = clean_agent or break_known_controls
         own = config.instruction
-        self._instruction = encodable(f"{instruction}\n\n{self.format.rule}" if own is None else own)
+        self.instruction = encodable(f"{instruction}\n\n{self.format.rule}" if own is None else own)
+        """What stands before the first observation."""
         if len(examples) < config.num_examples:
             raise ConfigError(
                 f"chat.num_examples is {config.num_examples}, but there are {len(examples)} expert trajectories."
@@ -177,7 +178,7 @@ class Dialogue:
         return messages
 
     def _with_instruction(self, content: str) -> str:
-        return f"{self._instruction}\n\n{content}" if self._instruction else content
+        return f"{self.instruction}\n\n{content}" if self.instruction else content
 
 
 @dataclass(frozen=True, slots=True)

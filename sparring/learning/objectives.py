@@ -44,6 +44,10 @@ class LossConfig:
     """λ_DPO of pivot pairs, whose sides begin alike."""
     pivot_sft: Weight = 0.5
     """λ_SFT of pivot pairs."""
+    given_dpo: Weight = 1.0
+    """λ_DPO of preferences out of a file (`prefer`)."""
+    given_sft: Weight = 0.0
+    """λ_SFT of preferences out of a file."""
     sft_reduction: Literal["mean", "sum"] = "sum"
     """The NLL term's reduction over a side's action tokens; `sum` is the letter of Eq. 9."""
     from_first_difference: bool = False
@@ -59,6 +63,8 @@ class LossConfig:
             return self.failure_dpo, self.failure_sft
         if kind is PairKind.PIVOT:
             return self.pivot_dpo, self.pivot_sft
+        if kind is PairKind.GIVEN:
+            return self.given_dpo, self.given_sft
         return self.expert_dpo, self.expert_sft
 
 
@@ -136,6 +142,7 @@ class PreferenceObjective:
         preference_P = self._preference(sides)
         nll_P = losses.nll(sides.chosen_P, sides.chosen_tokens_P, reduction=self.config.sft_reduction)
         loss_P = losses.mix(preference_P, nll_P, weights[:, 0], weights[:, 1])
+        loss_P = loss_P * loss_P.new_tensor([edge.weight for edge in sides.edges])
         with torch.no_grad():
             metrics = _metrics(sides, loss_P, nll_P)
         return loss_P.sum(), metrics
@@ -214,7 +221,7 @@ def _played(kind: PairKind) -> tuple[float, float]:
     """Say which sides an agent played: 1 for it, 0 for the expert."""
     if kind in (PairKind.EXPERT_TARGET, PairKind.EXPERT_PARTNER, PairKind.PIVOT):  # a pivot's rest may be an expert's
         return 0.0, 1.0
-    return (1.0, 1.0) if kind is PairKind.FAILURE_FAILURE else (1.0, 0.0)
+    return (1.0, 1.0) if kind in (PairKind.FAILURE_FAILURE, PairKind.GIVEN) else (1.0, 0.0)
 
 
 def _metrics(sides: _Sides, loss_P: Tensor, nll_P: Tensor) -> Metrics:

@@ -6,7 +6,8 @@ finished episode each (docs/your-environment.md has the schema):
     {"task_id": "walk/7", "reward": 1.0, "turns": [{"observation": "…", "thought": "…", "action": "…"}, …],
      "final_observation": "…"}
 
-A file whose name ends in `.gz` is packed with gzip.
+or a conversation, as `sparring export` writes it (docs/data.md); of several of one task the first of highest reward
+counts. A file whose name ends in `.gz` is packed with gzip, and `.parquet` is Parquet.
 
 Every line is checked before anything is trained. A thought that is not there is never invented.
 """
@@ -14,7 +15,7 @@ Every line is checked before anything is trained. A thought that is not there is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,14 @@ from typing import Any
 from sparring.core.convert import check_values, suggest
 from sparring.core.errors import ConfigError, DataError, EnvFault
 from sparring.core.filters import is_broken
-from sparring.core.journal import read_jsonl
 from sparring.core.ranges import Count, Place, Share
 from sparring.core.text import encodable
 from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.data.chat import ActionFormat, FormatName
+from sparring.data.conversations import demonstration_record, is_conversation, reward_of
+from sparring.data.tables import read_rows
 from sparring.envs.base import Benchmark
 from sparring.envs.faults import told
-from sparring.envs.rewards import ADDED_UP, ADDS_UP
 from sparring.policies.scripted import ReplayPolicy
 from sparring.rollouts.episodes import EpisodeSpec, Pool
 from sparring.rollouts.loop import count_lanes, cut_waves, rollout
@@ -45,7 +46,7 @@ class ExpertConfig:
     """Where the expert trajectories come from."""
 
     path: Place | None = None
-    """JSONL file of demonstrations (schema: docs/your-environment.md); none: the world's own experts."""
+    """File of demonstrations, JSONL or Parquet (docs/your-environment.md, docs/data.md); none: the world's experts."""
     num_tasks: Count | None = None
     """Training tasks whose expert trajectory is used, spread evenly over the types; none: all that have one."""
     num_cloned: Count | None = None
@@ -90,8 +91,6 @@ def expert_trajectories(
     broken = [trajectory for trajectory in played if is_broken(trajectory)]
     if broken:
         raise EnvFault(f"{len(broken)} of {len(played)} experts' episodes broke: {broken[0].error}")
-    if any(ADDS_UP in one.odd_rewards and one.reward < config.min_reward for one in played):
-        pool.rewards.warn(ADDS_UP, ADDED_UP)
     trimmed = [_without_rest(trajectory, len(actions[trajectory.task.id])) for trajectory in played]
     return [trajectory for trajectory in trimmed if trajectory.turns and trajectory.reward >= config.min_reward]
 
@@ -128,7 +127,7 @@ def read_demonstrations(
     """Read the demonstrations of `tasks`, in the order of `tasks`.
 
     Args:
-        path: the JSONL file.
+        path: the file.
         tasks: those whose demonstrations are wanted; a task without one is left out.
         format: how the agent will write. `react` needs a thought in every turn; `action` leaves thoughts out.
         known: all tasks that the file may speak of, for instance the whole training split; none: `tasks`.
@@ -136,13 +135,16 @@ def read_demonstrations(
     Raises:
         DataError: the file is missing or empty, or a line is malformed, speaks of another task, demonstrates a task
             twice, or lacks what the format needs. The message names path, line and field.
+        ConfigError: the file is Parquet, and pyarrow is missing.
     """
     known_by_id = {task.id: task for task in (*tasks, *(known or ()))}
     found: dict[str, Trajectory] = {}
     lines: dict[str, int] = {}
-    for number, record in enumerate(read_jsonl(path), start=1):
+    written = ActionFormat(name=format)
+    for number, row in _best_of_each(read_rows(path)):
         where = f"{path}:{number}"
-        trajectory = _trajectory(record, known_by_id, ActionFormat(name=format), where)
+        record = demonstration_record(row, written, where) if is_conversation(row) else row
+        trajectory = _trajectory(record, known_by_id, written, where)
         task_id = trajectory.task.id
         if task_id in found:
             raise DataError(
@@ -152,6 +154,19 @@ def read_demonstrations(
     if not found:
         raise DataError(f"{path}: holds no demonstration.")
     return [found[task.id] for task in tasks if task.id in found]
+
+
+def _best_of_each(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield rows with their numbers from 1; of a task's conversations only the first of highest reward."""
+    best: dict[str, tuple[float, int]] = {}
+    for number, row in enumerate(rows, start=1):
+        if is_conversation(row):
+            reward = reward_of(row)
+            known = best.setdefault(str(row.get("task_id")), (reward, number))
+            if reward > known[0]:
+                best[str(row.get("task_id"))] = (reward, number)
+    kept = {number for _, number in best.values()}
+    return ((n, row) for n, row in enumerate(rows, start=1) if n in kept or not is_conversation(row))
 
 
 def demonstration(trajectory: Trajectory) -> dict[str, Any]:
