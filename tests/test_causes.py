@@ -39,10 +39,9 @@ class World:
 @pytest.mark.parametrize(
     ("kind", "cause", "per_process"),
     [
-        ("tuple", "TupleEnv.step (tests/broken_worlds.py:15) gave a tuple, not an EnvStep", False),
-        ("raising", "KeyError: 'goal' (tests/broken_worlds.py:24, in step)", False),
-        ("raising", "KeyError: 'goal' (tests/broken_worlds.py:24, in step)", True),
-        ("exiting", "SystemExit: 3 (tests/broken_worlds.py:31, in reset)", False),
+        ("raising", "KeyError: 'goal' (tests/broken_worlds.py:17, in step)", False),
+        ("raising", "KeyError: 'goal' (tests/broken_worlds.py:17, in step)", True),
+        ("exiting", "SystemExit: 3 (tests/broken_worlds.py:24, in reset)", False),
     ],
 )
 def test_a_rollout_in_which_all_broke_fails_and_names_the_worlds_line(
@@ -63,13 +62,48 @@ def test_an_eval_in_which_all_broke_fails(
     model: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["--env.id", "tests.broken_worlds:BrokenWorld", "--env.options", '{"kind": "tuple"}', "-q"]
+    words = ["--env.id", "tests.broken_worlds:BrokenWorld", "--env.options", '{"kind": "raising"}', "-q"]
     words += ["--chat.format", "action", "--chat.max_context", "512", "--rollout.max_new_tokens", "2"]
     code, out, errors = called(["eval", str(model), *words], capsys)
     assert code == 1
     assert "broken" in out
     assert f"sparring: {model}: 2 of 2 episodes ended by env_fault" in errors
-    assert "gave a tuple, not an EnvStep" in errors
+    assert "KeyError: 'goal'" in errors
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause", "remedy"),
+    [
+        ("five", "gave a tuple of 5 (str, float, bool, bool, dict), not an EnvStep", 'env.id = "gymnasium"'),
+        ("four", "gave a tuple of 4 (str, float, bool, dict), not an EnvStep", "Return sparring.EnvStep(observation=…"),
+        ("two", "gave a tuple of 2 (bool, dict), not an EnvStep", 'env.id = "textarena"'),
+        ("dict", "gave a dict with the keys observation, reward, not an EnvStep", "Return sparring.EnvStep("),
+        ("result", "gave a StepResult, not an EnvStep", 'env.id = "openenv"'),
+        ("none", "gave None, not an EnvStep", "Return sparring.EnvStep("),
+        ("nan", "gave nan as the reward, not a finite number", "its reward is 0"),
+        ("no reward", "gave None as the reward, not a finite number", "its reward is 0"),
+        ("text reward", "gave '1' as the reward, not a finite number", "float(…)"),
+        ("no observation", "gave None as the observation, not text", 'nothing to say, ""'),
+        ("list", "gave a list of 1 (str) as the observation, not text", "as a str"),
+        ("no end", "gave None as is_done", "True or False"),
+        ("reset pair", "gave a tuple of 2 (str, dict), not text", 'env.id = "gymnasium"'),
+        ("five/process", "gave a tuple of 5 (str, float, bool, bool, dict), not an EnvStep", 'env.id = "gymnasium"'),
+        ("nan/process", "gave nan as the reward, not a finite number", "its reward is 0"),
+        ("reset pair/process", "gave a tuple of 2 (str, dict), not text", 'env.id = "gymnasium"'),
+    ],
+)
+def test_an_answer_of_another_shape_ends_the_command_and_names_what_mends_it(
+    answer: str, cause: str, remedy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["rollout", "--policy", "expert", "--out", str(tmp_path / "t.jsonl"), "-q", "--env.num_envs", "2"]
+    words += ["--env.id", "tests.broken_worlds:ShapeWorld"]
+    answer, _, place = answer.partition("/")
+    words += ["--env.options", json.dumps({"answer": answer, "per_process": place == "process"})]
+    code, out, errors = called(words, capsys)
+    assert (code, out) == (2, "")
+    assert errors.startswith("sparring: env.id: ShapeEnv.") and "tests/broken_worlds.py:" in errors
+    assert cause in errors and remedy in errors, errors
+    assert "broken" not in errors.replace("broken_worlds", "") and errors.count("\n") == 1
 
 
 def test_a_context_that_nothing_fits_into_is_named(

@@ -25,6 +25,7 @@ from sparring.core.types import StopReason, Task
 from sparring.data.chat import Chat, ChatConfig
 from sparring.envs.base import EnvStep
 from sparring.envs.pool import EnvPool
+from sparring.envs.rewards import Rewards
 from sparring.policies.base import Reply
 from sparring.policies.scripted import RandomPolicy, ReplayPolicy, ScriptedPolicy
 from sparring.rollouts.episodes import EpisodeSpec, episode_specs
@@ -235,6 +236,8 @@ def test_envs_of_one_lane_step_while_the_policy_acts_for_the_other():
     waited = []
 
     class Pool:
+        rewards = Rewards(world="waiting")
+
         def reset(self, slot, task, seed):
             return done("go")
 
@@ -327,15 +330,25 @@ def test_the_reward_is_the_best_so_far_within_bounds():
     ("action", "message"),
     [
         ("break", "the machine burns"),
-        ("reward nan", "reward nan, not a finite number"),
-        ("reward inf", "reward inf, not a finite number"),
-        ("number", "gave an observation of type int"),
     ],
 )
 def test_a_fault_is_never_a_reward(action, message):
     trajectory = play_odd("reward 0.5", action)
     assert (trajectory.stop, trajectory.reward, len(trajectory.turns)) == (StopReason.ENV_FAULT, 0.0, 1)
     assert message in trajectory.error
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ("reward nan", "gave nan as the reward, not a finite number"),
+        ("reward inf", "gave inf as the reward, not a finite number"),
+        ("number", "gave an int as the observation, not text"),
+    ],
+)
+def test_an_answer_that_is_none_is_the_authors_to_mend_and_stops_the_run(action, message):
+    with pytest.raises(ConfigError, match=message):
+        play_odd("reward 0.5", action)
 
 
 def test_all_text_can_be_encoded_where_it_enters():

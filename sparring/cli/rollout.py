@@ -15,6 +15,7 @@ from sparring.core.errors import EnvFault
 from sparring.core.filters import counted
 from sparring.core.ranges import Count, Name, Seed
 from sparring.core.terminal import write
+from sparring.envs.rewards import ADDED_UP, ADDS_UP, describe_odd_rewards, odd_rewards
 from sparring.runs.config import PlayConfig
 from sparring.runs.recipe_files import play_config
 
@@ -67,4 +68,9 @@ def do(options: Options, overrides: Mapping[str, Any]) -> None:
     mean = f"mean reward {sum(rewards) / len(rewards):.3f}" if rewards else "no reward"
     broken = f", {len(faults)} broken by infrastructure (the first: {faults[0]})" if faults else ""
     write(f"{len(rewards)} trajectories{broken}, {mean}: {out}")
+    for line in describe_odd_rewards(odd_rewards(trajectories), config.env.id, len(rewards)):
+        write(line)
+    num_added = sum(ADDS_UP in trajectory.odd_rewards for trajectory in trajectories)
+    if options.policy == "expert" and num_added:
+        write(f"{config.env.id}: in {num_added} episodes {ADDED_UP}")
     note_endings(trajectories)

@@ -50,14 +50,21 @@ def do(options: Options, overrides: Mapping[str, Any]) -> None:
 
         results = run_recipe(recipe, out, progress, num_jobs=options.jobs)
     from sparring.report.measures import shown
-    from sparring.report.text import broken_lines, contribution_lines, notice_lines, pool_lines, summary_table
+    from sparring.report.text import (
+        broken_lines,
+        contribution_lines,
+        notice_lines,
+        odd_reward_lines,
+        pool_lines,
+        summary_table,
+    )
     from sparring.report.view import results_from_json
 
     console = open_console()
     console.print(summary_table(results))
     for part in shown(results_from_json(results)):
         console.print(part, markup=False, highlight=False)
-    told = (contribution_lines, pool_lines, notice_lines, broken_lines)
+    told = (contribution_lines, pool_lines, notice_lines, broken_lines, odd_reward_lines)
     for line in [line for lines in told for line in lines(results)]:
         console.print(line, markup=False, highlight=False)
     console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)

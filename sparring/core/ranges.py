@@ -94,6 +94,8 @@ ShareBelowOne = Annotated[float, Range(at_least=0, below=1)]
 Weight = Annotated[float, Range(at_least=0, at_most=1_000_000)]
 PositiveWeight = Annotated[float, Range(above=0, at_most=1_000_000)]
 LearningRate = Annotated[float, Range(above=0, at_most=10)]
+Reward = Annotated[float, Range(at_least=-LARGEST, at_most=LARGEST)]
+"""As a world gives it."""
 Temperature = Annotated[float, Range(at_least=0, at_most=100)]
 Deadline = Annotated[float, Range(above=0, at_most=1_000_000)]
 """Seconds; eleven days at most, which every clock and socket takes."""

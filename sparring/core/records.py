@@ -27,6 +27,7 @@ def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
         "seed": trajectory.seed,
         "num_retries": trajectory.num_retries,
         "error": trajectory.error,
+        **({"odd_rewards": list(trajectory.odd_rewards)} if trajectory.odd_rewards else {}),
         "turns": [
             {
                 "observation": turn.observation,
@@ -63,6 +64,7 @@ def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
             seed=_typed(record, "seed", int),
             num_retries=_typed(record, "num_retries", int),
             error=_typed(record, "error", str),
+            odd_rewards=_words(record.get("odd_rewards", [])),
         )
     except KeyError as error:
         raise DataError(f"not a trajectory: no field {error}.") from None
@@ -107,6 +109,12 @@ def _num_given(record: Mapping[str, Any], num_turns: int) -> int:
 def _numbers(values: Any, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
     if not isinstance(values, list) or not all(isinstance(value, kind) and math.isfinite(value) for value in values):
         raise TypeError(f"expected a list of numbers, found {values!r:.80}")
+    return tuple(values)
+
+
+def _words(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"expected a list of words, found {values!r:.80}")
     return tuple(values)
 
 

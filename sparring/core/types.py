@@ -66,7 +66,7 @@ class Turn:
     action: str
     """The part of `text` that was sent to the world."""
     reward: float
-    """Best reward so far, in [0,1], after the action."""
+    """The episode's reward so far, in [0,1], after the action: by default the highest."""
     token_ids: tuple[int, ...] = ()
     """The ids as sampled, end-of-turn token included; empty where no local policy wrote the text (experts)."""
     logprobs: tuple[float, ...] = ()
@@ -87,7 +87,7 @@ class Trajectory:
     final_observation: str
     """What the world answered to the last action."""
     reward: float
-    """Maximum over turns, clamped to [0,1]; 1 is success."""
+    """In [0,1], that of its last turn; 1 is success."""
     stop: StopReason
     num_given: int = 0
     """Turns at the beginning that were replayed from another episode: the agent's context, not its own actions."""
@@ -96,6 +96,8 @@ class Trajectory:
     """How often infrastructure failed and the episode was restored."""
     error: str = ""
     """Type and message of the fault, where there was one."""
+    odd_rewards: tuple[str, ...] = ()
+    """What of the env's rewards looks like a mistake; see `envs.rewards`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

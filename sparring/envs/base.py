@@ -22,11 +22,13 @@ from sparring.core.ranges import (
     Place,
     Range,
     Retries,
+    Reward,
     Share,
 )
 from sparring.core.text import encodable
 from sparring.core.types import Task
 from sparring.envs.faults import describe_exception, told
+from sparring.envs.rewards import RewardRule
 
 BENCHMARKS: Mapping[str, str] = {
     "scienceworld": "sparring.envs.scienceworld:ScienceWorld",
@@ -46,7 +48,8 @@ class EnvStep:
 
     observation: str
     reward: float
-    """Reward so far, any real number; the rollout keeps the maximum and clamps it to [0,1]."""
+    """Any finite number. By default it is the reward so far: the highest of an episode counts, clamped to [0,1]; see
+    `env.reward` and `env.reward_range`."""
     is_done: bool
 
 
@@ -69,7 +72,10 @@ class Env(Protocol):
 
 @runtime_checkable
 class Benchmark(Protocol):
-    """A world's tasks, splits and experts. Built as `Class(**options)` with JSON options, in every env process anew."""
+    """A world's tasks, splits and experts. Built as `Class(**options)` with JSON options, in every env process anew.
+
+    An attribute `reward` may say how its rewards are read, where `env.reward` does not.
+    """
 
     instruction: str
     """How to act in this world, in a few lines: the prompt's first part. The answer's format is not its business."""
@@ -120,6 +126,11 @@ class EnvConfig:
     max_broken: Annotated[Share, ADJUSTABLE] = 0.02
     """Largest share of a phase's episodes that faults may cost (they count nowhere); above it the run stops, and plays
     them again when it is started again."""
+    reward: RewardRule | None = None
+    """How the rewards of steps become the episode's: the highest (`so_far`), their `sum`, or the `last`; none: as the
+    world says, else `so_far`."""
+    reward_range: tuple[Reward, Reward] = (0.0, 1.0)
+    """Which rewards of an episode are 0 and 1; those between are scaled, those beyond clamped."""
     path: Place | None = None
     """Folder with data of yours for this world, such as official files (docs/environments.md); none: what it brings."""
     variables: tuple[str, ...] = ()
@@ -128,7 +139,10 @@ class EnvConfig:
     """Passed to the benchmark's constructor besides `path`, for instance `{graded = true}`."""
 
     def __post_init__(self) -> None:
+        """Refuse a range without an extent."""
         check_values(self)
+        if not self.reward_range[0] < self.reward_range[1]:
+            raise ValueError("reward_range: expected [low, high], low below high")
 
     def constructor_options(self) -> dict[str, Any]:
         """Return what the benchmark is built with.

@@ -10,7 +10,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sparring.core.errors import ConfigError, EnvFault, SparringError, quote
+from sparring.core.errors import ConfigError, SparringError, quote
 
 if TYPE_CHECKING:
     from sparring.envs.base import Env, EnvStep
@@ -58,10 +58,10 @@ def checked_observation(env: Env, answer: object) -> str:
     """Return what `reset` gave.
 
     Raises:
-        EnvFault: it is no text.
+        ConfigError: it is no text: a mistake in the env, that no fresh start mends.
     """
     if not isinstance(answer, str):
-        raise EnvFault(f"{_method(env, 'reset')} gave a {type(answer).__name__}, not text.")
+        raise ConfigError(f"env.id: {_method(env, 'reset')} gave {_shape(answer)}, not text. {_remedy(answer, RESET)}")
     return answer
 
 
@@ -69,17 +69,54 @@ def checked_step(env: Env, answer: Any, kind: type[EnvStep]) -> EnvStep:
     """Return what `step` gave.
 
     Raises:
-        EnvFault: it is no `EnvStep`, or one whose parts have other types.
+        ConfigError: it is no `EnvStep`, or one whose parts have other types: a mistake in the env, that no fresh start
+            mends.
     """
+    step = _method(env, "step")
     if not isinstance(answer, kind):
-        raise EnvFault(
-            f"{_method(env, 'step')} gave a {type(answer).__name__}, not an EnvStep(observation, reward, is_done)."
-        )
+        what = "not an EnvStep(observation, reward, is_done)"
+        raise ConfigError(f"env.id: {step} gave {_shape(answer)}, {what}. {_remedy(answer, STEP)}")
     if not isinstance(answer.observation, str):
-        raise EnvFault(f"{_method(env, 'step')} gave an observation of type {type(answer.observation).__name__}.")
+        what = _shape(answer.observation)
+        raise ConfigError(f"env.id: {step} gave {what} as the observation, not text. {_remedy(None, OBSERVATION)}")
     if not isinstance(answer.reward, Real) or not math.isfinite(answer.reward):
-        raise EnvFault(f"{_method(env, 'step')} gave the reward {quote(answer.reward)}, not a finite number.")
+        shown = quote(answer.reward) if isinstance(answer.reward, Real | str) else _shape(answer.reward)
+        raise ConfigError(f"env.id: {step} gave {shown} as the reward, not a finite number. {REWARD}")
+    if not isinstance(answer.is_done, int) and type(answer.is_done).__name__ not in ("bool", "bool_"):
+        raise ConfigError(f"env.id: {step} gave {_shape(answer.is_done)} as is_done. It must be True or False.")
     return answer
+
+
+RESET = "Return the first observation, a str."
+STEP = "Return sparring.EnvStep(observation=…, reward=…, is_done=…)."
+OBSERVATION = 'Write what the agent is to read as a str; where there is nothing to say, "".'
+REWARD = "Where a step earns nothing, its reward is 0; float(…) makes a number of an array or a tensor."
+ADAPTER = 'Or play it through an adapter: env.id = "{}" (docs/adapters.md).'
+
+
+def _remedy(answer: object, ours: str) -> str:
+    """Say what to return instead, and which adapter takes what was returned."""
+    adapter = ""
+    if isinstance(answer, tuple):
+        adapter = {(5, STEP): "gymnasium", (2, RESET): "gymnasium", (2, STEP): "textarena"}.get((len(answer), ours), "")
+    elif isinstance(answer, dict):
+        adapter = "gymnasium" if ours == RESET else ""
+    elif hasattr(answer, "observation") and hasattr(answer, "done"):
+        adapter = "openenv"
+    return f"{ours} {ADAPTER.format(adapter)}" if adapter else ours
+
+
+def _shape(answer: object) -> str:
+    """Say what something is, without its content: `None`, `a tuple of 5 (str, float, bool, bool, dict)`."""
+    if answer is None:
+        return "None"
+    kind = type(answer).__name__
+    if isinstance(answer, tuple | list):
+        parts = ", ".join(type(one).__name__ for one in answer[:6])
+        return f"a {kind} of {len(answer)} ({parts}{', …' if len(answer) > 6 else ''})"
+    if isinstance(answer, dict):
+        return f"a dict with the keys {quote(', '.join(map(str, answer)), bare=True)}"
+    return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}"
 
 
 def _method(env: Env, name: str) -> str:

@@ -18,6 +18,7 @@ from sparring.core.types import Task
 from sparring.envs.base import Benchmark, EnvConfig, EnvStep, load_benchmark
 from sparring.envs.connections import Connection, LocalConnection, Transport, WorkerConnection
 from sparring.envs.processes import LocalWorkers
+from sparring.envs.rewards import Rewards
 from sparring.envs.variables import clean_environment
 
 T = TypeVar("T")
@@ -64,11 +65,13 @@ class EnvPool:
         """Prepare the slots; no env is started yet.
 
         Raises:
-            ConfigError: an unknown world, options that it refuses, a variable that is not set, or no envs at all.
+            ConfigError: an unknown world, options that it refuses, a rule of rewards that is none, a variable that is
+                not set, or no envs at all.
         """
         if num_envs < 1:
             raise ConfigError(f"env.num_envs: {num_envs} is not a number of envs. Give 1 or more.")
         benchmark = load_benchmark(env_id, options)
+        self.rewards = Rewards.of(env_id, benchmark)
         clean_environment(variables)  # what is wrong with them is told now, and not by the first env
         workers = self._workers = self._choose_workers(benchmark, num_envs, variables)
         self._is_closed = False
@@ -95,7 +98,7 @@ class EnvPool:
         from sparring.envs.cluster import ClusterPool
 
         kind = ClusterPool if config.pool == "ray" else EnvPool
-        return kind(
+        pool = kind(
             config.id,
             config.constructor_options(),
             num_envs=config.num_envs,
@@ -104,6 +107,8 @@ class EnvPool:
             max_retries=config.max_retries,
             variables=config.variables,
         )
+        pool.rewards = pool.rewards.chosen(config.reward, config.reward_range)
+        return pool
 
     def _choose_workers(self, benchmark: Benchmark, num_envs: int, variables: Sequence[str]) -> Workers[Any] | None:
         """Return where env processes run; None: envs live in this process."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparring.report.folder import Cost, Costs
-from sparring.report.text import broken_lines
+from sparring.report.text import broken_lines, odd_reward_lines
 from sparring.report.view import ArmResults, Results
 
 ACTS: Mapping[str, str] = {
@@ -102,7 +102,7 @@ def notes(results: Results, config: Mapping[str, Any]) -> list[str]:
     found += [f"{', '.join(those)}: {what}." for what, those in labels.items()]
     over, by = ("seeds and tasks both", "seed and task") if results.num_seeds > 1 else ("tasks", "task")
     found.append(f"Intervals are 95 % percentile bootstrap intervals over {over}; differences are paired by {by}.")
-    return found + broken_lines(results)
+    return found + broken_lines(results) + odd_reward_lines(results)
 
 
 def _numbers(own: Mapping[str, Any]) -> list[tuple[str, float]]:

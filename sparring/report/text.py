@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sparring.analysis.statistics import paired_difference, summarise
 from sparring.core.filters import counted
+from sparring.core.text import printable
 from sparring.core.types import Trajectory
+from sparring.envs.rewards import describe_odd_rewards
 from sparring.report.view import ArmResults, Results, results_from_json
 
 if TYPE_CHECKING:
@@ -130,6 +132,12 @@ def broken_lines(results: Mapping[str, Any] | Results) -> list[str]:
         f"Broken by infrastructure: {broken['num']} of {broken['episodes']} episodes "
         f"({100 * broken['share']:.1f} %), which count nowhere: {where}{f' and {more} more' if more > 0 else ''}."
     ]
+
+
+def odd_reward_lines(results: Mapping[str, Any] | Results) -> list[str]:
+    """Say in how many episodes the world's rewards look like a mistake; nothing where they do in none."""
+    odd = results.odd_rewards if isinstance(results, Results) else results.get("odd_rewards", {})
+    return describe_odd_rewards(odd, printable(odd["world"]), odd["episodes"]) if odd else []
 
 
 def contribution_lines(results: Mapping[str, Any] | Results) -> list[str]:

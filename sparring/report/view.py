@@ -218,6 +218,8 @@ class Results:
     """Bootstrap resamples behind each interval."""
     broken: Mapping[str, Any] = field(default_factory=dict)
     """Episodes that infrastructure broke: `num` of `episodes`, and `phases`; empty where nothing is known."""
+    odd_rewards: Mapping[str, Any] = field(default_factory=dict)
+    """Of `episodes`, how many have rewards that look like a mistake of the `world`; empty: none."""
     arms: Mapping[str, ArmResults]
 
     def first(self, method: str) -> ArmResults | None:
@@ -298,6 +300,7 @@ def results_from_json(record: Mapping[str, Any], config: Mapping[str, Any] | Non
             num_demonstrations=record.get("num_demonstrations"),
             num_resamples=_num_resamples(record),
             broken=record.get("broken", {}),
+            odd_rewards=record.get("odd_rewards", {}),
             arms=arms,
         )
     except KeyError as error:

@@ -31,6 +31,7 @@ from sparring.data.conversations import demonstration_record, is_conversation, r
 from sparring.data.tables import read_rows
 from sparring.envs.base import Benchmark
 from sparring.envs.faults import told
+from sparring.envs.rewards import ADDED_UP, ADDS_UP
 from sparring.policies.scripted import ReplayPolicy
 from sparring.rollouts.episodes import EpisodeSpec, Pool
 from sparring.rollouts.loop import count_lanes, cut_waves, rollout
@@ -91,6 +92,8 @@ def expert_trajectories(
     broken = [trajectory for trajectory in played if is_broken(trajectory)]
     if broken:
         raise EnvFault(f"{len(broken)} of {len(played)} experts' episodes broke: {broken[0].error}")
+    if any(ADDS_UP in one.odd_rewards and one.reward < config.min_reward for one in played):
+        pool.rewards.warn(ADDS_UP, ADDED_UP)
     trimmed = [_without_rest(trajectory, len(actions[trajectory.task.id])) for trajectory in played]
     return [trajectory for trajectory in trimmed if trajectory.turns and trajectory.reward >= config.min_reward]
 

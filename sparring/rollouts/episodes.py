@@ -5,18 +5,17 @@ An env's fault ends its episode alone, as data. What a user can mend stops the r
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from numbers import Real
-from typing import Protocol
+from typing import Protocol, cast
 
-from sparring.core.errors import ClusterError, ConfigError, DataError, EnvFault
+from sparring.core.errors import ClusterError, ConfigError, DataError
 from sparring.core.text import encodable
 from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.envs.base import Benchmark, EnvStep
+from sparring.envs.rewards import Rewards, Score
 from sparring.policies.base import Episode, Reply
 from sparring.rollouts.branch import Branch
 
@@ -35,7 +34,10 @@ class EpisodeSpec:
 
 
 class Pool(Protocol):
-    """What rollout needs of an `EnvPool`: a future's exception is a fault of infrastructure."""
+    """What rollout needs of an `EnvPool`: answers that were checked; an exception is a fault of infrastructure."""
+
+    rewards: Rewards
+    """How the world's step rewards are read."""
 
     def reset(self, slot: int, task: Task, seed: int) -> Future[str]:
         """Start a task on a slot's env."""
@@ -83,6 +85,7 @@ class Play:
     episode: Episode
     answer: Future[str] | Future[EnvStep] | None
     """Of its env; none while the policy acts."""
+    score: Score
     reply: Reply | None = None
     """What the env was sent and has yet to answer; None while it resets."""
 
@@ -103,7 +106,8 @@ class Plays:
     def begin(self, spec: EpisodeSpec, slot: int) -> Play:
         """Start an episode on a slot that is free."""
         episode = Episode(id=spec.id, task=spec.task, seed=spec.seed, observation="")
-        play = Play(spec, slot, episode, self.pool.reset(slot, spec.task, spec.seed))
+        first = self.pool.reset(slot, spec.task, spec.seed)
+        play = Play(spec, slot, episode, first, Score(self.pool.rewards))
         self.open.append(play)
         return play
 
@@ -113,9 +117,9 @@ class Plays:
         try:
             answer, play.answer = play.answer.result(), None
             if play.reply is None:
-                play.episode.observation = encodable(_checked_text(answer))
+                play.episode.observation = encodable(cast(str, answer))
             else:
-                self._record(play, play.reply, _checked_step(answer))
+                self._record(play, play.reply, cast(EnvStep, answer))
             if play.spec.branch is not None and self.is_open(play):
                 self._replay(play, play.spec.branch)
         except (ConfigError, DataError, ClusterError):  # what a user can mend stops the run
@@ -154,13 +158,13 @@ class Plays:
 
     def _record(self, play: Play, reply: Reply, step: EnvStep) -> None:
         episode = play.episode
-        best = max(step.reward, episode.turns[-1].reward if episode.turns else 0.0)
+        where = f"{episode.task.id}, turn {len(episode.turns) + 1}"
         episode.turns.append(
             Turn(
                 observation=episode.observation,
                 text=reply.text,
                 action=reply.action,
-                reward=min(max(float(best), 0.0), 1.0),
+                reward=play.score.add(step.reward, where),
                 token_ids=reply.token_ids,
                 logprobs=reply.logprobs,
             )
@@ -180,30 +184,15 @@ class Plays:
             agent=play.spec.agent,
             turns=tuple(episode.turns),
             final_observation=episode.observation,
-            reward=episode.turns[-1].reward if episode.turns and not is_void else 0.0,
+            reward=0.0 if is_void else play.score.value,
             stop=stop,
             num_given=min(len(episode.turns), play.spec.branch.turn if play.spec.branch else 0),
             seed=episode.seed,
             num_retries=self.pool.retries(play.slot),
             error=error,
+            odd_rewards=() if is_void else play.score.end(f"{episode.task.id}, at its end"),
         )
         self.open = [other for other in self.open if other is not play]
         self.close(episode.id)
         self.done[episode.id] = trajectory
         self.on_episode(trajectory)
-
-
-def _checked_text(answer: object) -> str:
-    if not isinstance(answer, str):
-        raise EnvFault(f"reset gave {type(answer).__name__}, not text.")
-    return answer
-
-
-def _checked_step(answer: object) -> EnvStep:
-    if not isinstance(answer, EnvStep):
-        raise EnvFault(f"step gave {type(answer).__name__}, not an EnvStep.")
-    if not isinstance(answer.observation, str):
-        raise EnvFault(f"step gave an observation of type {type(answer.observation).__name__}, not text.")
-    if not isinstance(answer.reward, Real) or not math.isfinite(answer.reward):
-        raise EnvFault(f"step gave the reward {answer.reward!r}, not a finite number.")
-    return answer

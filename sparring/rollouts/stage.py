@@ -16,6 +16,7 @@ from sparring.core.phases import TRAJECTORIES, Phase
 from sparring.core.records import journaled, trajectory_to_json
 from sparring.core.types import Trajectory
 from sparring.envs.base import Benchmark
+from sparring.envs.rewards import odd_rewards
 from sparring.policies.base import AnyPolicy, FreePolicy
 from sparring.rollouts.episodes import EpisodeSpec, Pool
 from sparring.rollouts.free import Joined
@@ -146,7 +147,8 @@ class _Ledger:
         specs, by_id = self.part.specs, {trajectory.id: trajectory for trajectory in self.written}
         if list(by_id) != [spec.id for spec in specs]:  # lanes and agents finish their waves in an order of their own
             self.journal.replace(trajectory_to_json(by_id[spec.id]) for spec in specs)
-        self.part.phase.finish({"num": len(specs), "broken": len(self.broken)})
+        odd = odd_rewards(self.written)
+        self.part.phase.finish({"num": len(specs), "broken": len(self.broken), **({"odd_rewards": odd} if odd else {})})
 
 
 def _join(policies: Sequence[AnyPolicy], ledgers: Sequence[_Ledger]) -> Joined:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from sparring.core.filters import counted
 from sparring.core.phases import ALSO, DONE, Phase
 from sparring.core.records import read_trajectories
 from sparring.envs.measures import mean_points, measures_of, solved_points
+from sparring.envs.rewards import odd_rewards
 from sparring.report.curriculum import round_numbers, summarise_curriculum
-from sparring.report.folder import agent_names, list_phases
+from sparring.report.folder import PhaseFolder, agent_names, list_phases
 
 if TYPE_CHECKING:
     from sparring.core.types import Task
@@ -33,6 +35,7 @@ def collect_results(recipe: Recipe, out: Path, world: World) -> dict[str, Any]:
         "num_demonstrations": len({record.task.id for record in read_trajectories(out / "experts.jsonl")}),
         "num_eval_tasks": len(world.eval_tasks),
         "broken": count_broken(recipe, out),
+        **({"odd_rewards": odd} if (odd := count_odd_rewards(recipe, out)) else {}),
         "arms": {
             name: {
                 "method": arm.method,
@@ -52,14 +55,34 @@ def count_broken(recipe: Recipe, out: Path) -> dict[str, Any]:
         `num` of `episodes`, their `share`, and `phases`: how many in each phase that lost one.
     """
     num, episodes, phases = 0, 0, dict[str, int]()
-    found = list_phases(out, list(map(str, recipe.seeds)), list(recipe.arms))
-    for path, phase in {phase.path: phase for phase in reversed(found)}.items():
-        result = Phase(path).result()
+    for phase, result in _phase_results(recipe, out):
         if lost := result.get("broken", 0):
             phases[f"seed-{phase.seed}/{phase.arm}/{phase.name}"] = lost
         num, episodes = num + lost, episodes + (result["num"] if "broken" in result else 0)
     share = num / episodes if episodes else 0.0
     return {"num": num, "episodes": episodes, "share": share, "phases": dict(sorted(phases.items()))}
+
+
+def count_odd_rewards(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Count the episodes whose rewards look like a mistake of the world's, the experts' included.
+
+    Returns:
+        The `world`, and how many of `episodes` have each oddity (`envs.rewards`); nothing where none has one.
+    """
+    experts = read_trajectories(out / "experts.jsonl")
+    counts, episodes = Counter(odd_rewards(experts)), len(experts)
+    for _, result in _phase_results(recipe, out):
+        counts.update(result.get("odd_rewards", {}))
+        episodes += result["num"] if "broken" in result else 0
+    world = recipe.shared_config().env.id
+    return {"world": world, "episodes": episodes, **dict(sorted(counts.items()))} if counts else {}
+
+
+def _phase_results(recipe: Recipe, out: Path) -> Iterator[tuple[PhaseFolder, dict[str, Any]]]:
+    """Yield the finished phases of a run with what they found; one that arms share comes once."""
+    found = list_phases(out, list(map(str, recipe.seeds)), list(recipe.arms))
+    for path, phase in {phase.path: phase for phase in reversed(found)}.items():
+        yield phase, Phase(path).result()
 
 
 def _arm_results(arm: Arm, folder: Path, world: World) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from sparring.envs.appworld.synthesis import AppWorldSynthesis
 from sparring.envs.appworld.tasks import engine_task
 from sparring.envs.base import EnvStep
 from sparring.envs.measures import Measures, Rewards
+from sparring.envs.rewards import RewardRule
 
 TURN_LIMIT = 20
 """Most actions of an episode, unless the option `turn_limit` says otherwise (CoEvolve's paper: 30)."""
@@ -67,6 +68,7 @@ class AppWorld:
         "apis.APP.login(username=…, password=…)['access_token'] gives; the username is the supervisor's email address, "
         "in phone the phone number. Lists come in pages: page_index=0, 1, …, page_limit up to 20."
     )
+    reward: RewardRule = "so_far"
     env_per_process = True  # the engine keeps global state, and freezes time
 
     def __init__(

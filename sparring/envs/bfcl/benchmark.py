@@ -21,6 +21,7 @@ from sparring.envs.bfcl.scenario import Reference, Scenario, benchmark_task, ref
 from sparring.envs.bfcl.synthesis import BFCLSynthesis
 from sparring.envs.bfcl.wheel import VARIANTS, entries, find_wheel
 from sparring.envs.measures import Measures, Rewards, solved_points
+from sparring.envs.rewards import RewardRule
 
 SIDES = ("train", "train", "train", "dev", "test")
 """The side of a scenario whose number is 0, 1, 2, 3 or 4 modulo 5."""
@@ -38,6 +39,7 @@ class BFCL:
     In parity mode `test` is all 800 tasks, as in published figures; `train` and `dev` are made by exploration alone.
     """
 
+    reward: RewardRule = "so_far"
     env_per_process = False  # each episode has its own instances; nothing that they share is left changed
 
     def __init__(

@@ -22,6 +22,7 @@ from sparring.envs.intercode_sql.mysql import Server
 from sparring.envs.intercode_sql.sandbox import Sandbox, limit_heap
 from sparring.envs.intercode_sql.synthesis import InterCodeSQLSynthesis
 from sparring.envs.measures import Measures, Rewards, mean_points, solved_points
+from sparring.envs.rewards import RewardRule
 
 TURN_LIMIT = 10
 """Most actions of an episode, `submit` included (IPR)."""
@@ -57,6 +58,7 @@ class InterCodeSQL:
         "rows of your last statement are the answer, send: submit\n"
         f"Output beyond {MAX_OBSERVATION} characters is cut; the answer itself is not. You have {TURN_LIMIT} turns."
     )
+    reward: RewardRule = "so_far"
     env_per_process = False
 
     def __init__(

@@ -24,6 +24,7 @@ from sparring.core.errors import ConfigError, DataError, EnvFault
 from sparring.core.types import Task
 from sparring.envs.base import EnvStep, num_cores
 from sparring.envs.measures import Measures, Rewards, mean_points
+from sparring.envs.rewards import RewardRule
 from sparring.envs.scienceworld.jvm import Simulator, find_jar, find_java
 from sparring.envs.scienceworld.synthesis import Scene, ScienceWorldSynthesis, is_synthetic
 
@@ -129,6 +130,7 @@ class ScienceWorld:
         "Focus only on what the task asks for: a wrong focus ends it. If an action is ambiguous, answer with the "
         "number of the one you mean."
     )
+    reward: RewardRule = "so_far"
     env_per_process = True  # each env has a JVM: the simulator's state is global
 
     def __init__(
@@ -251,7 +253,7 @@ class ScienceWorldEnv:
             return self._scene.judge(observation)
         score = round(100 * self.simulator.call("getScore"))
         is_done = bool(self.simulator.call("getCompleted")) or score < 0
-        return EnvStep(observation=observation, reward=score / 100, is_done=is_done)
+        return EnvStep(observation=observation, reward=max(score, 0) / 100, is_done=is_done)
 
     def gold_path(self, task: Task) -> list[str]:
         """Let the simulator solve a task; the world is left somewhere inside it."""

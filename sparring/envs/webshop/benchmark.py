@@ -17,6 +17,7 @@ from pathlib import Path
 from sparring.core.errors import ConfigError, DataError
 from sparring.core.types import Task
 from sparring.envs.measures import Measures, Rewards, mean_points, solved_points
+from sparring.envs.rewards import RewardRule
 from sparring.envs.webshop.env import WebShopEnv
 from sparring.envs.webshop.expert import expert_actions
 from sparring.envs.webshop.generated import generated_catalogue, generated_goals
@@ -45,6 +46,7 @@ class WebShop:
         "Choose the options before you buy. Buy Now ends the visit: the product's type, attributes, options and price "
         "count."
     )
+    reward: RewardRule = "so_far"
     env_per_process = False
 
     def __init__(
