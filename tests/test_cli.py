@@ -81,7 +81,7 @@ def test_overview_and_version() -> None:
     for words in ([], ["--help"], ["help"]):
         done = sparring(*words)
         assert done.returncode == 0
-        for command in ("run", "eval", "rollout", "report", "merge", "envs"):
+        for command in ("quickstart", "recipes", "run", "eval", "rollout", "report", "merge", "envs"):
             assert f"\n  {command} " in done.stdout
     assert sparring("--version").stdout == f"sparring {package.__version__}\n"
 
@@ -98,6 +98,8 @@ def test_help_of_run_shows_every_key_and_its_default() -> None:
 
 def test_options_besides_the_config_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
     own = {
+        "quickstart": {"out", "seeds", "arms", "jobs", "quiet", "no_quiet"},
+        "recipes": set(),
         "run": {"out", "seeds", "arms", "jobs", "quiet", "no_quiet"},
         "eval": {"policy", "recipe", "out", "quiet", "no_quiet"},
         "rollout": {"out", "policy", "split", "num_tasks", "seed", "recipe", "quiet", "no_quiet"},

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sparring.cli.main import RUNNING
 from sparring.cli.words import parse
 from sparring.runs.ranks import follow, rank_here
 
@@ -28,7 +29,7 @@ def run_command(name: str, words: Sequence[str]) -> None:
     if (rank := rank_here()) is not None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch shows its stack where another rank has died
     if rank:  # the first alone reads, prints and writes
-        return follow() if name == "run" else None
+        return follow() if name in RUNNING else None
     command = importlib.import_module(f"sparring.cli.{name.replace('-', '_')}")
     if (here := str(Path.cwd())) not in sys.path and "" not in sys.path:
         sys.path.append(here)  # as `python -m` does, so that a world of the user's own is found where they stand

@@ -1,4 +1,4 @@
-"""The command line: `sparring run | eval | rollout | report | merge | export | envs`.
+"""The command line: `sparring COMMAND …`.
 
 An error that the user can mend is one message on standard error, without a traceback. Exit codes: 0 done; 2 the recipe,
 the options, a data file or a model folder is wrong; 1 anything else went wrong; 130 interrupted.
@@ -16,12 +16,14 @@ from typing import NoReturn
 from sparring.core.errors import ConfigError, DataError, ModelError, SparringError, quote
 
 COMMANDS: Mapping[str, str] = {
+    "quickstart": "train the agents on ScienceWorld in about eight minutes, and write a report",
     "run": "run a recipe: train every arm with every seed, evaluate, and write a report",
     "eval": "play a split of a world with one or more models: mean reward and success, with 95 % intervals",
     "rollout": "play a world with a model, its expert or random actions, and write the trajectories",
     "report": "rebuild the report of a run's folder",
     "merge": "add an adapter's weights to its base model's, and write a plain Hugging Face folder",
     "export": "write a run's preference pairs or trajectories as data for TRL, `datasets` and others",
+    "recipes": "list the recipes that come with Sparring, or copy one to edit it",
     "envs": "list the worlds: what works on this machine, and how to get what does not",
 }
 """Subcommands, with what they do."""
@@ -29,7 +31,8 @@ COMMANDS: Mapping[str, str] = {
 OVERVIEW = """\
 Sparring trains language-model agents on their own near misses.
 
-  sparring run recipes/quickstart.toml          the whole loop in minutes
+  sparring quickstart                           the whole loop in minutes
+  sparring recipes                              what else comes with Sparring
   sparring run RECIPE --out DIR --dpo.lr 2e-5   any key of the config can be overridden
 
 {commands}
@@ -37,6 +40,9 @@ Sparring trains language-model agents on their own near misses.
 sparring COMMAND --help   a command's options, with defaults and units
 sparring --version        the version
 """
+
+RUNNING = ("run", "quickstart")
+"""Subcommands that run a recipe: they go on where they were stopped, and ranks take part in them."""
 
 MAX_MESSAGE = 4000
 """Most characters of a message: values in it are bounded already, so this is for what other programs say."""
@@ -56,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _fail(str(error), 2 if isinstance(error, ConfigError | DataError | ModelError) else 1)
     except KeyboardInterrupt:
         started = ["torchrun", "…", "-m", "sparring"] if has_ranks else ["sparring"]
-        again = f" {' '.join([*started, shlex.join(words)])}" if words[:1] == ["run"] else ""
+        again = f" {' '.join([*started, shlex.join(words)])}" if words and words[0] in RUNNING else ""
         remedy = f"The same command goes on where it stopped:{again}" if again else "Nothing that was written is lost."
         _fail(f"interrupted. {remedy}", 130)
     except BrokenPipeError:

@@ -24,7 +24,7 @@ class Options:
     """
 
     recipe: tyro.conf.Positional[Path]
-    """The recipe, a TOML file."""
+    """The recipe: a TOML file, or the name of one that comes with Sparring (`sparring recipes` lists them)."""
     out: Path | None = None
     """The run's folder; none: runs/ and the recipe's name."""
     seeds: tuple[Seed, ...] = ()

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sparring.core.bundled import locate
 from sparring.core.convert import check_values, suggest
 from sparring.core.errors import ConfigError, DataError, EnvFault
 from sparring.core.filters import is_broken
@@ -47,7 +48,8 @@ class ExpertConfig:
     """Where the expert trajectories come from."""
 
     path: Place | None = None
-    """File of demonstrations, JSONL or Parquet (docs/your-environment.md, docs/data.md); none: the world's experts."""
+    """File of demonstrations, JSONL or Parquet (docs/your-environment.md, docs/data.md); none: the world's experts. A
+    path that begins with `recipes/` and is not there leads to the experts that come with Sparring."""
     num_tasks: Count | None = None
     """Training tasks whose expert trajectory is used, spread evenly over the types; none: all that have one."""
     num_cloned: Count | None = None
@@ -78,7 +80,7 @@ def expert_trajectories(
         EnvFault: an episode could not be played for faults of infrastructure.
     """
     if config.path is not None:
-        return read_demonstrations(Path(config.path), tasks, format, known=benchmark.tasks("train"))
+        return read_demonstrations(locate(config.path), tasks, format, known=benchmark.tasks("train"))
     actions = told("expert_actions", lambda: benchmark.expert_actions(tasks))
     if format == "react" and actions:
         raise ConfigError(
@@ -107,7 +109,7 @@ def expert_actions(config: ExpertConfig, benchmark: Benchmark, tasks: Sequence[T
     if config.path is None:
         known = told("expert_actions", lambda: benchmark.expert_actions(tasks))
         return {task_id: list(actions) for task_id, actions in known.items()}
-    found = read_demonstrations(Path(config.path), tasks, "code", known=benchmark.tasks("train"))  # takes them all
+    found = read_demonstrations(locate(config.path), tasks, "code", known=benchmark.tasks("train"))  # takes them all
     return {trajectory.task.id: [turn.action for turn in trajectory.turns] for trajectory in found}
 
 

