@@ -136,7 +136,8 @@ def _intercode_sql() -> WorldStatus:
 
 def _bfcl() -> WorldStatus:
     try:
-        where, problem = f"bfcl-eval {metadata.version('bfcl-eval')}, {wheel.find_wheel()}", ""
+        folder = wheel.find_wheel()
+        where, problem = f"bfcl-eval {metadata.version('bfcl-eval')}, {folder}", ""
     except (ConfigError, metadata.PackageNotFoundError) as error:
         where, problem = "", str(error)
     return WorldStatus(
