@@ -50,6 +50,7 @@ def do(options: Options, overrides: Mapping[str, Any]) -> None:
 
         results = run_recipe(recipe, out, progress, num_jobs=options.jobs)
     from sparring.report.measures import shown
+    from sparring.report.preferences import preference_table
     from sparring.report.text import (
         broken_lines,
         contribution_lines,
@@ -61,7 +62,7 @@ def do(options: Options, overrides: Mapping[str, Any]) -> None:
     from sparring.report.view import results_from_json
 
     console = open_console()
-    console.print(summary_table(results))
+    console.print(preference_table(results) or summary_table(results))
     for part in shown(results_from_json(results)):
         console.print(part, markup=False, highlight=False)
     told = (contribution_lines, pool_lines, notice_lines, broken_lines, odd_reward_lines)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,62 @@ from sparring.data.conversations import check_messages, exchanges, whole_convers
 from sparring.data.tables import read_rows
 
 Exchanges = list[tuple[str, str]]
+PLACE = "preferences"
+"""The phase in which a run keeps them, and where their ids begin."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preferences:
+    """What files hold, parted by prompts."""
+
+    pairs: Sequence[PreferencePair] = ()
+    """Those that are trained on."""
+    held_out: Sequence[PreferencePair] = ()
+    conversations: Sequence[Trajectory] = ()
+    """Those that are cloned."""
+    held_out_conversations: Sequence[Trajectory] = ()
+
+    @property
+    def trajectories(self) -> list[Trajectory]:
+        """All sides and conversations, each once."""
+        sides = [side for pair in (*self.pairs, *self.held_out) for side in (pair.chosen, pair.rejected)]
+        found = [*sides, *self.conversations, *self.held_out_conversations]
+        return list({one.id: one for one in found}.values())
+
+
+def read_preferences(
+    path: Path | None, messages: Path | None, *, held_out: float, held_out_path: Path | None = None
+) -> Preferences:
+    """Read files, and hold a share of the prompts of each out; errors as for `read_pairs`.
+
+    A prompt that `held_out_path` judges is not trained on.
+
+    Args:
+        path: of preferences.
+        messages: of conversations.
+        held_out: share of the prompts.
+        held_out_path: of preferences, all of which are held out in the place of a share.
+    """
+    pairs = read_pairs(path) if path else []
+    conversations = read_conversations(messages) if messages else []
+    judged = read_pairs(held_out_path) if held_out_path else []
+    if judged:
+        kept_back = {pair.chosen.task.id for pair in judged}
+    else:
+        kept_back = held_out_tasks((pair.chosen.task.id for pair in pairs), held_out)
+        judged = [pair for pair in pairs if pair.chosen.task.id in kept_back]
+    silent = kept_back | held_out_tasks(
+        (one.task.id for one in conversations if one.task.id not in kept_back), held_out
+    )
+    found = Preferences(
+        pairs=[pair for pair in pairs if pair.chosen.task.id not in kept_back],
+        held_out=judged,
+        conversations=[one for one in conversations if one.task.id not in silent],
+        held_out_conversations=[one for one in conversations if one.task.id in silent],
+    )
+    if (pairs and not found.pairs) or (conversations and not found.conversations):
+        raise DataError(f"{path if pairs and not found.pairs else messages}: all of its prompts are held out.")
+    return found
 
 
 def read_pairs(path: Path) -> list[PreferencePair]:
@@ -158,7 +215,7 @@ def _given(row: Mapping[str, Any], field: str, given: int, num: int, where: str)
 def _trajectory(task: Task, found: Exchanges, given: int, reward: float) -> Trajectory:
     turns = tuple(Turn(observation=seen, text=text, action=text, reward=reward) for seen, text in found)
     return Trajectory(
-        id=f"given/{task.id}/{_digest([found, given])}",
+        id=f"{PLACE}/{task.id}/{_digest([found, given])}",
         task=task,
         agent="given",
         turns=turns,

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from sparring.data.late import LateConfig
     from sparring.data.pairs import PairConfig
     from sparring.data.pivots import PivotConfig
+    from sparring.data.preferences import Preferences
     from sparring.learning.objectives import LossConfig
     from sparring.methods.coevolving_agents import FailConfig, PartnerConfig
     from sparring.methods.grpo import GrpoConfig
     from sparring.methods.ipr import IprConfig
     from sparring.methods.loop import EtoConfig, LoopConfig
     from sparring.methods.ppo import PpoConfig
+    from sparring.methods.prefer import PreferConfig
     from sparring.methods.rft import RftConfig
     from sparring.rollouts.branch import Branch, Script
     from sparring.rollouts.loop import RolloutConfig
@@ -70,6 +72,8 @@ class MethodConfig(HasCoEvolveSections, Protocol):
     @property
     def ipr(self) -> IprConfig: ...
     @property
+    def prefer(self) -> PreferConfig: ...
+    @property
     def rft(self) -> RftConfig: ...
     @property
     def grpo(self) -> GrpoConfig: ...
@@ -106,6 +110,19 @@ class Session(Protocol):
     @property
     def action_pattern(self) -> Pattern:
         """What kind of action a text is, as the world sees it."""
+        ...
+
+    def preferences(self) -> Preferences:
+        """Return what the files of `prefer.*` hold, parted into what is trained on and what is held out.
+
+        Raises:
+            ConfigError: no file is named.
+            DataError: one is missing or malformed; the message names path, line and field.
+        """
+        ...
+
+    def judge(self, agent: Agent, round_number: int) -> None:
+        """Ask the agent how likely it finds both sides of the held-out preferences, for results and report."""
         ...
 
     def base(self, name: str) -> Agent:

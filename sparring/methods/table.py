@@ -13,6 +13,7 @@ from sparring.methods.eto import eto
 from sparring.methods.grpo import grpo
 from sparring.methods.ipr import ipr
 from sparring.methods.ppo import ppo
+from sparring.methods.prefer import prefer
 from sparring.methods.rft import rft
 from sparring.methods.sft import sft
 from sparring.methods.zero_shot import zero_shot
@@ -37,6 +38,8 @@ class Method:
     """It makes new tasks, which the world must have a part in."""
     may_start_at_base: bool = False
     """With `grpo.start = "base"` it clones no expert."""
+    needs_world: bool = True
+    """It plays; one that does not takes its data from files."""
     has_initial_tasks: bool = False
     """It begins with D_0, which may come of exploration (`bootstrap.num`)."""
 
@@ -48,6 +51,7 @@ METHODS: Mapping[str, Method] = {
     "eto": Method(run=eto, label="ETO"),
     "ipr": Method(run=ipr, label="IPR", num_agents=2),
     "coevolving_agents": Method(run=coevolving_agents, label="Co-Evolving Agents", num_agents=2, has_partner=True),
+    "prefer": Method(run=prefer, label="Preferences", needs_world=False),
     "ppo": Method(run=ppo, label="PPO", num_agents=2, is_on_policy=True),
     "grpo": Method(
         run=grpo, label="GRPO", num_agents=2, is_on_policy=True, may_start_at_base=True, has_initial_tasks=True

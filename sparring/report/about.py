@@ -19,6 +19,7 @@ ACTS: Mapping[str, str] = {
     "synthesis": "Synthesis of tasks",
     "evaluate": "Evaluation on held-out tasks",
     "also": "Evaluation on further splits",
+    "judge": "Likelihoods of held-out preferences",
 }
 
 REDUCTIONS: Mapping[str, str] = {
@@ -46,6 +47,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "ipr": ("ipr",),
     "grpo": ("grpo", "coevolve"),
     "ppo": ("ppo",),
+    "prefer": ("prefer",),
     "bootstrap": ("grpo", "coevolve", BOTH),
     "rl": ("grpo", "ppo", "coevolve"),
     **dict.fromkeys(("synthesis", "signals", "validation", "pool", "explorer", "openai"), ("coevolve", BOTH)),
@@ -70,7 +72,8 @@ def papers(results: Results) -> str:
 def facts(results: Results, config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """List what was run, for the page's head."""
     arm = config.get("arms", {}).get(results.featured.name, {})
-    world = str(_get(arm, "env.id") or "")
+    judged = max((r["num_pairs"] for s in results.featured.seeds.values() for r in s.preferences), default=0)
+    world = "" if judged else str(_get(arm, "env.id") or "")
     kinds = _get(arm, "env.kinds") or []
     rounds = max((r for a in results.arms.values() for r in a.rounds()), default=0)
     seeds = list(dict.fromkeys(seed for a in results.arms.values() for seed in a.seeds))
@@ -78,8 +81,9 @@ def facts(results: Results, config: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("World", f"{world}, {len(kinds)} task types" if kinds else world),
         ("Base model", str(_get(arm, "model.path") or "")),
         ("Trained on", f"{results.num_demonstrations} demonstrations" if results.num_demonstrations else ""),
-        ("Held out", f"{results.num_tasks} tasks of split “{results.split}”, greedy"),
-        ("Rounds", str(rounds)),
+        ("Preferences from", str(_get(arm, "prefer.path") or "")),
+        ("Held out", f"{judged} pairs" if judged else f"{results.num_tasks} tasks of split “{results.split}”, greedy"),
+        ("Rounds", "" if judged else str(rounds)),
         ("Seeds" if len(seeds) > 1 else "Seed", ", ".join(seeds)),
     ]
     return [(name, value) for name, value in found if value]

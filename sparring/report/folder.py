@@ -17,8 +17,8 @@ from sparring.core.journal import read_journal
 from sparring.core.phases import DONE, Phase
 
 _PHASE = re.compile(
-    r"(?:round-(?P<round>\d+)/)?(?:(?P<made>synthesis)|"
-    r"(?P<act>sft|rollout|branch|score|evaluate|also|train|check|rejected)-(?P<agent>[a-z_]+)(?:-(?P<part>.+))?)"
+    r"(?:round-(?P<round>\d+)/)?(?:(?P<made>synthesis|preferences)|"
+    r"(?P<act>sft|rollout|branch|score|evaluate|also|train|check|rejected|judge)-(?P<agent>[a-z_]+)(?:-(?P<part>.+))?)"
 )
 
 
@@ -33,7 +33,7 @@ class PhaseFolder:
     round: int
     act: str
     """`sft`, `rollout`, `branch`, `score`, `evaluate`, `also` (on a further split), `train`, `check`, `rejected` (a
-    training that was taken back) or `synthesis`."""
+    training that was taken back), `judge` (likelihoods of held-out preferences), `synthesis` or `preferences`."""
     agent: str
     part: str
     """What sets it apart from the agent's other phases of this act in the round: `refreshed`; mostly empty."""

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from sparring.analysis.statistics import Interval, SeedRewards, bootstrap_mean, paired_difference, summarise, to_table
-from sparring.report import charts
+from sparring.report import charts, preferences
 from sparring.report.charts import RoundLine
 from sparring.report.collect import Episodes
 from sparring.report.folder import Costs
@@ -141,6 +141,8 @@ def lede(source: Source) -> str:
 
 def _lede(source: Source) -> str:
     results, arm = source.results, source.results.featured
+    if not results.num_tasks and (told := preferences.sentence(results, arm)):
+        return told
     mean = source.interval(arm.final())
     text = f"{arm.label} reaches a mean reward of {reward(mean.mean)} {between(mean.low, mean.high)}"
     text += f" on {results.num_tasks} held-out tasks"

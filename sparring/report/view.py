@@ -42,6 +42,10 @@ PARTS: Mapping[str, str] = {
 """Part of a kind of phase with branches → what readers call these."""
 
 
+SECTIONS = ("rollouts", "refreshed", "branches", "pairs", "training", "pool", "synthesis", "preferences")
+"""Sections whose records are kept as they are, each of an agent and a round."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
     """What one agent played on the training tasks for one purpose, over the rounds."""
@@ -108,6 +112,8 @@ class SeedResults:
     """What the guard of `loop.accept_tasks` measured, and which attempt it kept."""
     notices: Sequence[Mapping[str, Any]] = ()
     """Signs that an agent's behaviour has broken."""
+    preferences: Sequence[Mapping[str, Any]] = ()
+    """What agents made of held-out preferences, by prompt."""
     also: Sequence[Mapping[str, Any]] = ()
     """The last agent on further splits: `split`, `measures` and what an evaluation has."""
 
@@ -342,13 +348,7 @@ def _seed(content: Mapping[str, Any]) -> SeedResults:
             )
             for e in _records(content, "evaluations")
         ],
-        rollouts=_records(content, "rollouts"),
-        pairs=_records(content, "pairs"),
-        training=_records(content, "training"),
-        refreshed=_records(content, "refreshed"),
-        branches=_records(content, "branches"),
-        pool=_records(content, "pool"),
-        synthesis=_records(content, "synthesis"),
+        **{section: _records(content, section) for section in SECTIONS},
         checks=content.get("checks", []),
         notices=content.get("notices", []),
         also=[{**one, "measures": _measures(one)} for one in content.get("also", [])],

@@ -28,6 +28,7 @@ from sparring.methods.grpo import GrpoConfig
 from sparring.methods.ipr import IprConfig
 from sparring.methods.loop import EtoConfig, LoopConfig
 from sparring.methods.ppo import PpoConfig
+from sparring.methods.prefer import PreferConfig
 from sparring.methods.rft import RftConfig
 from sparring.methods.table import METHODS
 from sparring.models.loading import ModelConfig
@@ -105,6 +106,8 @@ class Config:
     """Group-relative policy optimisation (GRPO)."""
     ppo: PpoConfig = field(default_factory=PpoConfig)
     """Proximal policy optimisation (PPO)."""
+    prefer: PreferConfig = field(default_factory=PreferConfig)
+    """Preferences out of files, without a world (`prefer`)."""
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
     """Initial tasks from exploration (GRPO, CoEvolve)."""
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
@@ -163,7 +166,7 @@ class Arm:
 
     method: str
     """`zero_shot`, `sft`, `rft`, `eto`, `ipr`, `coevolving_agents`, `ppo`, `grpo`, `coevolve`,
-    `coevolving_agents_and_tasks`."""
+    `coevolving_agents_and_tasks`, `prefer`."""
     label: str
     """The name that tables and figures show."""
     config: Config
@@ -178,7 +181,7 @@ class Arm:
         """Whether it shows experts' episodes or learns from them."""
         method = METHODS[self.method]
         starts_at_base = method.may_start_at_base and self.config.grpo.start == "base"
-        return self.config.chat.num_examples > 0 or (method.trains and not starts_at_base)
+        return self.config.chat.num_examples > 0 or (method.trains and method.needs_world and not starts_at_base)
 
     @property
     def explores(self) -> bool:

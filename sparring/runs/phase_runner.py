@@ -201,9 +201,8 @@ class PhaseRunner:
         return Agent(name=agent.name, checkpoint=checkpoint, lineage=digest(agent.lineage, self.arm, name))
 
     def _train(self, agent: Agent, name: str, training: Training, phase: Phase) -> None:
-        self._check(agent)
         with self.timed(name), self.progress.phase(self.title(name)) as bar:
-            learner, chat = self._learner(agent)
+            learner, chat = self.learner(agent)
             work = TrainingPhase(learner=learner, chat=chat, phase=phase, name=name, warn=self.warn)
             try:
                 work.run(training, seed=derive_seed(self.seed, name), bar=bar)
@@ -220,9 +219,8 @@ class PhaseRunner:
             return None
         if (known := read_scores(path)) is not None:
             return known
-        self._check(agent)
         with self.timed(name):
-            learner, chat = self._learner(agent)
+            learner, chat = self.learner(agent)
             compute = compute_of(self.config.rl, self.config.rollout.temperature)
             return score(learner, trajectories, Encoder(chat), path, compute)
 
@@ -230,16 +228,17 @@ class PhaseRunner:
         """Ask an agent for the mean log-probability of trajectories' action tokens; a phase of its own."""
         phase = self.phase(name)
         if not phase.is_done:
-            self._check(agent)
             with self.timed(name), self.progress.phase(self.title(name)):
-                learner, chat = self._learner(agent)
+                learner, chat = self.learner(agent)
                 compute = compute_of(self.config.dpo, temperature=1.0)
                 scores = score(learner, trajectories, Encoder(chat), phase.path / SCORES / "agent.safetensors", compute)
                 phase.finish({"mean_logprobs": {one: row.mean().item() for one, row in scores.logprobs.items()}})
         drop_state(phase)
         return phase.result()["mean_logprobs"]
 
-    def _learner(self, agent: Agent) -> tuple[Learner, Chat]:
+    def learner(self, agent: Agent) -> tuple[Learner, Chat]:
+        """Return who holds an agent's weights, and how its trajectories become tokens."""
+        self._check(agent)
         seed = derive_seed(self.seed, "adapter", agent.name)
         return self.engine.learner(agent.checkpoint, seed=seed, moments=self._moments(agent))
 

@@ -21,6 +21,7 @@ from sparring.methods.table import METHODS
 from sparring.runs.base_models import check_base_models
 from sparring.runs.engines import Engines
 from sparring.runs.jobs import do_job, list_jobs
+from sparring.runs.judging import check_files
 from sparring.runs.memory_check import check_memory
 from sparring.runs.ranks import check_ranks, led
 from sparring.runs.results import collect_results
@@ -58,6 +59,8 @@ def run_recipe(
     benchmark = config.env.load()
     tasks = choose_tasks(config, benchmark)
     _check_arms(recipe, benchmark, tasks[0])
+    if not (out / "config.json").exists():
+        check_files(recipe)
     _note_missing_measures(config, benchmark, tasks, progress)
     adjustable = adjustable_keys(type(config))
     with led(recipe) as leader, Run.open(out, recipe.to_dict(), versions(), adjustable) as run:

@@ -13,6 +13,9 @@ from sparring.core.convert import convert, from_dict, suggest
 from sparring.core.errors import ConfigError, DataError, quote
 from sparring.core.journal import read_json
 from sparring.core.ranges import Name, Seed
+from sparring.data.chat import ChatConfig
+from sparring.envs.base import EnvConfig
+from sparring.envs.nowhere import NOWHERE
 from sparring.methods.table import METHODS
 from sparring.policies.vllm.config import TAKE_ADAPTERS, check_servers
 from sparring.runs.config import Arm, Config, PlayConfig, Recipe, check_room
@@ -185,18 +188,21 @@ def _arm(base: Mapping[str, Any], table: Any, overrides: Mapping[str, Any], *, s
     own = {key: value for key, value in table.items() if key not in ("method", "label")}
     _check_keys(own, ("method", "label"), source, prefix)
     typed = _nest(overrides)
-    config = from_dict(_beneath([base, own, typed]), base, source=source)
+    config = from_dict(_beneath(method, [base, own, typed]), base, source=source)
     config = from_dict(config, own, source=source, prefix=prefix)
     arm = Arm(method=method, label=label, config=from_dict(config, typed, source="command line"))
     _check_arm(arm, f"{source}: {prefix}")
     return arm
 
 
-def _beneath(layers: Sequence[Mapping[str, Any]]) -> Config:
+def _beneath(method: str, layers: Sequence[Mapping[str, Any]]) -> Config:
     """Return what lies beneath all layers of keys: the defaults, with the preset that the last layer to name one names.
 
-    So a key that is given anywhere wins over the preset, wherever the preset is named.
+    So a key that is given anywhere wins over the preset, wherever the preset is named. Without a world nothing stands
+    before what a file says, and all of an answer counts.
     """
+    if not METHODS[method].needs_world:
+        return Config(env=EnvConfig(id=NOWHERE), chat=ChatConfig(format="code", instruction=""))
     name: Any = SynthesisConfig().preset
     for layer in layers:
         section = layer.get("synthesis")
@@ -208,7 +214,10 @@ def _beneath(layers: Sequence[Mapping[str, Any]]) -> Config:
 def _check_arm(arm: Arm, where: str) -> None:
     """Refuse values that don't go together, or with the method."""
     config = arm.config
-    check_room(config, where)
+    if METHODS[arm.method].needs_world:
+        check_room(config, where)
+    else:
+        _check_nowhere(config, where)
     if METHODS[arm.method].is_on_policy and config.rollout.temperature == 0:
         raise ConfigError(f"{where}rollout.temperature: {arm.method} samples, so it must be above 0.")
     if arm.method == "coevolving_agents_and_tasks" and config.loop.buffer_rounds > 1:
@@ -233,6 +242,19 @@ def _check_arm(arm: Arm, where: str) -> None:
     names_none = not config.openai.model and config.sampler.kind == "local"
     for key in (key for key, asks in asking.items() if asks and names_none):
         raise ConfigError(f"{where}{key}: a language model is asked, and none is named: --openai.model NAME.")
+
+
+def _check_nowhere(config: Config, where: str) -> None:
+    """Refuse what only a world could use, and a method without data."""
+    if config.env.id != NOWHERE:
+        raise ConfigError(
+            f"{where}env.id: this method plays no world. Leave [env] out, put arms that play into another recipe, and "
+            "play this one's checkpoints with sparring eval."
+        )
+    if config.expert.path is not None:
+        raise ConfigError(f"{where}expert.path: there is no world to be an expert in. Take prefer.messages.")
+    if config.prefer.path is None and config.prefer.messages is None:
+        raise ConfigError(f"{where}prefer.path: names no file. Name one of preferences, or of prefer.messages.")
 
 
 def _check_own_keys(table: Any, path: Path) -> None:

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from sparring.analysis.collapse import notices
 from sparring.analysis.failures import rewards_by_task, summarise_rollouts, to_json
+from sparring.analysis.preferences import summarise as summarise_preferences
 from sparring.core.convert import to_dict
 from sparring.core.filters import counted
+from sparring.core.journal import read_journal
 from sparring.core.phases import ALSO, DONE, Phase
 from sparring.core.records import read_trajectories
 from sparring.envs.measures import mean_points, measures_of, solved_points
 from sparring.envs.rewards import odd_rewards
 from sparring.report.curriculum import round_numbers, summarise_curriculum
 from sparring.report.folder import PhaseFolder, agent_names, list_phases
+from sparring.runs.judging import JUDGEMENTS
 
 if TYPE_CHECKING:
     from sparring.core.types import Task
@@ -119,7 +122,23 @@ def _arm_results(arm: Arm, folder: Path, world: World) -> dict[str, Any]:
         for notice in notices(found[section], tasks, drop=bounds.collapse_drop, rise=bounds.collapse_rise)
     ]
     also = _also(arm, folder, world)
+    if judged := _judged(arm, folder):
+        found["preferences"] = judged
     return {**found, **({"also": also} if also else {}), **summarise_curriculum(folder, sampled, eps)}
+
+
+def _judged(arm: Arm, folder: Path) -> list[dict[str, Any]]:
+    """Summarise what the target agent made of held-out preferences, against the first judging."""
+    phases = [(number, Phase(folder / f"round-{number}" / "judge-target")) for number in (0, 1)]
+    there = [(number, phase) for number, phase in phases if phase.is_done]
+    found = []
+    for number, phase in there:
+        phase.check(JUDGEMENTS)
+        now, start = (read_journal(one.path / JUDGEMENTS) for one in (phase, there[0][1]))
+        summary = summarise_preferences(now, start, num_resamples=arm.config.eval.num_resamples)
+        overflows = phase.result()["overflows"]
+        found.append({"round": number, "agent": "target", "overflows": overflows, **summary})
+    return found
 
 
 def _evaluation(arm: Arm, played: Phase, benchmark: Benchmark, tasks: Sequence[Task]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from sparring.learning.policy_gradient import ActorCriticObjective, PolicyGradie
 from sparring.methods.base import Agent
 from sparring.rollouts.episodes import EpisodeSpec, branch_specs
 from sparring.runs.acceptance import Guard
+from sparring.runs.judging import Judging
 from sparring.runs.keeping import drop_superseded
 from sparring.runs.making import TaskMaking
 from sparring.runs.phase_runner import PhaseRunner, Playing
@@ -36,6 +37,7 @@ from sparring.runs.synthesis import action_pattern
 from sparring.synthesis.curriculum import SynthesisResult
 
 if TYPE_CHECKING:
+    from sparring.data.preferences import Preferences
     from sparring.learning.objectives import LossConfig
     from sparring.rollouts.branch import Branch, Script
     from sparring.synthesis.curriculum import Curriculum
@@ -54,6 +56,7 @@ class Session:
 
     def __init__(self, runner: PhaseRunner) -> None:
         self._runner, self._guard, self._making = runner, Guard(runner), TaskMaking(runner)
+        self._judging = Judging(runner)
         self.world, self.config, self.arm, self.seed = runner.world, runner.config, runner.arm, runner.seed
         self.progress, self.warn = runner.progress, runner.warn
         self._buffers: dict[str, list[list[Trajectory]]] = {}
@@ -74,6 +77,14 @@ class Session:
     def action_pattern(self) -> Pattern:
         """What kind of action a text is, as the world sees it."""
         return action_pattern(self.world.benchmark)
+
+    def preferences(self) -> Preferences:
+        """Return what the files of `prefer.*` hold, parted into what is trained on and what is held out."""
+        return self._judging.preferences()
+
+    def judge(self, agent: Agent, round_number: int) -> None:
+        """Ask the agent how likely it finds both sides of the held-out preferences."""
+        self._judging.judge(agent, f"round-{round_number}/judge-{agent.name}")
 
     def base(self, name: str) -> Agent:
         """Return the base model as an agent, untrained."""
@@ -347,7 +358,7 @@ class Session:
 
     def _train(self, agent: Agent, round_number: int, training: Training) -> Agent:
         """Train in a round, then delete what only this round needed of the round before."""
-        if agent.name == "target" and training.pairs and self.config.loop.accept_tasks:
+        if agent.name == "target" and training.pairs and self.config.loop.accept_tasks and self.train_tasks:
             trained = self._guard.fit(agent, round_number, training)
         else:
             trained = self._runner.fit(agent, f"round-{round_number}/train-{agent.name}", training)

@@ -12,6 +12,7 @@ from sparring.core.journal import Journal
 from sparring.core.records import read_trajectories, trajectory_to_json
 from sparring.core.types import Task, Trajectory
 from sparring.envs.base import Benchmark, select_tasks, tasks_of
+from sparring.envs.nowhere import NOWHERE
 from sparring.envs.pool import EnvPool
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def choose_tasks(config: Config, benchmark: Benchmark) -> tuple[list[Task], list
         ConfigError: no task is left, or a task is in training and held-out sets both.
     """
     env, split = config.env, config.eval.split
+    if env.id == NOWHERE:
+        return [], []
     train_tasks = select_tasks(tasks_of(benchmark, "train"), kinds=env.kinds, num=env.num_train)
     if not train_tasks:
         raise ConfigError(f"env.id: {env.id} has no tasks in the split 'train'.")
@@ -57,7 +60,7 @@ def choose_further(config: Config, benchmark: Benchmark, train_tasks: Sequence[T
     Raises:
         ConfigError: as `choose_tasks`, or a split is the main one or named twice.
     """
-    splits = config.eval.also
+    splits = () if config.env.id == NOWHERE else config.eval.also
     if twice := next((name for i, name in enumerate(splits) if name in (config.eval.split, *splits[:i])), None):
         raise ConfigError(f"eval.also: {quote(twice)} is evaluated already. Name each split once.")
     return {split: _held_out(config, benchmark, split, train_tasks, "eval.also") for split in splits}
@@ -111,6 +114,9 @@ def _experts(
     """Return the experts' trajectories of some tasks, from the run's folder if they were gathered before."""
     path = run.folder / "experts.jsonl"
     phase = run.phase("phases/experts")
+    if not tasks and not phase.is_done:
+        Journal(path).replace([])
+        phase.finish({"num": 0, "tasks": 0}, others=[path])
     if not phase.is_done:
         from sparring.rollouts.demonstrations import expert_trajectories
 
