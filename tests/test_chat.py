@@ -231,6 +231,34 @@ def test_instruction_comes_once_and_first():
     assert "system" not in text
 
 
+def test_a_system_message_comes_first_beside_the_instruction_or_with_it():
+    tokenizer, rule = tiny_tokenizer(), ActionFormat(name="react").rule
+    beside = tokenizer.decode(chat_with(system="Be brief.").encode(THREE_TURNS).ids)
+    start = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"
+    assert beside.startswith(f"{start}{INSTRUCTION}\n\n{rule}\n\nPress in this order")
+    assert beside.count("Be brief.") == 1
+    within = tokenizer.decode(chat_with(system="Be brief. {instruction}").first("x"))
+    start = f"<|im_start|>system\nBe brief. {INSTRUCTION}\n\n{rule}<|im_end|>\n<|im_start|>user\nx<|im_end|>"
+    assert within.startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{% if message.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}", "no system role"),
+        ("{% if message.role == 'system' %}{% continue %}{% endif %}", "template does not show it"),
+    ],
+)
+def test_a_system_message_that_a_template_would_lose_is_refused(template, why):
+    shown = "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    prompt = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = f"{{% for message in messages %}}{template}{shown}{{% endfor %}}{prompt}"
+    Chat(tokenizer, ChatConfig(), instruction=INSTRUCTION)
+    with pytest.raises(ConfigError, match=rf"chat\.system: .*{why}\. Say it in chat\.instruction instead\.$"):
+        Chat(tokenizer, ChatConfig(system="Be brief."), instruction=INSTRUCTION)
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_examples_are_the_same_at_rollout_and_in_training_and_masked(name):
     example = trajectory(("Example task.", "Thought: so.\nAction: press blue"), ("It clicks.", "Action: look"))

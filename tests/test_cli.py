@@ -136,9 +136,14 @@ def test_envs_lists_the_worlds(capsys: pytest.CaptureFixture[str]) -> None:
         (["runn"], "unknown command 'runn'. Did you mean 'run'?"),
         (["run", "x.toml", "--dpo.lrr", "1"], "unknown option '--dpo.lrr'. Did you mean --dpo.lr?"),
         (["run", "x.toml", "--dop.lr=1"], "unknown option '--dop.lr'. Did you mean --dpo.lr?"),
-        (["run", "x.toml", "--dpo.beta", "1"], "unknown option '--dpo.beta'. Did you mean --loss.beta?"),
+        (["run", "x.toml", "--dpo.beta", "1"], "unknown option '--dpo.beta'. Here it is --loss.beta, --grpo.kl_weight"),
+        (["run", "x.toml", "--dpo.learning_rate", "1"], "'--dpo.learning_rate'. Here it is --dpo.lr.\n"),
+        (["run", "x.toml", "--learning-rate=1"], "'--learning-rate'. Here it is --sft.lr, --dpo.lr or --rl.lr.\n"),
+        (["run", "x.toml", "--sft.per_device_train_batch_size", "1"], "Here it is --sft.batch_size. It is what one"),
+        (["run", "x.toml", "--max_length", "9"], "Here it is --chat.max_context. It counts a whole episode in tokens."),
+        (["run", "x.toml", "--output_dir", "x"], "unknown option '--output_dir'. It is --out.\n"),
         (["run", "none.toml"], "none.toml: no such recipe."),
-        (["run", "recipes"], "recipes: can't be read"),
+        (["run", "recipes"], "recipes: is a folder, not a recipe: name a TOML file."),
         (["run", "recipes/quickstart.toml", "--arms", "etoo"], "has no arm 'etoo'. Did you mean 'eto'?"),
         (["run", "recipes/quickstart.toml", "--seeds", "-1"], "--seeds[0]: expected a whole number from 0"),
         (["eval"], "name at least one model"),
@@ -153,6 +158,14 @@ def test_wrong_words_get_one_message(words: list[str], message: str, capsys: pyt
     assert errors.startswith("sparring: ")
     assert errors.count("\n") == 1
     assert message in errors
+
+
+def test_a_runs_folder_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    code, _, errors = called(["run", str(tmp_path)], capsys)
+    assert code == 2
+    assert "is a run's folder, not a recipe. To go on with it" in errors
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import io
 import json
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, TypeVar
 
@@ -24,6 +24,7 @@ import tyro
 
 from sparring.core.convert import convert, ranges_of, type_hints
 from sparring.core.errors import ConfigError, quote
+from sparring.core.other_words import meant_by
 
 MAX_WORD = 131_072
 """Most characters of a word, as Linux has it."""
@@ -52,6 +53,7 @@ def parse(options_class: type[T], prog: str, words: Sequence[str]) -> tuple[T, d
         if len(word) > MAX_WORD:
             raise ConfigError(f"command line: {quote(word)} has {len(word)} characters; put it into a recipe.")
     hints = type_hints(options_class)
+    _check_plain(words, hints)
     config_class = hints["config"].__origin__ if "config" in hints else None
     typed = _typed_keys(words, config_class()) if config_class else []
     said = io.StringIO()
@@ -93,6 +95,19 @@ def value_rules(options_class: type) -> tyro.constructors.ConstructorRegistry:
     return registry
 
 
+def _check_plain(words: Sequence[str], known: Mapping[str, Any]) -> None:
+    """Answer options without a section that other trainers have and this command has not.
+
+    Raises:
+        ConfigError: there is such an option.
+    """
+    for word in words:
+        option = word.partition("=")[0]
+        name = option[2:].replace("-", "_")
+        if option.startswith("--") and name not in known and (answer := meant_by(name, dashes="--")):
+            raise ConfigError(f"command line: unknown option {quote(option)}. {answer}")
+
+
 def _typed_keys(words: Sequence[str], config: Any) -> list[str]:
     """Return the config keys that were typed, in order: `--dpo.batch-size=3` is `dpo.batch_size`.
 
@@ -114,6 +129,8 @@ def _typed_keys(words: Sequence[str], config: Any) -> list[str]:
 def _nearest(key: str, known: Sequence[str]) -> str:
     """Suggest the key that was probably meant: nearest in its section, else of that name in others, else nearest."""
     section, _, name = key.partition(".")
+    if answer := meant_by(name, section, dashes="--"):
+        return answer
     own = [other for other in known if other.startswith(f"{section}.")]
     elsewhere = [other for other in known if own and other.endswith(f".{name}")]
     found = difflib.get_close_matches(key, own, n=1) or elsewhere or difflib.get_close_matches(key, known, n=1)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sparring.core.errors import ConfigError, quote
+from sparring.core.other_words import meant_by
 from sparring.core.ranges import MAX_DEPTH, MAX_INTEGER, MAX_PATH, Adjustable, Range, Text
 
 T = TypeVar("T")
@@ -178,7 +179,12 @@ def without_adjustable(config: Any) -> dict[str, Any]:
 
 
 def suggest(key: str, known: Sequence[str] | Mapping[str, Any], default: Any = None, *, prefix: str = "") -> str:
-    """Say which known key was probably meant; `default` is searched, too, for the same key in another section."""
+    """Say which known key was probably meant.
+
+    Words of other trainers have an answer of their own; `default` is searched for the same key in another section.
+    """
+    if answer := meant_by(key, prefix.rstrip(".").rpartition(".")[2]):
+        return answer
     close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)
     if close:
         return f"Did you mean {prefix + close[0]!r}?"

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 NEW_TASK = "A new task begins.\n\n"
 """Stands before each first observation that follows a worked example."""
+INSTRUCTION = "{instruction}"
+"""What stands for the instruction in `chat.system`."""
 
 
 FormatName = Literal["react", "action", "code"]
@@ -55,6 +57,9 @@ class ChatConfig:
     it writes is the action, or the first fenced block in it (AppWorld)."""
     instruction: str | None = None
     """What stands before the first observation. None: the benchmark's words and the format's rule; empty: nothing."""
+    system: str | None = None
+    """A system message before everything else; none: none. `{instruction}` in it stands for the instruction, which then
+    does not stand before the first observation."""
     num_examples: Annotated[int, Range(at_least=0, at_most=10_000)] = 0
     """Worked examples (expert trajectories) shown before the task, the same at rollout and in training; masked."""
     max_context: Annotated[int, Range(at_least=1, at_most=100_000_000)] = 4096
@@ -151,7 +156,11 @@ class Dialogue:
         self._clean_agent = clean_agent or break_known_controls
         own = config.instruction
         self.instruction = encodable(f"{instruction}\n\n{self.format.rule}" if own is None else own)
-        """What stands before the first observation."""
+        """What stands before the first observation, or in the system message."""
+        words = encodable(config.system or "")
+        self.system = words.replace(INSTRUCTION, self.instruction)
+        """The system message; empty: none."""
+        self._is_in_system = INSTRUCTION in words
         if len(examples) < config.num_examples:
             raise ConfigError(
                 f"chat.num_examples is {config.num_examples}, but there are {len(examples)} expert trajectories."
@@ -165,7 +174,8 @@ class Dialogue:
         """Return all messages before the action that answers `observation`; what the agent wrote stands as it is."""
         played = [(turn.observation, turn.text) for turn in turns]
         *rest, _ = self._task([*played, (observation, "")], is_first=not self._examples)
-        return [*map(dict, self._examples), *rest]
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, *map(dict, self._examples), *rest]
 
     def _task(self, turns: Sequence[tuple[str, str]], *, is_first: bool) -> list[dict[str, str]]:
         messages: list[dict[str, str]] = []
@@ -178,7 +188,7 @@ class Dialogue:
         return messages
 
     def _with_instruction(self, content: str) -> str:
-        return f"{self.instruction}\n\n{content}" if self.instruction else content
+        return f"{self.instruction}\n\n{content}" if self.instruction and not self._is_in_system else content
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +224,8 @@ class Chat:
 
         Raises:
             ModelError: no chat template, one that refuses user/assistant turns, or no end-of-turn token.
-            ConfigError: fewer examples than asked for, or no template of the configured name.
+            ConfigError: fewer examples than asked for, no template of the configured name, or a template that shows no
+                system message where there is one.
         """
         self.config = config
         self._tokenizer = tokenizer
@@ -232,6 +243,7 @@ class Chat:
             clean_world=self._controls.break_in_world,
             clean_agent=self._controls.break_in_agent,
         )
+        self._check_system()
         self.format = self._dialogue.format
         own = [] if tokenizer.eos_token_id is None else [cast(int, tokenizer.eos_token_id)]
         self._study_ending([*own, *(id for id in sorted(end_ids) if id in known)])
@@ -310,6 +322,19 @@ class Chat:
         return ids, spans
 
     # ------------------------------------------------------------------------------------------------ template
+
+    def _check_system(self) -> None:
+        """Refuse a system message that the template leaves out, as some do without a word."""
+        if not self._dialogue.system:
+            return
+        try:
+            shown = self._template.render(self._dialogue.messages((), "x"))
+        except ModelError as error:
+            shown, why = "", str(error)
+        else:
+            why = "the model's chat template does not show it"
+        if self._dialogue.system.strip() not in shown:
+            raise ConfigError(f"chat.system: {why.rstrip('.')}. Say it in chat.instruction instead.")
 
     def _study_ending(self, eos_ids: Sequence[int]) -> None:
         """Find the tokens that end a turn, and what they leave to be put after them."""

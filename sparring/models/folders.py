@@ -60,6 +60,7 @@ def fetch_folder(repo: str, *, trusts_code: bool) -> Path:
         ModelError: it can't be had, or its index names what is no safetensors file.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     small = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", *(["*.py"] if trusts_code else [])]
     try:
@@ -68,6 +69,11 @@ def fetch_folder(repo: str, *, trusts_code: bool) -> Path:
         return Path(snapshot_download(repo, allow_patterns=names))
     except ModelError:
         raise
+    except LocalEntryNotFoundError:
+        raise ModelError(
+            f"model.path: can't get {repo!r} from the Hub: it can't be reached, and the cache here lacks the "
+            f"model. Fetch it where there is a connection (`hf download {repo}`), or give a folder."
+        ) from None
     except Exception as error:  # whatever the Hub's client raises: many kinds, and none of them ours
         raise ModelError(f"model.path: can't get {repo!r} from the Hub: {one_line(error)}") from error
 

@@ -145,6 +145,13 @@ def find_config(path: Path) -> Path | None:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    if (path / "config.json").is_file():
+        raise ConfigError(
+            f"{path}: is a run's folder, not a recipe. To go on with it: the command that began it, or sparring run "
+            f"RECIPE --out {path}"
+        )
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, not a recipe: name a TOML file.")
     try:
         with path.open("rb") as file:
             content = file.read(MAX_RECIPE + 1)
