@@ -117,7 +117,7 @@ def _gap_panel(logs: Mapping[int, Sequence[Mapping[str, float]]], label: str) ->
     ]
     title = "Gap between sampling and training, nats a token"
     limits = svg.domain([value for _, value in [*mean, *largest]], include=[0.0], within=(0.0, math.inf))
-    drawing = lines_panel(f"{label}: {title}", lines, limits, (mean[0][0], mean[-1][0]))
+    drawing = lines_panel(f"{label}: {title}", lines, limits, (int(mean[0][0]), int(mean[-1][0])))
     return {"title": title, "drawing": drawing, "legend": [(line.class_, line.name) for line in lines]}
 
 

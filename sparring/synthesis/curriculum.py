@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 
 from sparring.core.convert import check_values
 from sparring.core.errors import DataError
-from sparring.core.ranges import CountOrZero, PositiveWeight, Repeats, Weight
+from sparring.core.ranges import Count, CountOrZero, PositiveWeight, Repeats, Weight
 from sparring.core.types import Task, Trajectory
 from sparring.synthesis import pool as pools
 from sparring.synthesis.arena import Arena
@@ -59,6 +59,8 @@ class SynthesisConfig:
     """Steps between two syntheses (paper: 10)."""
     warmup: CountOrZero = 0
     """No synthesis before this step."""
+    until: Count | None = None
+    """No synthesis after this step, so that new tasks are still played often enough; none: to the end (the paper)."""
     num_flags: Repeats = 32
     """Most flags that a synthesis starts from."""
     num_proposals: Repeats = 32
@@ -75,7 +77,7 @@ class SynthesisConfig:
 
     def is_due(self, step: int) -> bool:
         """Say whether tasks are made after a step, counted from 1."""
-        return step >= self.warmup and step % self.every == 0
+        return step % self.every == 0 and self.warmup <= step <= (self.until or step)
 
 
 class HasCoEvolveSections(Protocol):

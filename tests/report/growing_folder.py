@@ -95,6 +95,8 @@ class GrowingFolder(RunFolder):
             line = {"step": step + 1, "epoch": 1, "lr": 1e-6, "loss": rng.gauss(0, 0.1), "grad_norm": 0.3}
             line |= {"pg/surrogate": 0.0, "pg/ratio": 1.0 + step * rng.gauss(0, 0.01), "pg/ratio_max": 1.0 + step * 2.5}
             line |= {
+                "pg/log_ratio": 0.003,  # of agents that play in half precision
+                "pg/log_ratio_max": 0.9,
                 "pg/clipped": step * abs(rng.gauss(0, 0.02)),
                 "pg/entropy": 1.2 - 0.01 * number + rng.gauss(0, 0.02),
             }

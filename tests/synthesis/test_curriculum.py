@@ -204,6 +204,7 @@ def test_quarantined_tasks_enter_once_the_agent_solves_them_sometimes():
 def test_when_synthesis_is_due():
     assert [step for step in range(1, 31) if SynthesisConfig().is_due(step)] == [10, 20, 30]
     assert [step for step in range(1, 31) if SynthesisConfig(warmup=15).is_due(step)] == [20, 30]
+    assert [step for step in range(1, 31) if SynthesisConfig(until=20).is_due(step)] == [10, 20]
 
 
 def test_the_papers_pool_only_grows():
