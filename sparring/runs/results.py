@@ -110,7 +110,7 @@ def _arm_results(arm: Arm, folder: Path, world: World) -> dict[str, Any]:
             if trained.is_done:
                 result = trained.result()
                 found["training"].append({**key, "steps": result["steps"], "metrics": result["metrics"]})
-                if result["pairs"]:
+                if result.get("pairs"):
                     found["pairs"].append({**key, "counts": result["pairs"]})
             checked = Phase(folder / f"round-{number}" / f"accept-{agent}")
             if checked.is_done:

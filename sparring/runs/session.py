@@ -311,7 +311,9 @@ class Session:
             self.warn(f"{phase}: {spread}.")
         if spread.num_flat == spread.num_groups > 0 and not config.kl_weight:
             if not is_over:
-                self._runner.phase(phase).finish({"steps": 0, "stopped": str(spread), "metrics": {}, **spread.record()})
+                self._runner.phase(phase).finish(
+                    {"steps": 0, "stopped": str(spread), "metrics": {}, "pairs": {}, **spread.record()}
+                )
             return agent
         objective = PolicyGradientObjective(
             clip_low=config.clip_low,

@@ -187,6 +187,7 @@ def test_rounds_without_spread_change_no_weight(tmp_path: Path) -> None:
                 assert improve(number, reward) == agent
             done = read_json(run.folder / f"seed-0/a/round-{number}/train-target/done.json")
             assert (done["steps"], done["groups"], done["groups_flat"]) == (0, 3, 3)
+            assert (done["pairs"], done["metrics"]) == ({}, {}), "what a run's results are collected from"
         said = "nothing to learn from in 3 of 3 groups"
         assert notes == [
             f"a: round-1/train-target: {said} (all rewards alike).",
