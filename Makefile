@@ -115,11 +115,14 @@ test-tinker: setup ## Run the tests that start SkyRL's Tinker server (skipped, w
 test-ray: setup ## Run the tests that start a Ray cluster (skipped, with the reason, where Ray is not installed)
 	$(PYTEST) -n 0 -m ray -rs $(TEST_ARGS)
 
-check: setup ## Lint, formatting, types and import directions
+check: setup docs ## Lint, formatting, types, import directions and the documentation's links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+docs: setup ## Build the documentation's site into site/ (strictly: a broken link fails)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: setup ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
@@ -129,5 +132,5 @@ report: setup ## Rebuild the report of RUN (default runs/quickstart)
 	$(BIN)/sparring report $(RUN)
 
 clean: ## Remove caches and build products; .venv and runs stay
-	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf build dist site .pytest_cache .ruff_cache .import_linter_cache
 	find sparring tests recipes -name __pycache__ -type d -prune -exec rm -rf {} +
