@@ -1,7 +1,7 @@
 """What the site needs besides the pages in docs/.
 
 The home page is the README, and the reference lists the names that `sparring` exports. Links to files outside docs/
-work on a code host; on the site they lead to the repository where `repo_url` is set, and are plain text where it is not.
+work on a code host. On the site they lead to the repository where `repo_url` is set, and else they are plain text.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent
 REFERENCE = """\
 # The public names
 
-Everything below is imported from `sparring`, by its name alone: `from sparring import Trajectory`. Each is loaded when it
-is first used, so `import sparring` loads neither torch nor transformers.
+Everything below is imported from `sparring`, by its name alone: `from sparring import Trajectory`. Each name is loaded
+when it is first used, so `import sparring` loads neither torch nor transformers.
 """
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]+)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
 GENERATED = ("results/*.json", "results/*.md")

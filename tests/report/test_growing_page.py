@@ -36,7 +36,13 @@ def page(run_dir: Path) -> Page:
 def test_page_has_every_section(page: Page) -> None:
     for section in ("result", "rounds", "failures", "pool", "made", "learning", "sides", "trajectories", "setup"):
         assert page.with_id(section), section
-    for words in ("How and why tasks were made", "validation yield", "Policy gradient", "training rollouts before it", "Gap between"):
+    for words in (
+        "How and why tasks were made",
+        "validation yield",
+        "Policy gradient",
+        "training rollouts before it",
+        "Gap between",
+    ):
         assert words in page.text, words
     assert "Preference pairs" not in page.text and "preference pairs" not in page.text
     assert "arXiv 2604.15840" in page.text and "2511.22254" not in page.text
