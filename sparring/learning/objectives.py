@@ -237,6 +237,8 @@ def _metrics(sides: _Sides, loss_P: Tensor, nll_P: Tensor) -> Metrics:
         "margin": margin_P,
         "delta_chosen": delta_chosen_P,
         "delta_rejected": delta_rejected_P,
+        "logp_chosen": sides.chosen_P,
+        "logp_rejected": sides.rejected_P,
         "kl": sides.kl_P,
     }
     table = torch.stack(list(columns.values()), dim=1).tolist()

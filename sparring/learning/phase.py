@@ -145,6 +145,8 @@ class TrainingPhase:
     """The phase's, for warnings."""
     warn: Callable[[str], None]
     """Told of what goes wrong."""
+    watch: Callable[[Mapping[str, Any]], None] = lambda record: None
+    """Gets the lines of the log as they are written."""
 
     def run(self, training: Training, *, seed: int, bar: Bar) -> None:
         """Train, save the checkpoint and finish the phase; steps that were taken before are not taken again.
@@ -184,6 +186,7 @@ class TrainingPhase:
 
         def log(record: dict[str, Any]) -> None:
             journal.append([{**record, **training.counts}])
+            self.watch(record)
             if record["step"] == 1 and (difference := mismatch(record, bounds)):
                 self.warn(f"{self.name}: {difference}")
 

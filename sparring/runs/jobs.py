@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sparring.core.convert import to_dict
 from sparring.methods.table import METHODS
 from sparring.runs.phase_runner import PhaseRunner
+from sparring.runs.seeds import digest
 from sparring.runs.session import Session
+from sparring.runs.trackers import FOLDER, Tracked, Trackers
+from sparring.runs.tracking import Tracking
 
 if TYPE_CHECKING:
     from sparring.core.folder import Run
@@ -43,7 +48,23 @@ def do_job(job: Job, recipe: Recipe, run: Run, world: World, engines: Engines, p
     engine, method = engines.of(arm.config), METHODS[arm.method]
     engine.hold(method.num_agents)
     runner = PhaseRunner(run, world, arm.config, arm=job.arm, seed=job.seed, progress=progress, engine=engine)
-    session = Session(runner)
-    last = method.run(session)
-    for split, tasks in world.also.items():
-        session.evaluate_on(last, split, tasks)
+    with _trackers(job, recipe, run, runner.warn) as trackers:
+        runner.tracking = Tracking(arm.config, trackers)
+        session = Session(runner)
+        last = method.run(session)
+        for split, tasks in world.also.items():
+            session.evaluate_on(last, split, tasks)
+
+
+def _trackers(job: Job, recipe: Recipe, run: Run, warn: Callable[[str], None]) -> Trackers:
+    """Start the trackers of a job."""
+    arm, folder = recipe.arms[job.arm], run.folder.absolute()
+    tracked = Tracked(
+        project=arm.config.run.project or recipe.name,
+        group=folder.name,
+        name=f"{job.arm}-seed-{job.seed}",
+        id=digest(str(folder), job.arm, job.seed),
+        config={"method": arm.method, "seed": job.seed, **to_dict(arm.config)},
+        folder=folder / FOLDER,
+    )
+    return Trackers(arm.config.run.tracker, tracked, warn)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparring.analysis.preferences import summarise
 from sparring.core.phases import TRAJECTORIES, Phase
 from sparring.core.records import pair_to_json, pairs_from_json, trajectory_to_json
 from sparring.core.types import PreferencePair, Trajectory
@@ -42,6 +43,8 @@ class Judging:
     def __init__(self, runner: PhaseRunner) -> None:
         self._runner, self._config = runner, runner.config.prefer
         self._known: Preferences | None = None
+        self._start: list[dict[str, Any]] = []
+        """The first judgements, which trackers compare with."""
 
     def preferences(self) -> Preferences:
         """Return what the files held when the run first read them: arms that name the same files share that phase."""
@@ -76,6 +79,10 @@ class Judging:
                 phase.journal(JUDGEMENTS).replace(records)
                 left_out = len(data.held_out) + len(data.held_out_conversations) - len(records)
                 phase.finish({"pairs": len(pairs), "conversations": len(talks), "overflows": left_out})
+                self._start = self._start or records
+                self._runner.tracking.judged(agent.name, name, summarise(records, self._start)["means"])
+        elif sides:
+            self._start = self._start or phase.journal(JUDGEMENTS).read()
         drop_state(phase)
 
     def _score(self, agent: Agent, sides: Sequence[Trajectory], phase: Phase) -> dict[str, list[float]]:

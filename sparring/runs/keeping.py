@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from sparring.core.convert import check_values
 from sparring.core.phases import CHECKPOINT, Phase
-from sparring.core.ranges import ADJUSTABLE
+from sparring.core.ranges import ADJUSTABLE, Name
 from sparring.learning.phase import MOMENTS
 
 
@@ -20,6 +20,12 @@ class RunConfig:
     keep: Annotated[Literal["all", "evaluated", "last"], ADJUSTABLE] = "evaluated"
     """Checkpoints that stay once the next round has trained on from them. `evaluated`: of agents that played the
     held-out tasks in that round. `last`: none. An agent's last checkpoint and the agents' start always stay."""
+
+    tracker: Annotated[tuple[Name, ...], ADJUSTABLE] = ()
+    """Experiment trackers that are told how it goes: `wandb`, `trackio`, `tensorboard`, `mlflow`, or one of your own as
+    `package.module:Class` (docs/trackers.md). The run's own files are written whether there are any or not."""
+    project: Annotated[Name | None, ADJUSTABLE] = None
+    """What trackers call the project; none: the recipe's name."""
 
     def __post_init__(self) -> None:
         check_values(self)

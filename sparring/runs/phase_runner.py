@@ -32,6 +32,7 @@ from sparring.rollouts.loop import count_lanes
 from sparring.rollouts.stage import Part, Stage, played
 from sparring.runs.engines import is_served, make_engine
 from sparring.runs.seeds import derive_seed, digest
+from sparring.runs.tracking import Tracking
 from sparring.runs.world import World
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class PhaseRunner:
         self.run, self.world, self.config = run, world, config
         self.arm, self.seed, self.progress = arm, seed, progress
         self._engine = engine
+        self.tracking = Tracking(config)
+        """Told how it goes; it tells nobody unless `do_job` gives it trackers."""
         self._is_served = is_served(config)
         self._plays_together = self._is_served and config.lora.rank is not None
         """A server has both agents' adapters, and takes their episodes into one batch."""
@@ -139,7 +142,11 @@ class PhaseRunner:
             num = sum(len(part.specs) for _, part in batch)
             with self.timed(name), self.progress.phase(self.title(name), total=num) as bar:
                 self._stage.play_phases([part for _, part in batch], bar.advance)
-        return [(played(part.phase, part.specs), new) for part, new in zip(parts, is_new, strict=True)]
+        found = [(played(part.phase, part.specs), new) for part, new in zip(parts, is_new, strict=True)]
+        for playing, (trajectories, new) in zip(playings, found, strict=True):
+            if new:
+                self.tracking.played(playing.agent.name, playing.name, trajectories)
+        return found
 
     def _playing_phase(self, playing: Playing, temperature: float, keep_logprobs: bool) -> Phase:
         """Return where an agent's episodes are written; other arms share those of an agent at its start."""
@@ -197,13 +204,15 @@ class PhaseRunner:
                 drop_state(phase)  # which stays if the run was killed as the phase was finished
             else:
                 self._train(agent, name, training, phase)
+        self.tracking.trained(phase.result()["steps"])
         checkpoint = str(phase.path / CHECKPOINT)
         return Agent(name=agent.name, checkpoint=checkpoint, lineage=digest(agent.lineage, self.arm, name))
 
     def _train(self, agent: Agent, name: str, training: Training, phase: Phase) -> None:
         with self.timed(name), self.progress.phase(self.title(name)) as bar:
             learner, chat = self.learner(agent)
-            work = TrainingPhase(learner=learner, chat=chat, phase=phase, name=name, warn=self.warn)
+            watch = self.tracking.training(agent.name, name, training)
+            work = TrainingPhase(learner=learner, chat=chat, phase=phase, name=name, warn=self.warn, watch=watch)
             try:
                 work.run(training, seed=derive_seed(self.seed, name), bar=bar)
             except BaseException:

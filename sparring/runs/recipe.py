@@ -26,6 +26,7 @@ from sparring.runs.memory_check import check_memory
 from sparring.runs.ranks import check_ranks, led
 from sparring.runs.results import collect_results
 from sparring.runs.side_by_side import do_side_by_side, on_this_machine
+from sparring.runs.trackers import check_trackers
 from sparring.runs.world import build_world, choose_further, choose_tasks
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def run_recipe(
     config = recipe.shared_config()
     models = _check_models(recipe)
     _check_jobs(recipe, num_jobs)
+    check_trackers(name for arm in recipe.arms.values() for name in arm.config.run.tracker)
     check_memory(recipe, progress, 1 if num_jobs == "ray" else num_jobs)
     benchmark = config.env.load()
     tasks = choose_tasks(config, benchmark)
