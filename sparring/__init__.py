@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from sparring.data.pairs import PairConfig, expert_pairs, failure_pairs, target_pairs
     from sparring.envs.base import Benchmark, Env, EnvConfig, EnvStep, load_benchmark, select_tasks
     from sparring.envs.pool import EnvPool
+    from sparring.methods.base import Agent, Session
+    from sparring.methods.partners import PartnerKind
+    from sparring.methods.table import Method
     from sparring.models.loading import ModelConfig, load_model
     from sparring.policies.base import Episode, Policy, Reply
     from sparring.policies.completions import OpenAIConfig
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agent",
     "Benchmark",
     "Chat",
     "ChatConfig",
@@ -44,12 +48,14 @@ __all__ = [
     "Episode",
     "EpisodeSpec",
     "LocalPolicy",
+    "Method",
     "ModelConfig",
     "ModelError",
     "OpenAIConfig",
     "OpenAIPolicy",
     "PairConfig",
     "PairKind",
+    "PartnerKind",
     "Policy",
     "PreferencePair",
     "RandomPolicy",
@@ -57,6 +63,7 @@ __all__ = [
     "Reply",
     "RolloutConfig",
     "ScriptedPolicy",
+    "Session",
     "SparringError",
     "StopReason",
     "Summary",
@@ -82,6 +89,9 @@ _HOMES: Mapping[str, tuple[str, ...]] = {
     "data.pairs": ("PairConfig", "expert_pairs", "failure_pairs", "target_pairs"),
     "envs.base": ("Benchmark", "Env", "EnvConfig", "EnvStep", "load_benchmark", "select_tasks"),
     "envs.pool": ("EnvPool",),
+    "methods.base": ("Agent", "Session"),
+    "methods.partners": ("PartnerKind",),
+    "methods.table": ("Method",),
     "models.loading": ("ModelConfig", "load_model"),
     "policies.base": ("Episode", "Policy", "Reply"),
     "policies.completions": ("OpenAIConfig",),

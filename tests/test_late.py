@@ -163,5 +163,5 @@ def test_a_scripted_partner_has_no_weights(model_folder: Path) -> None:
     for partner, key in (({"checkpoint": "x"}, "checkpoint"), ({"evaluate": True}, "evaluate")):
         with pytest.raises(ConfigError, match=rf"partner\.{key}: a scripted partner has no weights"):
             make_recipe(model_folder, "coevolving_agents", partner={"kind": "scripted", **partner})
-    with pytest.raises(ConfigError, match=r"late\.num: a scripted partner does not play on"):
+    with pytest.raises(ConfigError, match=r"late\.num: a scripted partner has no weights"):
         make_recipe(model_folder, "coevolving_agents", partner={"kind": "scripted"}, late={"num": 2})

@@ -142,6 +142,8 @@ def describe(kind: Any, rules: Sequence[Any] = ()) -> str:
         return f"a list, each item {describe(args[0])}" if args[-1] is Ellipsis else f"a list of {len(args)}"
     if origin is dict:
         return "a table of keys"
+    if any(isinstance(rule, Text) and rule.is_reference for rule in (*rules, *more)):
+        return "package.module:name"
     bounds = [f" {rule}" for rule in (*rules, *more) if isinstance(rule, Range)]
     return _NAMES.get(kind, getattr(kind, "__name__", str(kind))) + ",".join(bounds)
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -57,6 +58,8 @@ class Text:
     at_most: int = MAX_TEXT
     """Characters; of a path, bytes."""
     is_path: bool = False
+    is_reference: bool = False
+    """It is `package.module:name`."""
 
     def problem(self, text: str) -> str:
         """Say what is wrong with a text, without showing it: `with a NUL character`; empty: nothing."""
@@ -64,6 +67,8 @@ class Text:
             return "with a NUL character"
         if any("\ud800" <= character <= "\udfff" for character in text):
             return "with a lone surrogate, which is no character"
+        if self.is_reference and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", text):
+            return "that is not package.module:name"
         unit, size = ("bytes", len(text.encode())) if self.is_path else ("characters", len(text))
         if size > self.at_most:
             return f"of {size} {unit}, where at most {self.at_most} are taken"

@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from sparring.core.convert import check_values
+from sparring.core.errors import ConfigError
 from sparring.core.filters import actions, by_task, dedupe, failures, successes, usable
 from sparring.core.ranges import Count, CountOrZero, Share, ShareBelowOne
+from sparring.core.references import Reference, resolve_function
 from sparring.core.types import PairKind, PreferencePair, Trajectory
 
 ROUNDING = 1e-9
@@ -41,12 +43,62 @@ class PairConfig:
     """A reward of at least one minus this is a success."""
     min_partner_reward: Share = 0.0
     """What the partner plays below it makes no pairs for the target agent (the paper's hard negatives: 0.6 to 0.8)."""
+    rule: Literal["paper"] | Reference = "paper"
+    """Which pairs the target agent learns from: those of the method's paper, or of your own rule,
+    `package.module:function` (ETO, Co-Evolving Agents; docs/extending.md)."""
     num_pairs: Count | None = None
     """Draw this many of the target's pairs each round (all where there are fewer), so that methods can be compared at
     equal numbers; none: all."""
 
     def __post_init__(self) -> None:
         check_values(self)
+
+
+class PairRule(Protocol):
+    """Says which pairs the target agent learns from in a round; named by `pairs.rule`."""
+
+    def __call__(
+        self,
+        experts: Sequence[Trajectory],
+        target: Sequence[Trajectory],
+        partner: Sequence[Trajectory],
+        config: PairConfig,
+        /,
+    ) -> Sequence[PreferencePair]:
+        """Pair trajectories.
+
+        Args:
+            experts: the experts' trajectories of training tasks.
+            target: what the target agent played in the round, broken episodes included.
+            partner: what its partner played; empty where it has none.
+            config: the section `pairs`.
+        """
+        ...
+
+
+def choose_rule(config: PairConfig, paper: PairRule) -> PairRule:
+    """Return the rule that `pairs.rule` names; `paper` is the method's own.
+
+    Raises:
+        ConfigError: the user's can't be imported.
+    """
+    if config.rule == "paper":
+        return paper
+    own = resolve_function(config.rule, key="pairs.rule")
+    return lambda *arguments: check_pairs(own(*arguments), f"pairs.rule: {config.rule}")
+
+
+def check_pairs(found: Any, where: str) -> list[PreferencePair]:
+    """Return what a user's function gave, if it is preference pairs.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    pairs = list(found) if isinstance(found, Iterable) else [found]
+    odd = [pair for pair in pairs if not isinstance(pair, PreferencePair)]
+    if odd:
+        raise ConfigError(f"{where} gives a {type(odd[0]).__name__}, where PreferencePairs are expected.")
+    return pairs
 
 
 def rejected_turns(num_chosen: int, num_rejected: int, max_extra_turns: int | None) -> int:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sparring.core.convert import check_values
+from sparring.core.errors import ConfigError
 from sparring.core.ranges import Range, Weight
+from sparring.core.references import Reference, resolve_function
 from sparring.core.types import PairKind
 from sparring.data.batches import Edge, Group, num_action_tokens, turn_offsets
 from sparring.engines.base import Metrics
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
 class LossConfig:
     """The target agent's loss (Eq. 9) and its documented variants."""
 
-    variant: Literal["dpo", "ipo", "dpop"] = "dpo"
-    """Preference term: Eq. 7 of the paper, or IPO or DPOP, which resist likelihood displacement."""
+    variant: Literal["dpo", "ipo", "dpop"] | Reference = "dpo"
+    """Preference term: Eq. 7 of the paper, or IPO or DPOP, which resist likelihood displacement; or one of yours,
+    `package.module:function` (docs/extending.md)."""
     beta: Annotated[float, Range(above=0, at_most=1000)] = 0.1
     """Strength of the pull towards the reference; IPO's τ."""
     length_normalise: bool = False
@@ -160,7 +163,25 @@ class PreferenceObjective:
             return losses.ipo_loss(*arguments)
         if self.config.variant == "dpop":
             return losses.dpop_loss(*arguments, self.config.dpop_lambda)
-        return losses.dpo_loss(*arguments)
+        if self.config.variant == "dpo":
+            return losses.dpo_loss(*arguments)
+        return _own_loss(self.config.variant, arguments)
+
+
+def _own_loss(reference: str, arguments: tuple[Any, ...]) -> Tensor:
+    """Compute a user's preference term.
+
+    Raises:
+        ConfigError: it can't be imported, or gives anything but one number a pair.
+    """
+    import torch
+
+    loss_P = resolve_function(reference, key="loss.variant")(*arguments)
+    chosen_P = arguments[0]
+    if not isinstance(loss_P, torch.Tensor) or loss_P.shape != chosen_P.shape:
+        found = f"a tensor of shape {list(loss_P.shape)}" if isinstance(loss_P, torch.Tensor) else type(loss_P).__name__
+        raise ConfigError(f"loss.variant: {reference} gives {found}, not one loss for each of {len(chosen_P)} pairs.")
+    return loss_P
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from sparring.data.pivots import PivotConfig
     from sparring.data.preferences import Preferences
     from sparring.learning.objectives import LossConfig
-    from sparring.methods.coevolving_agents import FailConfig, PartnerConfig
+    from sparring.methods.coevolving_agents import FailConfig
     from sparring.methods.grpo import GrpoConfig
     from sparring.methods.ipr import IprConfig
     from sparring.methods.loop import EtoConfig, LoopConfig
+    from sparring.methods.partners import PartnerConfig
     from sparring.methods.ppo import PpoConfig
     from sparring.methods.prefer import PreferConfig
     from sparring.methods.rft import RftConfig

@@ -11,44 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from sparring.core.convert import check_values
-from sparring.core.errors import ConfigError
-from sparring.core.ranges import Count, LearningRate, Place
-from sparring.core.types import PairKind, PreferencePair, Task, Trajectory
-from sparring.data.late import LateStart, late_failure_pairs
-from sparring.data.pairs import adopt_successes, expert_pairs, failure_pairs, target_pairs
+from sparring.core.ranges import Count
+from sparring.core.types import Task, Trajectory
+from sparring.data.pairs import adopt_successes, choose_rule, target_pairs
 from sparring.methods.base import Agent, Session
 from sparring.methods.late import late_pairs, play_late
 from sparring.methods.loop import eto_loss, is_evaluation_due
-from sparring.methods.mistakes import play_mistakes
+from sparring.methods.partners import PartnerKind, find_partner
 from sparring.methods.pivots import play_pivots
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartnerConfig:
-    """The target agent's partner in Co-Evolving Agents."""
-
-    kind: Literal["failure", "frozen", "positive", "scripted"] = "failure"
-    """`failure`: learns to fail ever closer to success (the paper). Ablations: `frozen` stays at its SFT weights;
-    `positive` learns to succeed, as a second target agent; `scripted` is no agent, but experts' episodes with one wrong
-    action near their end."""
-    start: Literal["independent", "shared"] = "independent"
-    """`independent`: an SFT of its own, with another seed (paper). `shared`: the target's SFT weights, cheaper."""
-    checkpoint: Place | None = None
-    """Start at this agent instead: a folder, for instance of a failure agent that learnt in another run or world."""
-    lr: LearningRate | None = None
-    """The partner's learning rate in preference learning; none: the target's, `dpo.lr`."""
-    evaluate: bool = False
-    """Play the held-out tasks with the partner too, each round: for the analysis alone."""
-
-    def __post_init__(self) -> None:
-        """Refuse what a partner without weights can't do."""
-        check_values(self)
-        if self.kind == "scripted" and (self.checkpoint is not None or self.evaluate):
-            key = "evaluate" if self.checkpoint is None else "checkpoint"
-            raise ConfigError(f"partner.{key}: a scripted partner has no weights. Leave it out.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +39,7 @@ class FailConfig:
 
 
 def coevolving_agents(session: Session) -> Agent:
-    """Run the co-evolving loop; `partner.kind` names the ablations."""
+    """Run the co-evolving loop; `partner.kind` names the partner (`methods.partners`), the failure agent or another."""
     config, duo, experts = session.config, start(session), session.experts
     evaluate(session, duo, 0)
 
@@ -82,6 +56,7 @@ def coevolving_agents(session: Session) -> Agent:
 class Duo:
     """The two agents as they stand, and as they started."""
 
+    kind: PartnerKind
     target: Agent
     partner: Agent
     target_start: Agent
@@ -92,20 +67,21 @@ def start(session: Session) -> Duo:
     """Let both imitate the experts; the partner with another seed, or it starts as the target or as `partner` says."""
     target = session.imitate("target")
     config = session.config.partner
+    kind = find_partner(config.kind)
     if config.checkpoint is not None:
         partner = session.adopt("partner", config.checkpoint)
     else:
-        is_copy = config.start == "shared" or config.kind == "scripted"
+        is_copy = config.start == "shared" or kind.plays is not None
         partner = replace(target, name="partner") if is_copy else session.imitate("partner")
-    return Duo(target=target, partner=partner, target_start=target, partner_start=partner)
+    return Duo(kind=kind, target=target, partner=partner, target_start=target, partner_start=partner)
 
 
 def play(
     session: Session, duo: Duo, experts: Sequence[Trajectory], number: int, *, tasks: Sequence[Task]
 ) -> tuple[list[Trajectory], list[Trajectory]]:
-    """Let both play a round's tasks; a scripted partner makes experts' mistakes."""
-    if session.config.partner.kind == "scripted":
-        return session.rollout(duo.target, number, tasks=tasks), play_mistakes(session, experts, tasks, number)
+    """Let both play a round's tasks, or the target agent and what plays in the partner's place."""
+    if duo.kind.plays is not None:
+        return session.rollout(duo.target, number, tasks=tasks), duo.kind.plays(session, experts, tasks, number)
     f_tgt, f_fail = session.rollouts([duo.target, duo.partner], number, tasks=tasks)
     return f_tgt, f_fail
 
@@ -128,50 +104,27 @@ def improve(
 ) -> Duo:
     """Update the failure agent, then the target: one round of the paper's algorithm after its rollouts."""
     config, restart = session.config, session.config.loop.restart
-    partner = duo.partner
+    partner, kind = duo.partner, duo.kind
 
     late = play_late(session, partner, experts, tasks, number)
-    d_fail = partner_pairs(session, experts, f_tgt, f_fail, late)  # Eq. 6
+    d_fail = list(kind.learns(session, experts, f_tgt, f_fail, late)) if kind.learns else []  # Eq. 6
     if len(d_fail) >= config.fail.min_pairs:
         learner = duo.partner_start if restart else partner
         partner = session.prefer(learner, d_fail, number, loss=eto_loss(config))  # Eq. 7
-    elif config.partner.kind in ("failure", "positive"):
+    elif kind.learns:
         session.warn(f"round {number}: {len(d_fail)} pairs for the partner, fewer than fail.min_pairs: it rests.")
     if config.loop.refresh_failure_rollouts:
-        if config.partner.kind == "scripted":
-            f_fail = play_mistakes(session, experts, tasks, number, is_refreshed=True)
+        if kind.plays is not None:
+            f_fail = kind.plays(session, experts, tasks, number, is_refreshed=True)
         else:
             f_fail = session.rollout(partner, number, tasks=tasks, is_refreshed=True)
 
-    d_tgt = target_pairs(experts, f_tgt, f_fail, config.pairs, pair_scope=config.fail.pair_scope)  # Eq. 8
+    rule = choose_rule(config.pairs, partial(target_pairs, pair_scope=config.fail.pair_scope))
+    d_tgt = list(rule(experts, f_tgt, f_fail, config.pairs))  # Eq. 8
     d_tgt = [*d_tgt, *late_pairs(session, duo.target, late, number)]
     d_tgt = [*d_tgt, *play_pivots(session, duo.target, experts, f_tgt, f_fail, number)]
     target = session.prefer(duo.target_start if restart else duo.target, d_tgt, number)  # Eq. 9
     return replace(duo, target=target, partner=partner)
-
-
-def partner_pairs(
-    session: Session,
-    experts: Sequence[Trajectory],
-    f_tgt: Sequence[Trajectory],
-    f_fail: Sequence[Trajectory],
-    late: Sequence[LateStart] = (),
-) -> list[PreferencePair]:
-    """Return what the partner learns from: its kind is the ablation.
-
-    `failure`: failure-failure pairs of both agents, D_fail (Eq. 6), and those of its own that share a late start.
-    `positive`: expert over own trajectory, like ETO's agent. `frozen`: nothing, so that no more than a second sampler
-    remains. `scripted`: nothing, since there is no agent.
-    """
-    config = session.config
-    match config.partner.kind:
-        case "failure":
-            d_fail = failure_pairs(f_tgt, f_fail, config.pairs, pair_scope=config.fail.pair_scope)
-            return [*d_fail, *late_failure_pairs(late, config.pairs)]
-        case "positive":
-            return expert_pairs(experts, f_fail, PairKind.EXPERT_PARTNER, config.pairs)
-        case "frozen" | "scripted":
-            return []
 
 
 def evaluate(session: Session, duo: Duo, number: int) -> None:

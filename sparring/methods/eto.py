@@ -5,8 +5,10 @@ Source: arXiv 2403.02502 (Song et al.).
 
 from __future__ import annotations
 
-from sparring.core.types import PairKind
-from sparring.data.pairs import adopt_successes, expert_pairs
+from collections.abc import Sequence
+
+from sparring.core.types import PairKind, PreferencePair, Trajectory
+from sparring.data.pairs import PairConfig, adopt_successes, choose_rule, expert_pairs
 from sparring.methods.base import Agent, Session
 from sparring.methods.loop import eto_loss, is_evaluation_due
 from sparring.methods.pivots import play_pivots
@@ -23,10 +25,17 @@ def eto(session: Session) -> Agent:
         explored = session.rollout(target, number)
         if config.loop.adopt_successes:
             experts = adopt_successes(experts, explored, config.pairs.success_eps)
-        pairs = expert_pairs(experts, explored, PairKind.EXPERT_TARGET, config.pairs)
+        pairs = choose_rule(config.pairs, paper)(experts, explored, (), config.pairs)
         pairs = [*pairs, *play_pivots(session, target, experts, explored, (), number)]
         learner = start if config.loop.restart else target
         target = session.prefer(learner, pairs, number, loss=eto_loss(config))
         if is_evaluation_due(config.loop, number):
             session.evaluate(target, number)
     return target
+
+
+def paper(
+    experts: Sequence[Trajectory], target: Sequence[Trajectory], _: Sequence[Trajectory], config: PairConfig
+) -> list[PreferencePair]:
+    """Pair the experts with what the agent explored: ETO's rule."""
+    return expert_pairs(experts, target, PairKind.EXPERT_TARGET, config)

@@ -1,10 +1,16 @@
-"""The known methods by the names that recipes give them. A new method is a file of its own, and a line here."""
+"""The known methods by the names that recipes give them, and a user's own by `package.module:name`.
+
+A new method of Sparring's is a file of its own, and a line here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from sparring.core.convert import convert, suggest
+from sparring.core.errors import ConfigError, quote
+from sparring.core.references import Reference, resolve, short_name
 from sparring.methods.base import Agent, Session
 from sparring.methods.coevolve import coevolve
 from sparring.methods.coevolving_agents import coevolving_agents
@@ -74,3 +80,28 @@ METHODS: Mapping[str, Method] = {
         has_initial_tasks=True,
     ),
 }
+
+
+def find_method(name: str, *, where: str = "") -> Method:
+    """Return a known method, or a user's: a function of a session, or a `Method`, named by `package.module:name`.
+
+    Args:
+        name: as a recipe gives it.
+        where: put before messages.
+
+    Raises:
+        ConfigError: there is none of that name, or it can't be imported.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if ":" not in name:
+        hint = f"{suggest(name, METHODS)} One of yours: package.module:function."
+        raise ConfigError(f"{where}method: unknown method {quote(name)}. {hint}")
+    convert(name, Reference, where=f"{where}method")
+    found = resolve(name, key=f"{where}method")
+    if isinstance(found, Method):
+        return found
+    if not callable(found):
+        raise ConfigError(f"{where}method: {name!r} is a {type(found).__name__}, not a function of a session.")
+    run: Callable[[Session], Agent] = found
+    return Method(run=run, label=short_name(name))

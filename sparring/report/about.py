@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparring.core.references import short_name
 from sparring.report.folder import Cost, Costs
 from sparring.report.text import broken_lines, odd_reward_lines
 from sparring.report.view import ArmResults, Results
@@ -100,13 +101,17 @@ def notes(results: Results, config: Mapping[str, Any]) -> list[str]:
     labels: dict[str, list[str]] = {}
     for arm in trained:
         own = arms.get(arm.name, {})
-        parts = [f"{str(_get(own, 'loss.variant') or 'dpo').upper()} loss"]
+        parts = [f"{_loss_name(str(_get(own, 'loss.variant') or 'dpo'))} loss"]
         parts += [f"{symbol} {value:g}" for symbol, value in _numbers(own)]
         labels.setdefault(", ".join(parts), []).append(arm.label)
     found += [f"{', '.join(those)}: {what}." for what, those in labels.items()]
     over, by = ("seeds and tasks both", "seed and task") if results.num_seeds > 1 else ("tasks", "task")
     found.append(f"Intervals are 95 % percentile bootstrap intervals over {over}; differences are paired by {by}.")
     return found + broken_lines(results) + odd_reward_lines(results)
+
+
+def _loss_name(variant: str) -> str:
+    return short_name(variant) if ":" in variant else variant.upper()
 
 
 def _numbers(own: Mapping[str, Any]) -> list[tuple[str, float]]:

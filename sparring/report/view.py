@@ -15,6 +15,7 @@ from typing import Any
 from sparring.analysis.statistics import Rewards, SeedRewards
 from sparring.core.errors import DataError, quote
 from sparring.core.journal import read_object
+from sparring.core.references import short_name
 from sparring.core.text import printable
 
 PARTNER_NAMES: Mapping[str, str] = {
@@ -150,7 +151,8 @@ class ArmResults:
 
     def agent_name(self, agent: str) -> str:
         """Return what readers call the agent."""
-        names = {"target": "target agent", "partner": PARTNER_NAMES.get(self.partner, "partner")}
+        own = f"{short_name(self.partner)} partner" if ":" in self.partner else "partner"
+        names = {"target": "target agent", "partner": PARTNER_NAMES.get(self.partner, printable(own))}
         return names.get(agent, agent)
 
     def rounds(self, agent: str = "target") -> list[int]:

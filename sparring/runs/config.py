@@ -23,14 +23,15 @@ from sparring.engines.config import EngineConfig
 from sparring.envs.base import EnvConfig
 from sparring.learning.objectives import LossConfig
 from sparring.learning.trainer import RlConfig, TrainConfig
-from sparring.methods.coevolving_agents import FailConfig, PartnerConfig
+from sparring.methods.coevolving_agents import FailConfig
 from sparring.methods.grpo import GrpoConfig
 from sparring.methods.ipr import IprConfig
 from sparring.methods.loop import EtoConfig, LoopConfig
+from sparring.methods.partners import PartnerConfig
 from sparring.methods.ppo import PpoConfig
 from sparring.methods.prefer import PreferConfig
 from sparring.methods.rft import RftConfig
-from sparring.methods.table import METHODS
+from sparring.methods.table import find_method
 from sparring.models.loading import ModelConfig
 from sparring.models.lora import LoraConfig
 from sparring.policies.completions import OpenAIConfig
@@ -166,7 +167,7 @@ class Arm:
 
     method: str
     """`zero_shot`, `sft`, `rft`, `eto`, `ipr`, `coevolving_agents`, `ppo`, `grpo`, `coevolve`,
-    `coevolving_agents_and_tasks`, `prefer`."""
+    `coevolving_agents_and_tasks`, `prefer`; or one of yours, `package.module:function` (docs/extending.md)."""
     label: str
     """The name that tables and figures show."""
     config: Config
@@ -174,19 +175,19 @@ class Arm:
     @property
     def makes_tasks(self) -> bool:
         """Whether the method makes new tasks, which the world must have a part in."""
-        return METHODS[self.method].makes_tasks and self.config.synthesis.kind != "replay"
+        return find_method(self.method).makes_tasks and self.config.synthesis.kind != "replay"
 
     @property
     def needs_experts(self) -> bool:
         """Whether it shows experts' episodes or learns from them."""
-        method = METHODS[self.method]
+        method = find_method(self.method)
         starts_at_base = method.may_start_at_base and self.config.grpo.start == "base"
         return self.config.chat.num_examples > 0 or (method.trains and method.needs_world and not starts_at_base)
 
     @property
     def explores(self) -> bool:
         """Whether its first tasks are made by exploring, for which the world must have a part, too."""
-        return METHODS[self.method].has_initial_tasks and self.config.bootstrap.num > 0
+        return find_method(self.method).has_initial_tasks and self.config.bootstrap.num > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparring.core.convert import to_dict
-from sparring.methods.table import METHODS
+from sparring.methods.table import find_method
 from sparring.runs.phase_runner import PhaseRunner
 from sparring.runs.seeds import digest
 from sparring.runs.session import Session
@@ -45,7 +45,7 @@ def do_job(job: Job, recipe: Recipe, run: Run, world: World, engines: Engines, p
         SparringError: whatever the user can mend; nothing that was finished is lost.
     """
     arm = recipe.arms[job.arm]
-    engine, method = engines.of(arm.config), METHODS[arm.method]
+    engine, method = engines.of(arm.config), find_method(arm.method)
     engine.hold(method.num_agents)
     runner = PhaseRunner(run, world, arm.config, arm=job.arm, seed=job.seed, progress=progress, engine=engine)
     with _trackers(job, recipe, run, runner.warn) as trackers:

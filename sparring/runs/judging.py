@@ -15,7 +15,7 @@ from sparring.learning.advantages import score
 from sparring.learning.phase import SCORES, Encoder, drop_state
 from sparring.learning.trainer import compute_of
 from sparring.methods.base import Agent
-from sparring.methods.table import METHODS
+from sparring.methods.table import find_method
 from sparring.runs.phase_runner import PhaseRunner
 from sparring.runs.seeds import digest
 
@@ -33,7 +33,7 @@ def check_files(recipe: Recipe) -> None:
     Raises:
         DataError: one is missing or malformed; the message names path, line and field.
     """
-    for config in {arm.config.prefer: None for arm in recipe.arms.values() if not METHODS[arm.method].needs_world}:
+    for config in {arm.config.prefer: None for arm in recipe.arms.values() if not find_method(arm.method).needs_world}:
         _read(config)
 
 

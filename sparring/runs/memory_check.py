@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparring.core.errors import ConfigError
-from sparring.methods.table import METHODS
+from sparring.methods.table import find_method
 from sparring.runs.ranks import ranks_here
 from sparring.runs.side_by_side import gpus_of
 
@@ -77,7 +77,7 @@ def estimate_of(arm: Arm, num_ranks: int = 1) -> Estimate | None:
     from sparring.models.loading import is_bfloat16, resolve_device, resolve_model
     from sparring.models.memory import Demand, estimate
 
-    config, method = arm.config, METHODS[arm.method]
+    config, method = arm.config, find_method(arm.method)
     model = base_of(config.model)
     if not method.trains or model.trust_remote_code or config.engine.kind == "tinker":
         return None

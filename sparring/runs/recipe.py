@@ -17,7 +17,7 @@ from sparring.envs.base import Benchmark
 from sparring.envs.measures import missing_measures
 from sparring.envs.pool import EnvPool
 from sparring.envs.synthesis import exploration_of, synthesis_of
-from sparring.methods.table import METHODS
+from sparring.methods.table import find_method
 from sparring.runs.base_models import check_base_models
 from sparring.runs.engines import Engines
 from sparring.runs.jobs import do_job, list_jobs
@@ -150,9 +150,9 @@ def _check_models(recipe: Recipe) -> dict[str, str]:
         trusts_code = arm.config.model.trust_remote_code
         models[arm.config.model.path] = path = resolve_model(arm.config.model.path, trusts_code=trusts_code)
         check_room(path, arm.config.chat.max_context, trusts_code=trusts_code)
-        check_start(arm.config.model, arm.config.lora, trains=METHODS[arm.method].trains)
+        check_start(arm.config.model, arm.config.lora, trains=find_method(arm.method).trains)
         adopted = arm.config.partner.checkpoint
-        if adopted is not None and METHODS[arm.method].has_partner:
+        if adopted is not None and find_method(arm.method).has_partner:
             check_checkpoint(adopted)
             models[adopted] = path = resolve_model(adopted, trusts_code=trusts_code)
             check_room(path, arm.config.chat.max_context, trusts_code=trusts_code)

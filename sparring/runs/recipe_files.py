@@ -13,10 +13,12 @@ from sparring.core.convert import convert, from_dict, suggest
 from sparring.core.errors import ConfigError, DataError, quote
 from sparring.core.journal import read_json
 from sparring.core.ranges import Name, Seed
+from sparring.core.references import resolve_function, short_name
 from sparring.data.chat import ChatConfig
 from sparring.envs.base import EnvConfig
 from sparring.envs.nowhere import NOWHERE
-from sparring.methods.table import METHODS
+from sparring.methods.partners import find_partner
+from sparring.methods.table import METHODS, find_method
 from sparring.policies.vllm.config import TAKE_ADAPTERS, check_servers
 from sparring.runs.config import Arm, Config, PlayConfig, Recipe, check_room
 from sparring.runs.tinker_checks import check_tinker
@@ -82,7 +84,7 @@ def recipe_from_dict(
         if "method" not in values:
             raise ConfigError(f'{source}: names no method. Add `method = "eto"` at the top, or tables [arms.NAME].')
         method = convert(values["method"], Name, where=f"{source}: method")
-        tables = {method: {"method": method, "label": values.get("label")}}
+        tables = {short_name(method): {"method": method, "label": values.get("label")}}
         prefix = ""
     elif misplaced := [key for key in ("method", "label") if key in values]:
         raise ConfigError(f"{source}: {misplaced[0]!r} at the top and tables [arms.…] exclude each other.")
@@ -189,9 +191,8 @@ def _arm(base: Mapping[str, Any], table: Any, overrides: Mapping[str, Any], *, s
     if "method" not in table:
         raise ConfigError(f"{source}: {prefix}method is missing. Methods: {', '.join(METHODS)}.")
     method = convert(table["method"], Name, where=f"{source}: {prefix}method")
-    if method not in METHODS:
-        raise ConfigError(f"{source}: {prefix}method: unknown method {quote(method)}. {suggest(method, METHODS)}")
-    label = convert(table.get("label") or METHODS[method].label, Name, where=f"{source}: {prefix}label")
+    known = find_method(method, where=f"{source}: {prefix}")
+    label = convert(table.get("label") or known.label, Name, where=f"{source}: {prefix}label")
     own = {key: value for key, value in table.items() if key not in ("method", "label")}
     _check_keys(own, ("method", "label"), source, prefix)
     typed = _nest(overrides)
@@ -208,7 +209,7 @@ def _beneath(method: str, layers: Sequence[Mapping[str, Any]]) -> Config:
     So a key that is given anywhere wins over the preset, wherever the preset is named. Without a world nothing stands
     before what a file says, and all of an answer counts.
     """
-    if not METHODS[method].needs_world:
+    if not find_method(method).needs_world:
         return Config(env=EnvConfig(id=NOWHERE), chat=ChatConfig(format="code", instruction=""))
     name: Any = SynthesisConfig().preset
     for layer in layers:
@@ -220,24 +221,21 @@ def _beneath(method: str, layers: Sequence[Mapping[str, Any]]) -> Config:
 
 def _check_arm(arm: Arm, where: str) -> None:
     """Refuse values that don't go together, or with the method."""
-    config = arm.config
-    if METHODS[arm.method].needs_world:
+    config, method = arm.config, find_method(arm.method)
+    if method.needs_world:
         check_room(config, where)
     else:
         _check_nowhere(config, where)
-    if METHODS[arm.method].is_on_policy and config.rollout.temperature == 0:
+    _check_own_parts(config, has_partner=method.has_partner, where=where)
+    if method.is_on_policy and config.rollout.temperature == 0:
         raise ConfigError(f"{where}rollout.temperature: {arm.method} samples, so it must be above 0.")
     if arm.method == "coevolving_agents_and_tasks" and config.loop.buffer_rounds > 1:
         raise ConfigError(
             f"{where}loop.buffer_rounds: with a pool of tasks each round's trajectories count once; leave it 1."
         )
-    if config.late.num and METHODS[arm.method].has_partner and config.partner.kind == "scripted":
-        raise ConfigError(
-            f"{where}late.num: a scripted partner does not play on. Leave it 0, or take another partner.kind."
-        )
     check_servers(config.sampler, config.vllm, where)
     check_tinker(arm, where)
-    if config.sampler.kind == "vllm" and METHODS[arm.method].trains and not (config.lora.rank or config.vllm.launch):
+    if config.sampler.kind == "vllm" and method.trains and not (config.lora.rank or config.vllm.launch):
         raise ConfigError(f"{where}{TAKE_ADAPTERS}")
     own = config.bootstrap
     asking = {
@@ -262,6 +260,19 @@ def _check_nowhere(config: Config, where: str) -> None:
         raise ConfigError(f"{where}expert.path: there is no world to be an expert in. Take prefer.messages.")
     if config.prefer.path is None and config.prefer.messages is None:
         raise ConfigError(f"{where}prefer.path: names no file. Name one of preferences, or of prefer.messages.")
+
+
+def _check_own_parts(config: Config, *, has_partner: bool, where: str) -> None:
+    """Import what is named by `package.module:name`, and refuse a partner that can't do what is asked of it."""
+    try:
+        if ":" in config.loss.variant:
+            resolve_function(config.loss.variant, key="loss.variant")
+        if ":" in config.pairs.rule:
+            resolve_function(config.pairs.rule, key="pairs.rule")
+        if has_partner:
+            find_partner(config.partner.kind).check(config.partner, config.late.num)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
 
 
 def _check_own_keys(table: Any, path: Path) -> None:

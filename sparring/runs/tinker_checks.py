@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sparring.core.errors import ConfigError
-from sparring.methods.table import METHODS
+from sparring.methods.table import find_method
 from sparring.models.adapter_folders import is_adapter
 from sparring.policies.tinker.config import ALPHA
 
@@ -23,7 +23,7 @@ def check_tinker(arm: Arm, where: str = "") -> None:
     config = arm.config
     if config.engine.kind != "tinker":
         return
-    method = METHODS[arm.method]
+    method = find_method(arm.method)
     problems = [*_of_weights(config), *_of_sampling(config, is_on_policy=method.is_on_policy)]
     if arm.method == "ppo":
         problems.append("method: PPO's critic needs a value head, which a Tinker server does not have. Use grpo.")
