@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from sparring.core.convert import convert, suggest
 from sparring.core.errors import ConfigError, quote
@@ -103,5 +104,4 @@ def find_method(name: str, *, where: str = "") -> Method:
         return found
     if not callable(found):
         raise ConfigError(f"{where}method: {name!r} is a {type(found).__name__}, not a function of a session.")
-    run: Callable[[Session], Agent] = found
-    return Method(run=run, label=short_name(name))
+    return Method(run=cast("Callable[[Session], Agent]", found), label=short_name(name))

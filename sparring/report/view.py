@@ -151,9 +151,8 @@ class ArmResults:
 
     def agent_name(self, agent: str) -> str:
         """Return what readers call the agent."""
-        own = f"{short_name(self.partner)} partner" if ":" in self.partner else "partner"
-        names = {"target": "target agent", "partner": PARTNER_NAMES.get(self.partner, printable(own))}
-        return names.get(agent, agent)
+        own = printable(f"{short_name(self.partner)} partner".strip())
+        return {"target": "target agent", "partner": PARTNER_NAMES.get(self.partner, own)}.get(agent, agent)
 
     def rounds(self, agent: str = "target") -> list[int]:
         """List the rounds after which the agent was evaluated."""
@@ -201,8 +200,7 @@ class ArmResults:
                     key = (record["agent"], section, str(record.get("part", "")))
                     found.setdefault(key, {}).setdefault(record["round"], []).append(record)
         agents = {agent: place for place, agent in enumerate(self.agents)}
-        order = list(SETS)
-        keys = sorted(found, key=lambda key: (agents.get(key[0], len(agents)), order.index(key[1]), key[2]))
+        keys = sorted(found, key=lambda key: (agents.get(key[0], len(agents)), [*SETS].index(key[1]), key[2]))
         return [self._played(*key, found[key]) for key in keys]
 
     def _played(
