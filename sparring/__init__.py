@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sparring.policies.scripted import RandomPolicy, ReplayPolicy, ScriptedPolicy
     from sparring.rollouts.episodes import EpisodeSpec
     from sparring.rollouts.loop import RolloutConfig
+    from sparring.runs.library import Evaluation, RunResult, evaluate, load_run, train
 
 __version__ = "0.1.0"
 
@@ -47,6 +48,7 @@ __all__ = [
     "EnvStep",
     "Episode",
     "EpisodeSpec",
+    "Evaluation",
     "LocalPolicy",
     "Method",
     "ModelConfig",
@@ -62,6 +64,7 @@ __all__ = [
     "ReplayPolicy",
     "Reply",
     "RolloutConfig",
+    "RunResult",
     "ScriptedPolicy",
     "Session",
     "SparringError",
@@ -71,14 +74,17 @@ __all__ = [
     "TrainingError",
     "Trajectory",
     "Turn",
+    "evaluate",
     "expert_pairs",
     "failure_pairs",
     "load_benchmark",
     "load_model",
+    "load_run",
     "paired_difference",
     "select_tasks",
     "summarise",
     "target_pairs",
+    "train",
 ]
 
 _HOMES: Mapping[str, tuple[str, ...]] = {
@@ -99,6 +105,7 @@ _HOMES: Mapping[str, tuple[str, ...]] = {
     "policies.openai": ("OpenAIPolicy",),
     "policies.scripted": ("RandomPolicy", "ReplayPolicy", "ScriptedPolicy"),
     "rollouts.loop": ("EpisodeSpec", "RolloutConfig"),
+    "runs.library": ("Evaluation", "RunResult", "evaluate", "load_run", "train"),
 }
 
 

@@ -21,6 +21,8 @@ PUBLIC_NAMES = {
     # policies and what they say
     *("Chat", "ChatConfig", "Episode", "LocalPolicy", "ModelConfig", "OpenAIConfig", "OpenAIPolicy", "Policy"),
     *("Dialogue", "RandomPolicy", "ReplayPolicy", "Reply", "ScriptedPolicy", "load_model"),
+    # whole runs
+    *("Evaluation", "RunResult", "evaluate", "load_run", "train"),
     # parts of one's own
     *("Agent", "Method", "PartnerKind", "Session"),
     # from episodes to figures and pairs

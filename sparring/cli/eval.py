@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from sparring.analysis.endings import describe_endings
-from sparring.cli.output import Quiet, hush_loading, new_file, note_endings, showing
+from sparring.cli.output import Quiet, new_file, note_endings, showing
 from sparring.core.errors import ConfigError, EnvFault
 from sparring.core.filters import counted
 from sparring.core.ranges import Place
 from sparring.core.terminal import open_console
 from sparring.envs.base import Benchmark
-from sparring.models.loading import BUNDLED_NAMES
+from sparring.models.loading import BUNDLED_NAMES, hush_loading
 from sparring.runs.config import PlayConfig
 from sparring.runs.recipe_files import find_config, play_config
 

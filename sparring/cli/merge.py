@@ -9,10 +9,11 @@ from typing import Any
 
 import tyro
 
-from sparring.cli.output import hush_loading, showing
+from sparring.cli.output import showing
 from sparring.core.folder import check_place
 from sparring.core.ranges import Place
 from sparring.core.terminal import write
+from sparring.models.loading import hush_loading
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ from sparring.core.folder import check_place
 from sparring.core.progress import Progress, heard, terminal_progress
 from sparring.core.terminal import write
 from sparring.core.types import Trajectory
-from sparring.models.loading import BUNDLED
 
 Quiet = Annotated[bool, tyro.conf.arg(aliases=["-q"])]
 
@@ -26,12 +24,6 @@ def showing(quiet: bool) -> Iterator[Progress]:
     """Show progress, and with it what the package has to say."""
     with terminal_progress(quiet=quiet) as progress, heard(progress):
         yield progress
-
-
-def hush_loading(models: Sequence[str]) -> None:
-    """Keep transformers from drawing a bar for each model it loads; a download from the Hub keeps its bar."""
-    if all(model in BUNDLED or Path(model).expanduser().is_dir() for model in models):
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def note_endings(trajectories: Sequence[Trajectory]) -> None:

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from sparring.analysis.endings import describe_endings
-from sparring.cli.output import Quiet, hush_loading, new_file, note_endings, showing
+from sparring.cli.output import Quiet, new_file, note_endings, showing
 from sparring.core.errors import EnvFault
 from sparring.core.filters import counted
 from sparring.core.ranges import Count, Name, Seed
 from sparring.core.terminal import write
 from sparring.envs.rewards import ADDED_UP, ADDS_UP, describe_odd_rewards, odd_rewards
+from sparring.models.loading import hush_loading
 from sparring.runs.config import PlayConfig
 from sparring.runs.recipe_files import play_config
 

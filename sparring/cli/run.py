@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from sparring.cli.output import Quiet, hush_loading, showing
+from sparring.cli.output import Quiet, showing
 from sparring.core.ranges import Count, Name, Seed
 from sparring.core.terminal import open_console
+from sparring.models.loading import hush_loading
 from sparring.runs.config import Config
 from sparring.runs.recipe_files import load_recipe
 

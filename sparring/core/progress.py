@@ -129,10 +129,8 @@ class LineProgress:
         now = self._clock()
         if now - self._last_line_s < self._interval_s:
             return
-        line = f"{'  ' * (_depth.get() - 1)}{bar.name}: {_number(bar.done)}"
-        if bar.total:
-            line += f"/{_number(bar.total)}{_time_left(bar.done, bar.total, now - bar.start_s)}"
-        self.note(line + (f", {bar.note}" if bar.note else ""))
+        line = describe_bar(bar.name, bar.done, bar.total, now - bar.start_s, bar.note)
+        self.note(f"{'  ' * (_depth.get() - 1)}{line}")
 
 
 class _LineBar:
@@ -223,6 +221,21 @@ class _RichBar:
             self._live.update(self._task, note=note)
 
 
+def library_progress(*, shows: bool | None = None) -> Progress:
+    """Return what suits a program that uses the package.
+
+    Args:
+        shows: whether phases are shown; none: in a notebook and on a terminal, and not where standard error is a file.
+            Notes are shown in any case.
+    """
+    from sparring.core.notebook import NotebookProgress, is_notebook, notebook_display
+
+    if is_notebook() and shows is not False:
+        return NotebookProgress(notebook_display())
+    is_seen = open_console(on_stderr=True).is_terminal if shows is None else shows
+    return terminal_progress(quiet=not is_seen)
+
+
 def terminal_progress(*, quiet: bool = False) -> Progress:
     """Return what suits standard error: bars on a terminal, lines elsewhere; notes alone where `quiet`."""
     console = open_console(on_stderr=True)
@@ -275,6 +288,14 @@ def _deeper() -> Iterator[str]:
         yield "  " * depth
     finally:
         _depth.set(depth)
+
+
+def describe_bar(name: str, done: float, total: float | None, elapsed_s: float, note: str = "") -> str:
+    """Say how far a phase is: `rollout: 30/300, about 2 min left, reward 0.41`."""
+    line = f"{name}: {_number(done)}"
+    if total:
+        line += f"/{_number(total)}{_time_left(done, total, elapsed_s)}"
+    return line + (f", {note}" if note else "")
 
 
 def format_duration(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,6 +82,12 @@ def resolve_model(path: str, *, trusts_code: bool = False) -> str:
         raise ModelError(f"model.path: {str(folder)!r} has no tokenizer (tokenizer.json).")
     check_folder(folder, trusts_code=trusts_code)
     return str(folder)
+
+
+def hush_loading(models: Sequence[str]) -> None:
+    """Keep transformers from drawing a bar for each model it loads; a download from the Hub keeps its bar."""
+    if all(model in BUNDLED or Path(model).expanduser().is_dir() for model in models):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def load_model(model: ModelConfig | str, **keywords: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
