@@ -109,14 +109,16 @@ _HOMES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use (PEP 562)."""
-    for module, names in _HOMES.items():
-        if name in names:
-            value = getattr(importlib.import_module(f"sparring.{module}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module 'sparring' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker that saw this would take any misspelt name
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name on first use (PEP 562)."""
+        for module, names in _HOMES.items():
+            if name in names:
+                value = getattr(importlib.import_module(f"sparring.{module}"), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module 'sparring' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
