@@ -21,6 +21,8 @@ from sparring.policies.transport import Connection, Failure, Remedies, Transport
 
 MAX_TEXT = 32_768
 """Most characters of an answer that are kept; a server may ignore `max_tokens`."""
+MAX_COUNT = 10**9
+"""Most tokens of a request that are believed."""
 REMEDIES = Remedies(
     absent="Start the server, or check openai.base_url.",
     moved="Name that in openai.base_url if you trust it.",
@@ -93,6 +95,10 @@ class Completion:
     """At most `MAX_TEXT` characters, as they came. Tool calls in the place of text are given as JSON."""
     token_ids: tuple[int, ...] = ()
     """The ids as the server sampled them, where it gives them and the text is whole."""
+    num_read: int = 0
+    """Tokens of what was asked; 0 where the server does not say."""
+    num_written: int = 0
+    """Tokens of the answer; 0 where the server does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,9 +161,21 @@ class CompletionClient:
 
     def _completion(self, answer: bytes) -> Completion:
         """Read an answer. What the model wrote may be anything; the frame around it may not."""
-        choice = json.loads(answer)["choices"][0]
+        frame = json.loads(answer)
+        choice, usage = frame["choices"][0], frame.get("usage")
         message, ids = choice["message"], choice.get("token_ids")
         text = text_of(message.get("content")) or text_of(message.get("refusal"))
         text = encodable(self._transport.without_key(text or text_of(message.get("tool_calls"))))
         is_whole = len(text) <= MAX_TEXT and isinstance(ids, list) and all(type(one) is int and one >= 0 for one in ids)
-        return Completion(text=text[:MAX_TEXT], token_ids=tuple(ids) if is_whole and self._wants_ids else ())
+        return Completion(
+            text=text[:MAX_TEXT],
+            token_ids=tuple(ids) if is_whole and self._wants_ids else (),
+            num_read=_count(usage, "prompt_tokens"),
+            num_written=_count(usage, "completion_tokens"),
+        )
+
+
+def _count(usage: Any, key: str) -> int:
+    """Return a number of tokens that a server tells; 0 for anything that is none."""
+    found = usage.get(key) if isinstance(usage, Mapping) else None
+    return found if type(found) is int and 0 <= found <= MAX_COUNT else 0

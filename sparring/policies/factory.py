@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sparring.core.types import Trajectory
 from sparring.data.chat import Chat, ChatConfig, Dialogue
 
 if TYPE_CHECKING:
+    from sparring.models.loading import ModelConfig
     from sparring.policies.completions import OpenAIConfig
+    from sparring.policies.local.completions import LocalCompletions
     from sparring.policies.local.policy import LocalPolicy
     from sparring.policies.openai import OpenAIPolicy
 
@@ -69,6 +71,29 @@ def local_policy(model: Any, chat: Chat, sampling: Sampling) -> LocalPolicy:
         keep_logprobs=sampling.keep_logprobs,
         returns_early=sampling.num_lanes == 1,
     )
+
+
+def loaded_policy(config: ModelConfig, prompt: Prompt, sampling: Sampling) -> LocalPolicy:
+    """Return a policy over a model that is loaded for it."""
+    from sparring.models.loading import load_model
+
+    model, tokenizer = load_model(config)
+    return local_policy(model, prompt.chat(model, tokenizer), sampling)
+
+
+def local_completions(config: ModelConfig, chat: ChatConfig, sampling: Sampling) -> LocalCompletions:
+    """Return a client of a model that is loaded for it: dialogues as they are, without an instruction.
+
+    Args:
+        config: the model.
+        chat: of the agents; its template and its `max_context` hold.
+        sampling: how all answers are drawn; `num_envs` dialogues at once.
+    """
+    from sparring.policies.local.completions import LocalCompletions
+
+    bare = Prompt(config=replace(chat, format="code", instruction="", num_examples=0), instruction="")
+    alone = replace(sampling, num_lanes=1)
+    return LocalCompletions(loaded_policy(config, bare, alone), num_rows=sampling.num_envs)
 
 
 def server_policy(config: OpenAIConfig, prompt: Prompt, sampling: Sampling, own_key: str = "") -> OpenAIPolicy:

@@ -40,10 +40,10 @@ from sparring.policies.vllm.config import SamplerConfig, VllmConfig
 from sparring.rollouts.demonstrations import ExpertConfig
 from sparring.rollouts.loop import RolloutConfig
 from sparring.runs.keeping import RunConfig
+from sparring.synthesis.asking import LanguageModelConfig
 from sparring.synthesis.bootstrap import BootstrapConfig
 from sparring.synthesis.checks import ValidationConfig
 from sparring.synthesis.curriculum import SynthesisConfig
-from sparring.synthesis.language_model import LanguageModelConfig
 from sparring.synthesis.pool import PoolConfig
 from sparring.synthesis.signals import SignalConfig
 

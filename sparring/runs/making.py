@@ -93,7 +93,9 @@ class TaskMaking:
     def _key(self, agent: Agent) -> str:
         """Hash what D_0 depends on beside the run's world and the seed."""
         config, own = self._config, self._config.bootstrap
-        asked = (config.explorer, config.openai) if own.explorer == "language-model" else None
+        asked = (
+            (config.explorer, config.openai, config.model, config.chat) if own.explorer == "language-model" else None
+        )
         played = (agent.lineage, config.chat, config.rollout, config.sampler) if own.asks_agent else None
         return digest(own, own.validation(config.validation), asked, played)
 

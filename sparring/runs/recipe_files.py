@@ -244,9 +244,13 @@ def _check_arm(arm: Arm, where: str) -> None:
         "validation.query_agent": (arm.makes_tasks and config.validation.asks_explorer)
         or (arm.explores and own.validation(config.validation).asks_explorer),
     }
-    names_none = not config.openai.model and config.sampler.kind == "local"
+    is_apart = config.engine.kind != "local" and config.sampler.kind == "local"  # no base lies whole in this process
+    names_none = not (config.openai.model or config.explorer.model) and is_apart
     for key in (key for key, asks in asking.items() if asks and names_none):
-        raise ConfigError(f"{where}{key}: a language model is asked, and none is named: --openai.model NAME.")
+        raise ConfigError(
+            f"{where}{key}: a language model is asked, and none is named: --openai.model NAME, or explorer.model for "
+            "one in this process."
+        )
 
 
 def _check_nowhere(config: Config, where: str) -> None:

@@ -8,7 +8,7 @@ Source: arXiv 2604.15840.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sparring.core.errors import ConfigError
@@ -18,8 +18,9 @@ from sparring.core.records import journaled, trajectory_to_json
 from sparring.core.types import Task, Trajectory
 from sparring.envs.base import Benchmark
 from sparring.envs.synthesis import synthesis_of
-from sparring.policies.base import AnyPolicy
-from sparring.policies.factory import Prompt, Sampling, server_policy
+from sparring.policies.base import AnyPolicy, Policy
+from sparring.policies.factory import Prompt, Sampling, loaded_policy, local_completions, server_policy
+from sparring.rollouts.loop import count_lanes
 from sparring.rollouts.stage import num_broken
 from sparring.synthesis.arena import Arena, Play, empty_policy
 from sparring.synthesis.bootstrap import Bootstrap, Wanderer, merge
@@ -30,6 +31,7 @@ from sparring.synthesis.signals import Pattern
 from sparring.synthesis.validation import Ground
 
 if TYPE_CHECKING:
+    from sparring.models.loading import ModelConfig
     from sparring.policies.completions import ChatServer, OpenAIConfig
     from sparring.runs.config import Config
     from sparring.synthesis.checks import ValidationConfig
@@ -58,7 +60,8 @@ class Synthesis:
     make_agent: Callable[[], AnyPolicy]
     """Returns the agent as it is now: it probes what is proposed."""
     find_server: Callable[[], ChatServer | None]
-    """Returns the run's own server, on which a language model that is not named is asked."""
+    """Returns the run's own server, which is asked where no language model is named; none: the run's base is asked, in
+    this process."""
     examples: Sequence[Trajectory] = ()
     """Worked examples, which a served model that plays is shown as any agent is."""
 
@@ -134,24 +137,46 @@ class Synthesis:
         from sparring.policies.completions import CompletionClient
         from sparring.synthesis.language_model import LanguageModelSynthesiser
 
-        config, key = self._model()
-        client = CompletionClient(config, own_key=key)
-        return LanguageModelSynthesiser(self.benchmark, client, self.config.explorer)
-
-    def _explorer(self) -> AnyPolicy:
-        """Return the language model as an agent that plays."""
-        prompt = Prompt(config=self.config.chat, instruction=self.benchmark.instruction, examples=self.examples)
-        play = self.config.rollout
-        config, key = self._model()
-        return server_policy(
-            config, prompt, Sampling(temperature=play.temperature, max_new_tokens=play.max_new_tokens), key
+        own, served = self.config.explorer, self._server()
+        if served is None:
+            sampling = self._sampling(own.temperature, own.max_tokens)
+            client = local_completions(self._local_model(), self.config.chat, sampling)
+        else:
+            client = CompletionClient(served[0], own_key=served[1])
+        return LanguageModelSynthesiser(
+            self.benchmark,
+            client,
+            own,
+            player=self._explorer() if own.answers == "plain" else None,
+            is_code=self.config.chat.format == "code",
         )
 
-    def _model(self) -> tuple[OpenAIConfig, str]:
-        """Return the language model's server, and a key of our own making where it has one."""
+    def _explorer(self) -> Policy:
+        """Return the language model as an agent that plays."""
+        prompt = Prompt(config=self.config.chat, instruction=self.benchmark.instruction, examples=self.examples)
+        play, served = self.config.rollout, self._server()
+        sampling = self._sampling(play.temperature, play.max_new_tokens)
+        if served is None:
+            return loaded_policy(self._local_model(), prompt, sampling)
+        return server_policy(served[0], prompt, sampling, served[1])
+
+    def _server(self) -> tuple[OpenAIConfig, str] | None:
+        """Return the language model's server, and a key of our own making where it has one; None: it is no server's."""
         config = self.config.openai
-        server = None if config.model else self.find_server()
-        return (config, "") if server is None else (server.config(config), server.key)
+        if config.model:
+            return config, ""
+        server = None if self.config.explorer.model else self.find_server()
+        return None if server is None else (server.config(config), server.key)
+
+    def _local_model(self) -> ModelConfig:
+        """Return the language model in this process: the run's base where no other is named."""
+        model, named = self.config.model, self.config.explorer.model
+        return replace(model, path=named, trust_remote_code=False) if named else model
+
+    def _sampling(self, temperature: float, max_new_tokens: int) -> Sampling:
+        num_envs = self.config.env.num_envs
+        lanes = count_lanes(self.benchmark, num_envs)
+        return Sampling(temperature=temperature, max_new_tokens=max_new_tokens, num_envs=num_envs, num_lanes=lanes)
 
     def _evaluation_tasks(self) -> list[Task]:
         tasks = {task.id: task for task in self.held_out}

@@ -17,6 +17,8 @@ MAX_WORDS = 2000
 """Most characters of a text in an answer."""
 MAX_ACTION = 500
 """Most characters of an action in an answer."""
+MAX_CODE = 2000
+"""The same where actions are code."""
 
 
 class Malformed(Exception):
@@ -58,16 +60,25 @@ def parse_reflection(text: str, num_turns: int) -> Reflection:
     )
 
 
-def parse_action(text: str) -> str:
-    """Read `{"action": …}`.
+def parse_sentence(text: str) -> str:
+    """Read an answer that is one line of text, without the space around it.
+
+    Raises:
+        Malformed: it is empty, too long, or more than a line.
+    """
+    return _line(_words(text, "answer"), "answer")
+
+
+def parse_action(text: str, *, is_code: bool = False) -> str:
+    """Read `{"action": …}`; code may have several lines.
 
     Raises:
         Malformed: it is something else, or the action is not one line of text.
     """
-    return _action(_object(text, {"action": str})["action"], "action")
+    return _action(_object(text, {"action": str})["action"], "action", is_code)
 
 
-def parse_ideas(text: str, most: int, max_actions: int) -> list[Idea]:
+def parse_ideas(text: str, most: int, max_actions: int, *, is_code: bool = False) -> list[Idea]:
     """Read `{"tasks": [{"intent": …, "query": …, "actions": […]}, …]}`, at most `most` of them; none is an answer, too.
 
     Raises:
@@ -86,7 +97,7 @@ def parse_ideas(text: str, most: int, max_actions: int) -> list[Idea]:
             Idea(
                 intent=_words(fields["intent"], f"{where}.intent"),
                 query=_line(_words(fields["query"], f"{where}.query"), f"{where}.query"),
-                actions=tuple(_action(action, f"{where}.actions") for action in fields["actions"]),
+                actions=tuple(_action(action, f"{where}.actions", is_code) for action in fields["actions"]),
             )
         )
     return ideas
@@ -128,9 +139,13 @@ def _line(text: str, where: str) -> str:
     return text
 
 
-def _action(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > MAX_ACTION:
-        raise Malformed(f"{where}: must be text of 1 to {MAX_ACTION} characters")
+def _action(value: Any, where: str, is_code: bool) -> str:
+    most = MAX_CODE if is_code else MAX_ACTION
+    if not isinstance(value, str) or not value.strip() or len(value) > most:
+        raise Malformed(f"{where}: must be text of 1 to {most} characters")
+    if is_code:
+        _line(value.strip().replace("\n", " ").replace("\t", " "), where)
+        return value.strip()
     return _line(value.strip(), where)  # a lone surrogate is not printable either
 
 

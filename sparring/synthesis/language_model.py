@@ -18,93 +18,33 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Protocol, TypeVar
 
-from sparring.core.convert import check_values
-from sparring.core.errors import EnvFault
 from sparring.core.filters import is_broken, usable
-from sparring.core.ranges import Range, Repeats, Temperature
-from sparring.core.types import StopReason, Task, Trajectory, Turn
-from sparring.data.control_tokens import break_known_controls
+from sparring.core.types import Task, Trajectory
 from sparring.envs.base import Benchmark
 from sparring.envs.synthesis import synthesis_of
-from sparring.policies.base import Episode, Reply
-from sparring.policies.completions import Completion, Outcome, Request
+from sparring.policies.base import Policy
 from sparring.synthesis.answers import (
     Idea,
-    Malformed,
-    parse_action,
+    Reflection,
     parse_ideas,
     parse_reflection,
+    parse_sentence,
 )
 from sparring.synthesis.arena import Arena, Purpose, reference_policy
+from sparring.synthesis.asking import Asker, Asking, Bounded, Explorer, LanguageModelConfig
+from sparring.synthesis.prompts import (
+    ABSTRACT,
+    ABSTRACT_PLAINLY,
+    NO_GUIDANCE,
+    NO_WEAKNESS,
+    REFLECT,
+    REFLECT_PLAINLY,
+    WEAKNESS,
+    show,
+)
 from sparring.synthesis.proposals import Findings, Origin, Proposal, Proposed, origin_of, unguided_origin
-from sparring.synthesis.signals import Flag, draw
-
-SHOWN = 1500
-"""Characters of an observation that the model is shown; the rest is marked as left out."""
-
-REFLECT = """An agent acts in a text world. This is how the world works:
-{instruction}
-
-Below is an episode of the agent's that was flagged: {why}.
-{episode}
-
-Say what the agent does not master here, and where and how to explore the world in order to learn more about it. Answer
-with one JSON object and nothing else:
-{{"diagnosis": "what the agent does not master", "from_turn": turns to keep before exploring, 0 to {num_turns},
-"guidance": "what to try from there"}}"""
-
-EXPLORE = """You explore a text world. This is how it works:
-{instruction}
-
-Explore with this in mind: {guidance}
-Answer each observation with one JSON object and nothing else: {{"action": "your next action"}}"""
-
-ABSTRACT = """An agent acts in a text world. This is how the world works:
-{instruction}
-
-{why}
-{episodes}
-
-Make at most {most} new tasks, each with a solution: actions that start where these episodes start. Answer with one JSON
-object and nothing else:
-{{"tasks": [{{"intent": "what the task trains", "query": "the task in one sentence, as the agent will read it",
-"actions": ["first action", "second action"]}}]}}"""
-
-WEAKNESS = "The agent does not master this: {diagnosis}\nThe world was explored for it; train that. The episodes:"
-NO_WEAKNESS = "The world was explored, and nothing was asked of the explorer. The episodes:"
-"""What the abstraction is told of the episodes: after a flag, and without one."""
-NO_GUIDANCE = "Nobody asks for anything. Find out what can be done here, and do something that changes the world."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LanguageModelConfig:
-    """How a language model makes tasks; its server is `[openai]`."""
-
-    num_flags: Repeats = 8
-    """Most flags it reflects on in one synthesis."""
-    num_explorations: Repeats = 2
-    """Episodes of exploration per flag, or per place."""
-    explore_turns: Repeats = 30
-    """Most turns of an exploration, and most actions of a solution (paper: 30)."""
-    tasks_per_flag: Repeats = 3
-    """Most tasks that are abstracted from a flag, or from a place."""
-    temperature: Temperature = 0.7
-    """Of all three stages."""
-    max_tokens: Annotated[int, Range(at_least=1, at_most=1_000_000)] = 1024
-    """Most tokens of an answer."""
-
-    def __post_init__(self) -> None:
-        check_values(self)
-
-
-class Asking(Protocol):
-    """What is needed of a `CompletionClient`."""
-
-    def complete(self, requests: Sequence[Request]) -> list[Outcome]:
-        """Send the requests, and return what came of each, in order."""
-        ...
+from sparring.synthesis.signals import Flag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,24 +63,40 @@ class Expedition:
     ideas: tuple[Idea, ...] = ()
 
 
-T = TypeVar("T")
-
-
 class LanguageModelSynthesiser:
     """Reflects, explores and abstracts with a language model."""
 
     name = "language-model"
 
-    def __init__(self, benchmark: Benchmark, client: Asking, config: LanguageModelConfig | None = None) -> None:
-        """Take a benchmark that offers its part, and a client.
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        client: Asking,
+        config: LanguageModelConfig | None = None,
+        *,
+        player: Policy | None = None,
+        is_code: bool = False,
+    ) -> None:
+        """Args:
+        benchmark: offers its part.
+        client: asks the model.
+        config: how it is asked.
+        player: the model as an agent that plays, for plain answers.
+        is_code: actions are code, and may have several lines.
 
         Raises:
-            ConfigError: the benchmark does not.
+            ConfigError: the benchmark offers no part.
         """
         self._benchmark = benchmark
         self._world = synthesis_of(benchmark)
         self._client = client
         self._config = config or LanguageModelConfig()
+        assert self._is_plain is (player is not None), "plain answers take a player"
+        self._player, self._is_code = player, is_code
+
+    @property
+    def _is_plain(self) -> bool:
+        return self._config.answers == "plain"
 
     def propose(self, findings: Findings, arena: Arena, *, num: int, seed: int) -> Proposed:
         """Return at most `num` proposals, those of the most pressing flags first.
@@ -178,8 +134,9 @@ class LanguageModelSynthesiser:
         return self._ground(expeditions, arena, asker.counts)
 
     def _reflect(self, flags: Sequence[Flag], asker: Asker) -> list[Expedition]:
+        template = REFLECT_PLAINLY if self._is_plain else REFLECT
         prompts = [
-            REFLECT.format(
+            template.format(
                 instruction=self._benchmark.instruction,
                 why=f"{flag.signal.value}, {flag.detail}",
                 episode=show(flag.trajectory),
@@ -190,7 +147,7 @@ class LanguageModelSynthesiser:
         answers = asker.ask("reflect", prompts)
         expeditions: dict[str, Expedition] = {}
         for flag, answer in zip(flags, answers, strict=True):
-            found = asker.read("reflect", answer, lambda text, f=flag: parse_reflection(text, len(f.trajectory.turns)))
+            found = asker.read("reflect", answer, lambda text, f=flag: self._reflection(text, f))
             if found is not None:
                 start = self._start(flag.trajectory, found.from_turn)
                 expedition = Expedition(
@@ -202,6 +159,12 @@ class LanguageModelSynthesiser:
                 expeditions.setdefault(start.id, expedition)
         return list(expeditions.values())
 
+    def _reflection(self, text: str, flag: Flag) -> Reflection:
+        if not self._is_plain:
+            return parse_reflection(text, len(flag.trajectory.turns))
+        sentence = parse_sentence(text)
+        return Reflection(diagnosis=sentence, from_turn=flag.turn, guidance=sentence)
+
     def _start(self, trajectory: Trajectory, from_turn: int) -> Task:
         prefix = [turn.action for turn in trajectory.turns[:from_turn]]
         restarted = self._world.restart(trajectory.task, prefix) if prefix else None
@@ -211,9 +174,12 @@ class LanguageModelSynthesiser:
         num = self._config.num_explorations
         affordable = [one for place, one in enumerate(expeditions, start=1) if arena.affords(place * num)]
         asker.counts["dropped: budget"] += len(expeditions) - len(affordable)
-        guidance = {one.start.id: one.guidance for one in affordable}
-        explorer = Explorer(asker, guidance, self._benchmark.instruction, self._config.explore_turns)
-        played = arena.play(Purpose.EXPLORE, explorer, [one.start for one in affordable], num=num)
+        played = arena.play(
+            Purpose.EXPLORE, self._explorer(affordable, asker), [one.start for one in affordable], num=num
+        )
+        if self._is_plain:
+            asker.counts["explore: requests"] += sum(len(one.turns) for group in played for one in group)
+            asker.note("explore", 0, sum(len(t.token_ids) for group in played for one in group for t in one.turns))
         explored = []
         for one, episodes in zip(affordable, played, strict=True):
             if broken := sum(map(is_broken, episodes)):
@@ -226,8 +192,16 @@ class LanguageModelSynthesiser:
                 asker.counts["dropped: nothing explored"] += 1
         return explored
 
+    def _explorer(self, expeditions: Sequence[Expedition], asker: Asker) -> Policy:
+        if self._player is not None:
+            return Bounded(self._player, self._config.explore_turns)
+        guidance = {one.start.id: one.guidance for one in expeditions}
+        return Explorer(asker, guidance, self._benchmark.instruction, self._config.explore_turns, is_code=self._is_code)
+
     def _abstract(self, expeditions: Sequence[Expedition], asker: Asker) -> list[Expedition]:
         config = self._config
+        if self._is_plain:
+            return self._abstract_plainly(expeditions, asker)
         prompts = [
             ABSTRACT.format(
                 instruction=self._benchmark.instruction,
@@ -241,11 +215,26 @@ class LanguageModelSynthesiser:
         for one, answer in zip(expeditions, asker.ask("abstract", prompts), strict=True):
             limit = min(config.explore_turns, self._benchmark.turn_limit(one.start))
             ideas = asker.read(
-                "abstract", answer, lambda text, most=limit: parse_ideas(text, config.tasks_per_flag, most)
+                "abstract",
+                answer,
+                lambda text, most=limit: parse_ideas(text, config.tasks_per_flag, most, is_code=self._is_code),
             )
             if ideas:
                 abstracted.append(replace(one, ideas=tuple(ideas)))
         return abstracted
+
+    def _abstract_plainly(self, expeditions: Sequence[Expedition], asker: Asker) -> list[Expedition]:
+        """Let each episode that did something be a solution, and a sentence about it the query."""
+        most = self._config.tasks_per_flag
+        told = [(one, episode) for one in expeditions for episode in one.episodes[:most] if episode.turns]
+        answers = asker.ask("abstract", [ABSTRACT_PLAINLY.format(episode=show(episode)) for _, episode in told])
+        ideas: dict[str, list[Idea]] = {one.start.id: [] for one in expeditions}
+        for (one, episode), answer in zip(told, answers, strict=True):
+            query = asker.read("abstract", answer, parse_sentence)
+            if query is not None:
+                solution = tuple(turn.action for turn in episode.turns)
+                ideas[one.start.id].append(Idea(intent=one.why, query=query, actions=solution))
+        return [replace(one, ideas=tuple(found)) for one in expeditions if (found := ideas[one.start.id])]
 
     def _ground(self, expeditions: Sequence[Expedition], arena: Arena, counts: Counter[str]) -> list[Proposal]:
         """Play every solution, and let the world make the goal out of what it brought about."""
@@ -266,110 +255,5 @@ class LanguageModelSynthesiser:
         return proposals
 
 
-class Explorer:
-    """The policy of exploration: the model says every action. An answer that is malformed ends the episode."""
-
-    def __init__(self, asker: Asker, guidance: dict[str, str], instruction: str, max_turns: int) -> None:
-        """`guidance`: task id → what to try."""
-        self._asker = asker
-        self._guidance = guidance
-        self._instruction = instruction
-        self._max_turns = max_turns
-
-    def act(self, episodes: Sequence[Episode], *, lane: int = 0) -> list[Reply]:
-        """Ask for the next action of every episode that has turns left, all at once."""
-        asked = [episode for episode in episodes if len(episode.turns) < self._max_turns]
-        outcomes = self._asker.complete("explore", [self._messages(one) for one in asked], [one.id for one in asked])
-        replies = {episode.id: self._reply(outcome) for episode, outcome in zip(asked, outcomes, strict=True)}
-        over = Reply(text="", action="", stop=StopReason.TURN_LIMIT)
-        return [replies.get(episode.id, over) for episode in episodes]
-
-    def close(self, episode_id: str) -> None:
-        """Forget nothing: there is no memory."""
-
-    def _messages(self, episode: Episode) -> list[dict[str, str]]:
-        observations = [*(turn.observation for turn in episode.turns), episode.observation]
-        shown = [shorten(observation) for observation in observations]
-        guidance = self._guidance[episode.task.id]
-        shown[0] = f"{EXPLORE.format(instruction=self._instruction, guidance=guidance)}\n\n{shown[0]}"
-        messages = []
-        for turn, observation in zip(episode.turns, shown, strict=False):
-            messages += [_says("user", observation), _says("assistant", turn.text)]
-        return [*messages, _says("user", shown[-1])]
-
-    def _reply(self, outcome: Outcome) -> Reply:
-        if isinstance(outcome, EnvFault):
-            return Reply(text="", action="", stop=StopReason.ENV_FAULT, error=f"EnvFault: {outcome}")
-        action = self._asker.read("explore", outcome, parse_action)
-        if action is None:
-            return Reply(text="", action="", stop=StopReason.TURN_LIMIT)
-        assert isinstance(outcome, Completion)
-        return Reply(text=outcome.text, action=action)
-
-
-class Asker:
-    """Asks and counts."""
-
-    def __init__(self, client: Asking, config: LanguageModelConfig, seed: int) -> None:
-        self._client = client
-        self._config = config
-        self._seed = seed
-        self.counts: Counter[str] = Counter()
-
-    def ask(self, stage: str, prompts: Sequence[str]) -> list[Outcome]:
-        """Send one prompt each."""
-        return self.complete(stage, [[_says("user", prompt)] for prompt in prompts], list(range(len(prompts))))
-
-    def complete(
-        self, stage: str, dialogues: Sequence[Sequence[dict[str, str]]], names: Sequence[object]
-    ) -> list[Outcome]:
-        """Send dialogues; each is sampled with a seed of its own."""
-        self.counts[f"{stage}: requests"] += len(dialogues)
-        requests = [
-            Request(
-                messages=[_says(one["role"], break_known_controls(one["content"])) for one in messages],
-                temperature=self._config.temperature,
-                max_tokens=self._config.max_tokens,
-                seed=int(draw(self._seed, stage, name, len(messages)) * 2**31),
-            )
-            for messages, name in zip(dialogues, names, strict=True)
-        ]
-        return self._client.complete(requests) if requests else []
-
-    def read(self, stage: str, outcome: Outcome, parse: Callable[[str], T]) -> T | None:
-        """Read an answer; none where there is none, or a malformed one."""
-        if not isinstance(outcome, Completion):
-            self.counts[f"{stage}: no answer"] += 1
-            return None
-        try:
-            return parse(outcome.text)
-        except Malformed:
-            self.counts[f"{stage}: malformed"] += 1
-            return None
-
-
-def show(trajectory: Trajectory) -> str:
-    """Write an episode out for a model: numbered turns, the reward so far, and what came last."""
-    lines = [line for number, turn in enumerate(trajectory.turns, start=1) for line in _turn_lines(number, turn)]
-    end = f"Observation: {shorten(trajectory.final_observation)}\nThe end ({trajectory.stop.value}), reward "
-    return "\n".join([*lines, f"{end}{trajectory.reward:.2f} of 1."])
-
-
-def shorten(text: str, most: int = SHOWN) -> str:
-    """Cut a text, and say so."""
-    return text if len(text) <= most else f"{text[:most]} [… {len(text) - most} characters left out]"
-
-
-def _turn_lines(number: int, turn: Turn) -> list[str]:
-    return [
-        f"Observation: {shorten(turn.observation)}",
-        f"Turn {number}: {shorten(turn.action)} (reward so far {turn.reward:.2f})",
-    ]
-
-
 def _relabelled(relabel: Callable[[Trajectory, str], Task | None], episode: Trajectory, query: str) -> Task | None:
     return relabel(episode, query) if usable([episode]) else None
-
-
-def _says(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}

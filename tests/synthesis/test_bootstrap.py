@@ -15,10 +15,11 @@ from sparring.policies.base import Episode
 from sparring.policies.completions import CompletionClient, OpenAIConfig
 from sparring.policies.scripted import ScriptedPolicy
 from sparring.synthesis.arena import Arena, empty_policy
+from sparring.synthesis.asking import LanguageModelConfig
 from sparring.synthesis.bootstrap import Bootstrap, BootstrapConfig, Explorer, Wanderer, accepted, merge, places_of
 from sparring.synthesis.checks import Reason, ValidationConfig
 from sparring.synthesis.curriculum import SynthesisResult
-from sparring.synthesis.language_model import LanguageModelConfig, LanguageModelSynthesiser
+from sparring.synthesis.language_model import LanguageModelSynthesiser
 from sparring.synthesis.novelty import EvaluationGate
 from sparring.synthesis.proposals import content_key
 from sparring.synthesis.signals import Signal

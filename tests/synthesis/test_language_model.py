@@ -14,17 +14,11 @@ from sparring.core.types import Turn
 from sparring.policies.base import Episode
 from sparring.policies.completions import CompletionClient, OpenAIConfig
 from sparring.policies.scripted import ScriptedPolicy
+from sparring.synthesis.asking import Asker, Explorer, LanguageModelConfig
 from sparring.synthesis.checks import ValidationConfig
-from sparring.synthesis.language_model import (
-    SHOWN,
-    Asker,
-    Explorer,
-    LanguageModelConfig,
-    LanguageModelSynthesiser,
-    shorten,
-    show,
-)
+from sparring.synthesis.language_model import LanguageModelSynthesiser
 from sparring.synthesis.novelty import EvaluationGate
+from sparring.synthesis.prompts import SHOWN, shorten, show
 from sparring.synthesis.proposals import Findings, Proposed
 from sparring.synthesis.signals import Flag, Signal
 from sparring.synthesis.validation import Ground, validate

@@ -113,6 +113,10 @@ class LocalPolicy:
         slots = (lane.find(episode_id) for lane in self._lanes.values())
         return next((list(slot.held) for slot in slots if slot), [])
 
+    def num_tokens(self, episode: Episode) -> int:
+        """Count what is before an episode's next action."""
+        return len(self._chat.history(episode.turns, episode.observation))
+
     def _lane(self, lane: int) -> Lane:
         if lane not in self._lanes:
             decoder = self._verdict.decoder(
