@@ -9,6 +9,7 @@ from typing import Any
 
 from sparring.analysis.statistics import Interval, SeedRewards, bootstrap_mean, paired_difference, summarise, to_table
 from sparring.report.figure_two import EXPLORING, HELD_OUT, Reading, held_out, merge, row_names
+from sparring.report.measures import measure_table, points
 from sparring.report.series import shown_rounds
 from sparring.report.text import NOTHING, between, percent, reward, whole
 from sparring.report.view import ArmResults, Results, results_from_json
@@ -63,6 +64,8 @@ def render_study(record: Mapping[str, Any], words: str = "") -> str:
     parts = [f"## {results.name}", _about(record, results)]
     parts += [words] if words else []
     parts.append(_headline(record, results))
+    if measured := _measures(results):
+        parts += ["**The world's own measures**, out of 100, means over seeds", measured]
     if results.num_seeds > 1:
         parts += ["**Mean reward by seed**", _per_seed(results)]
     if any(len(arm.rounds()) > 1 for arm in results.arms.values()):
@@ -115,6 +118,15 @@ def _headline(record: Mapping[str, Any], results: Results) -> str:
         row += [whole(numbers[name]) for _, numbers in costs]
         rows.append(row)
     return table(head, rows)
+
+
+def _measures(results: Results) -> str:
+    """Tabulate what the last target agents measured; nothing where the world has no measures or the file lacks them."""
+    found = measure_table(results)
+    if found is None:
+        return ""
+    rows = [[label, *map(points, values)] for _, label, values in found.rows]
+    return "\n\n".join([table(["method", *found.heads(results.split)], rows), *found.notes])
 
 
 def _costs(record: Mapping[str, Any]) -> Sequence[tuple[str, Mapping[str, float | None]]]:

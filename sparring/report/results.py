@@ -52,6 +52,7 @@ and the worlds' processes included. Older files know the CPU-seconds alone.
 MAY_DIFFER = ("seeds", "arms", "revision", "config_hash")
 """In what runs of one study may differ; arms that they have in common have the same settings."""
 ROLLOUT_KEYS = ("num", "mean", "success", "failures", "failure_mean", "hard_share", "distinct", "looping", "faults")
+ALSO_KEYS = ("split", "num", "mean", "success", "faults", "measures")
 TRAINING_KEYS = ("accuracy", "margin", "delta_chosen")
 
 
@@ -174,9 +175,11 @@ def _export_arm(
                         "agent": e.agent,
                         "faults": e.faults,
                         "rewards": [_rounded(e.rewards.get(task)) for task in tasks],
+                        **({"measures": _rounded(e.measures)} if e.measures else {}),
                     }
                     for e in results.evaluations
                 ],
+                **({"also": [_pick(one, ALSO_KEYS) for one in results.also]} if results.also else {}),
                 **{
                     section: [_pick(record, ROLLOUT_KEYS) for record in getattr(results, section)]
                     for section in SETS

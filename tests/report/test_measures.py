@@ -11,7 +11,9 @@ import pytest
 
 from sparring.core.errors import DataError
 from sparring.report import write_report
+from sparring.report.markdown import unfold
 from sparring.report.measures import HEADLINE, columns_of, headline_of, main, measure_table, shown, shown_of
+from sparring.report.results import export, render, to_text
 from sparring.report.view import read_results
 from tests.report.run_folder import RunFolder
 
@@ -43,6 +45,20 @@ def measured(
         arm["env"] = {"id": world}
     (run_dir / "config.json").write_text(json.dumps(config))
     return run_dir
+
+
+def test_compact_exports_carry_them(tmp_path: Path) -> None:
+    seeds = [{"TGC": 10.0, "SGC": "none whole"}, {"TGC": 20.0, "SGC": 4.0}]
+    run_dir = measured(tmp_path / "run", seeds, also={"hard": {"TGC": 1.0}})
+    record = export([run_dir])
+    whole, again = measure_table(read_results(run_dir)), measure_table(unfold(record))
+    assert whole is not None and again is not None
+    assert (again.columns, again.rows, again.notes) == (whole.columns, whole.rows, whole.notes)
+    (tmp_path / "study.json").write_text(to_text(record))
+    page = render([tmp_path / "study.json"])
+    head = next(line for line in page.splitlines() if "hard: TGC" in line)
+    assert head.replace(" ", "") == "|method|TGC|SGC|hard:TGC|"
+    assert "15.0" in page and "SGC (test): none whole." in page
 
 
 def test_values_are_those_of_the_last_round_averaged_over_seeds(tmp_path: Path) -> None:
