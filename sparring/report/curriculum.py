@@ -120,6 +120,7 @@ class _Pool:
             self._active.add(task_id)
             self._waiting.discard(task_id)
         elif change == QUARANTINED:
+            self._active.discard(task_id)  # one that its first rollouts put away
             self._waiting.add(task_id)
         elif change.startswith("retired: "):
             self._active.discard(task_id)

@@ -8,7 +8,7 @@
     empty       a policy that says nothing fails
     random      a policy that plays actions by chance fails
     query       an agent that sees the task alone, and no solution, solves it at least once (not made by default)
-    probe       the agent solves it sometimes, or half; else it is sound, but quarantined
+    probe       the agent solves it sometimes, or half; else it is sound, but quarantined: by its first rollouts on it
 
 The first two are always made. `validation.py` does the playing.
 
@@ -85,14 +85,24 @@ class ValidationConfig:
     query_agent: Literal["target", "explorer"] = "target"
     """Who tries the query. `target`: the agent that is trained; its probes are its tries. `explorer`: the language
     model of `[openai]`, which plays as any agent does."""
+    probe_by: Literal["rollouts", "episodes"] = "rollouts"
+    """Which episodes of the agent are its probes. `rollouts`: its first ones on the task in the pool, so that probing
+    costs nothing; a task that it then solves always or never is quarantined. `episodes`: of their own, before the task
+    enters."""
     num_probes: Repeats = 4
-    """Episodes of the agent."""
+    """Episodes of the agent; of rollouts, at least so many."""
     num_again: CountOrZero = 4
-    """Most quarantined tasks that a synthesis probes again, drawn by chance: else they would eat up its budget."""
+    """Most quarantined tasks that a synthesis probes again, or lets in again, drawn by chance: else they would eat up
+    its budget."""
     probe_range: tuple[Share, Share] = (0.1, 0.9)
     """The probes' mean reward must lie within; of rewards of 0 and 1, it is the share solved."""
     success_eps: ShareBelowOne = 1e-6
     """A reward of at least one minus this reaches the goal."""
+    num_in_full: CountOrZero = 8
+    """Proposals of a synthesis that are all replayed again and played by silence and by chance."""
+    spot_share: Share = 0.25
+    """Of the others, the share that is, drawn by chance, each of these three checks by itself; where one refuses a
+    proposal, it is made of all. 1: of all in any case."""
 
     def __post_init__(self) -> None:
         """Refuse checks that check nothing."""
@@ -110,7 +120,7 @@ class ValidationConfig:
             "empty": 1,
             "random": self.num_random,
             "query": self.num_query_tries,
-            "probe": self.num_probes,
+            "probe": self.num_probes if self.probe_by == "episodes" else 0,
         }
         made = {check: num for check, num in parts.items() if check in self.checks}
         shared = min(made.get("query", 0), made.get("probe", 0)) if self.query_agent == "target" else 0
@@ -120,6 +130,16 @@ class ValidationConfig:
     def asks_explorer(self) -> bool:
         """Whether the language model of `[openai]` is to play."""
         return "query" in self.checks and self.query_agent == "explorer"
+
+    @property
+    def probes_apart(self) -> bool:
+        """Whether probes are episodes of their own."""
+        return "probe" in self.checks and self.probe_by == "episodes"
+
+    @property
+    def probes_in_pool(self) -> bool:
+        """Whether the first rollouts on a new task are its probes."""
+        return "probe" in self.checks and self.probe_by == "rollouts"
 
     @property
     def least_reward(self) -> float:
@@ -214,8 +234,13 @@ def check_probe(episodes: Sequence[Trajectory], config: ValidationConfig) -> Ref
     rewards = [one.reward for one in counted(episodes)]
     if not rewards:
         return Refusal(reason=Reason.FAULT, detail=episodes[0].error)
+    return judge_probes(fmean(rewards), len(rewards), config)
+
+
+def judge_probes(mean: float, num: int, config: ValidationConfig) -> Refusal | None:
+    """Quarantine a task by the mean reward of its probes."""
     low, high = config.probe_range
-    mean, detail = fmean(rewards), f"mean reward {fmean(rewards):.2f} of {len(rewards)} probes"
+    detail = f"mean reward {mean:.2f} of {num} probes"
     if mean < low - ROUNDING:
         return Refusal(reason=Reason.TOO_HARD, detail=detail)
     return Refusal(reason=Reason.TOO_EASY, detail=detail) if mean > high + ROUNDING else None

@@ -199,6 +199,9 @@ def observe(
     visits = visits_of(step, trajectories)
     flags = find_flags(visits, curriculum.history, pattern, config.signals)
     pool, events = pools.record(curriculum.pool, visits, step, config.pool)
+    if config.validation.probes_in_pool:
+        pool, judged = pools.probe(pool, visits, step, config.validation, min_active=config.pool.min_active)
+        events += judged
     eps = config.validation.success_eps
     solved = {one.task.id: sketch_of(one) for visit in visits for one in visit.rollouts if one.reward >= 1.0 - eps}
     observed = replace(

@@ -21,6 +21,7 @@ from sparring.core.convert import check_values
 from sparring.core.errors import DataError
 from sparring.core.ranges import CountOrZero, Repeats, Share, ShareBelowOne
 from sparring.core.types import Task
+from sparring.synthesis.checks import Reason, Refusal, ValidationConfig, judge_probes
 from sparring.synthesis.proposals import Origin, task_from_json, task_to_json
 from sparring.synthesis.signals import ROUNDING, Flag, Visit, draw
 
@@ -80,6 +81,10 @@ class PooledTask:
     """Mean reward of its last visits, oldest first."""
     added: int = 0
     """The step it came in."""
+    num_rollouts: int = 0
+    """Rollouts on it since it came in, as far as it is probed by them."""
+    num_failed_probes: int = 0
+    """How often its first rollouts said that it is too easy or too hard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +156,8 @@ class TaskPool:
                     "status": member.status.value,
                     "visits": list(member.visits),
                     "added": member.added,
+                    "num_rollouts": member.num_rollouts,
+                    "num_failed_probes": member.num_failed_probes,
                 }
                 for member in self.members
             ]
@@ -171,6 +178,8 @@ class TaskPool:
                     status=Status(one["status"]),
                     visits=tuple(float(mean) for mean in one["visits"]),
                     added=int(one["added"]),
+                    num_rollouts=int(one["num_rollouts"]),
+                    num_failed_probes=int(one["num_failed_probes"]),
                 )
                 for one in record["members"]
             )
@@ -231,8 +240,12 @@ def release(pool: TaskPool, task_ids: Sequence[str], step: int, config: PoolConf
     grown, events = add(without, [(one.task, one.origin) for one in waiting], step, config)
     entered = {event.task_id for event in events if event.change is Change.ADDED}
     kept = tuple(one for one in waiting if one.task.id not in entered)  # over the share: they wait on
+    failed = {one.task.id: one.num_failed_probes for one in waiting}
+    members = [
+        replace(one, num_failed_probes=failed[one.task.id]) if one.task.id in failed else one for one in grown.members
+    ]
     renamed = [replace(one, change=Change.RELEASED) if one.change is Change.ADDED else one for one in events]
-    return TaskPool(members=(*grown.members, *kept)), renamed
+    return TaskPool(members=(*members, *kept)), renamed
 
 
 def record(pool: TaskPool, visits: Sequence[Visit], step: int, config: PoolConfig) -> Update:
@@ -254,6 +267,41 @@ def record(pool: TaskPool, visits: Sequence[Visit], step: int, config: PoolConfi
     retired = tuple(replace(one, status=Status.RETIRED) if one.task.id in gone else one for one in members)
     events = [_retirement(step, one, config) for one in retired if one.task.id in gone]
     return TaskPool(members=retired), events
+
+
+def probe(
+    pool: TaskPool, visits: Sequence[Visit], step: int, config: ValidationConfig, *, min_active: int = 0
+) -> Update:
+    """Judge new tasks by their first rollouts, once there are enough of them: as validation does by probes of its own.
+
+    What is too easy or too hard is quarantined, the first time; the second time it is retired, so that quarantine holds
+    nothing for good. None leaves once `min_active` tasks are left. It is called after `record`.
+    """
+    room = len(pool.active) - min_active
+    nums = {visit.task.id: len(visit.rollouts) for visit in visits}
+    members, events = list(pool.members), []
+    for place, one in enumerate(members):
+        new = nums.get(one.task.id, 0)
+        if one.origin.is_initial or one.status is not Status.ACTIVE or not new or one.num_rollouts >= config.num_probes:
+            continue
+        num = one.num_rollouts + new
+        members[place] = replace(one, num_rollouts=num)
+        verdict = judge_probes(fmean(one.visits), num, config) if num >= config.num_probes else None
+        if verdict is not None and room > 0:
+            members[place], event = _put_away(one, verdict, step)
+            events.append(event)
+            room -= 1
+    return TaskPool(members=tuple(members)), events
+
+
+def _put_away(member: PooledTask, verdict: Refusal, step: int) -> tuple[PooledTask, PoolEvent]:
+    failed = member.num_failed_probes + 1
+    status, change = Status.QUARANTINED, Change.QUARANTINED
+    if failed > 1:
+        is_easy = verdict.reason is Reason.TOO_EASY
+        status, change = Status.RETIRED, Change.RETIRED_SOLVED if is_easy else Change.RETIRED_HOPELESS
+    away = replace(member, status=status, visits=(), num_rollouts=0, num_failed_probes=failed)
+    return away, _event(step, change, away, f"{verdict.reason.removeprefix('quarantined: ')}, {verdict.detail}")
 
 
 def sample(pool: TaskPool, num: int, seed: int, step: int, weights: Mapping[str, float] | None = None) -> list[Task]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -166,14 +167,17 @@ def validate(
     if "replay" in config.checks:
         _replay(candidates, ground, arena, config)
         _check_novelty(candidates, ground, config)
+        _spot_check(partial(_replay_again, arena=arena, config=config), "replay", _open(candidates), config, seed)
     else:
         for candidate in _open(candidates):
             candidate.reference = candidate.proposal.references[0]
     if "empty" in config.checks:
-        _play_null(candidates, Purpose.EMPTY, empty_policy(), 1, arena, config)
+        silence = partial(_play_null, purpose=Purpose.EMPTY, policy=empty_policy(), num=1, arena=arena, config=config)
+        _spot_check(silence, "empty", _open(candidates), config, seed)
     if "random" in config.checks and ground.vocabulary:
-        chance = RandomPolicy(seed, sorted(set(ground.vocabulary)))
-        _play_null(candidates, Purpose.RANDOM, chance, config.num_random, arena, config)
+        policy, num = RandomPolicy(seed, sorted(set(ground.vocabulary))), config.num_random
+        chance = partial(_play_null, purpose=Purpose.RANDOM, policy=policy, num=num, arena=arena, config=config)
+        _spot_check(chance, "random", _open(candidates), config, seed)
     _try(candidates, ground, arena, config)
     return [
         Verdict(proposal=one.proposal, refusal=one.refusal, reference=one.reference, start=one.start, probe=one.probe)
@@ -184,11 +188,14 @@ def validate(
 def probe_again(
     tasks: Sequence[Task], agent: AnyPolicy, arena: Arena, config: ValidationConfig, *, seed: int = 0
 ) -> list[str]:
-    """Probe some quarantined tasks once more; return the ids of those that the agent now solves sometimes.
+    """Probe some quarantined tasks once more; return the ids of those that may enter the pool now.
 
-    As many are drawn as the config says and the budget pays for.
+    As many are drawn as the config says and the budget pays for. Where rollouts are probes, all that are drawn come in
+    again, for another first visit.
     """
     drawn = sorted(tasks, key=lambda task: draw(seed, "probe again", task.id))[: config.num_again]
+    if config.probes_in_pool:
+        return [task.id for task in drawn]
     affordable = [task for place, task in enumerate(drawn, start=1) if arena.affords(place * config.num_probes)]
     if not affordable:
         return []
@@ -198,6 +205,25 @@ def probe_again(
 
 def _open(candidates: Sequence[_Candidate]) -> list[_Candidate]:
     return [candidate for candidate in candidates if candidate.refusal is None]
+
+
+def _spot_check(
+    check: Callable[[Sequence[_Candidate]], None],
+    name: str,
+    candidates: Sequence[_Candidate],
+    config: ValidationConfig,
+    seed: int,
+) -> None:
+    """Make a check of the first candidates and of a share of the others; of all, as soon as it refuses one."""
+    first, others = candidates[: config.num_in_full], candidates[config.num_in_full :]
+    drawn = {one.task.id for one in others if draw(seed, "spot", name, one.task.id) < config.spot_share}
+    spots = [one for one in others if one.task.id in drawn]
+    left = [one for one in others if one.task.id not in drawn]
+    for part, rest in ((first, others), (spots, left)):
+        check(part)
+        if any(one.refusal for one in part):
+            check(rest)
+            return
 
 
 def _check_on_paper(candidates: Sequence[_Candidate], ground: Ground) -> None:
@@ -229,7 +255,7 @@ def _keep_to_budget(candidates: Sequence[_Candidate], arena: Arena, config: Vali
 
 
 def _replay(candidates: Sequence[_Candidate], ground: Ground, arena: Arena, config: ValidationConfig) -> None:
-    """Find each task's first reference that reaches the goal, and play that one again."""
+    """Find each task's first reference that reaches the goal."""
     trying = _open(candidates)
     for place in range(max((len(one.proposal.references) for one in trying), default=0)):
         turn = [one for one in trying if not one.reference and place < len(one.proposal.references)]
@@ -241,13 +267,17 @@ def _replay(candidates: Sequence[_Candidate], ground: Ground, arena: Arena, conf
     for candidate in trying:
         if not candidate.reference:
             candidate.refuse(check_goal(candidate.replays[0], config))
-    for _ in range(config.num_replays - 1):
-        for candidate, played in _play_references(_open(trying), arena, lambda one: one.reference):
-            candidate.replays.append(played)
-    for candidate in _open(trying):
-        candidate.refuse(check_replays(candidate.replays, config))
-        if candidate.refusal is None and "change" in config.checks:
+        elif "change" in config.checks:
             candidate.refuse(check_change(candidate.replays[0], ground.world))
+
+
+def _replay_again(candidates: Sequence[_Candidate], *, arena: Arena, config: ValidationConfig) -> None:
+    """Play the references that reached the goal again, and compare."""
+    for _ in range(config.num_replays - 1):
+        for candidate, played in _play_references(_open(candidates), arena, lambda one: one.reference):
+            candidate.replays.append(played)
+    for candidate in _open(candidates):
+        candidate.refuse(check_replays(candidate.replays, config))
 
 
 def _play_references(
@@ -275,6 +305,7 @@ def _check_novelty(candidates: Sequence[_Candidate], ground: Ground, config: Val
 
 def _play_null(
     candidates: Sequence[_Candidate],
+    *,
     purpose: Purpose,
     policy: AnyPolicy,
     num: int,
@@ -282,10 +313,8 @@ def _play_null(
     config: ValidationConfig,
 ) -> None:
     reason = Reason.EMPTY_SOLVES if purpose is Purpose.EMPTY else Reason.RANDOM_SOLVES
-    trying = _open(candidates)
-    for candidate, episodes in zip(
-        trying, arena.play(purpose, policy, [one.task for one in trying], num=num), strict=True
-    ):
+    played = arena.play(purpose, policy, [one.task for one in candidates], num=num)
+    for candidate, episodes in zip(candidates, played, strict=True):
         candidate.refuse(check_null(episodes, reason, config))
 
 
@@ -295,14 +324,14 @@ def _try(candidates: Sequence[_Candidate], ground: Ground, arena: Arena, config:
     if config.asks_explorer:
         assert ground.explorer is not None, "an explorer is wanted, and none was given"
         _try_queries(candidates, Purpose.QUERY, ground.explorer, ground, arena, config)
-    if "probe" in config.checks:
+    if config.probes_apart:
         trying = _open(candidates)
         played = arena.play(Purpose.PROBE, ground.agent, [one.task for one in trying], num=config.num_probes)
         for candidate, episodes in zip(trying, played, strict=True):
             candidate.probes = episodes
     if "query" in config.checks and not config.asks_explorer:
         _try_queries(candidates, Purpose.PROBE, ground.agent, ground, arena, config)
-    if "probe" in config.checks:
+    if config.probes_apart:
         for candidate in _open(candidates):
             candidate.refuse(check_probe(candidate.probes, config))
 

@@ -31,7 +31,7 @@ from sparring.synthesis.pool import Change, PoolConfig, PoolEvent, Status
 from sparring.synthesis.presets import PRESETS
 from sparring.synthesis.programmatic import Programmatic, ReplayOnly
 from sparring.synthesis.proposals import Synthesiser
-from sparring.synthesis.signals import SignalConfig
+from sparring.synthesis.signals import SignalConfig, visits_of
 from sparring.synthesis.validation import Ground
 from tests.synthesis.growing_world import GrowingWorld
 from tests.synthesis.scenes import live_arena, played, skilled, task, verb
@@ -42,6 +42,7 @@ INITIAL = [one for one in WORLD.tasks("train") if GATE.check(one) is None]
 CONFIG = CoEvolveConfig(
     synthesis=SynthesisConfig(every=2, num_proposals=8, num_flags=8),
     pool=PoolConfig(min_active=4),
+    validation=ValidationConfig(probe_by="episodes"),
 )
 
 
@@ -199,6 +200,22 @@ def test_quarantined_tasks_enter_once_the_agent_solves_them_sometimes():
     assert result.released
     assert set(result.released) <= waiting
     assert Change.RELEASED in {event.change for event in events}
+
+
+def test_first_rollouts_are_probes_and_cost_nothing():
+    config = replace(CONFIG, validation=ValidationConfig())
+    curriculum, events, records = run(config)
+    assert sum(result.episodes["probe"] for _, result in records if result) == 0
+    made = {member.task.id for member in curriculum.pool.members if not member.origin.is_initial}
+    put_away = [event for event in events if event.change is Change.QUARANTINED]
+    assert made and put_away and {event.task_id for event in put_away} <= made
+    means = {}
+    for trajectories, _ in records:
+        for visit in visits_of(1, trajectories):
+            means.setdefault(visit.task.id, []).append(visit.mean)
+    for event in put_away:
+        assert not 0.1 <= means[event.task_id][0] <= 0.9, "four rollouts are a first visit"
+    assert {one.num_failed_probes for one in curriculum.pool.members if one.status is Status.QUARANTINED} <= {1}
 
 
 def test_when_synthesis_is_due():

@@ -9,6 +9,7 @@ import pytest
 
 from sparring.core.errors import DataError
 from sparring.synthesis import pool as pools
+from sparring.synthesis.checks import ValidationConfig
 from sparring.synthesis.pool import Change, PoolConfig, PoolEvent, Status, TaskPool
 from sparring.synthesis.proposals import Origin
 from sparring.synthesis.signals import Flag, Signal
@@ -93,6 +94,42 @@ def test_a_release_over_the_share_waits_on():
     pool, events = pools.release(pool, ["short/new-0", "short/new-1"], 20, PoolConfig())
     assert [event.change for event in events] == [Change.RELEASED, Change.OVER_SHARE]
     assert pool.get("short/new-1").status is Status.QUARANTINED  # pyright: ignore
+
+
+PROBE = ValidationConfig(num_probes=4)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "fate"),
+    [
+        ((1, 1, 1, 1), (1, 1, 1, 1), Change.RETIRED_SOLVED),
+        ((0, 0, 0, 0), (0, 0, 0, 0), Change.RETIRED_HOPELESS),
+        ((0, 0, 0, 0), (0, 1, 0, 0), None),
+    ],
+)
+def test_first_rollouts_put_a_new_task_away_once_and_for_good_the_second_time(first, second, fate):
+    pool, _ = pools.add(pools.start(tasks(2))[0], [(task("new/0"), MADE)], 1, PoolConfig())
+    for step, rewards in ((1, first), (2, second)):
+        visits = [visit(*rewards, of=task("new/0"), step=step), visit(0, 0, 0, 0, of=tasks(1)[0], step=step)]
+        pool, _ = pools.record(pool, visits, step, PoolConfig())
+        pool, events = pools.probe(pool, visits, step, PROBE)
+        if step == 1:
+            assert [(event.change, event.task_id) for event in events] == [(Change.QUARANTINED, "new/0")]
+            pool, events = pools.release(pool, ["new/0"], step, PoolConfig())
+            assert [event.change for event in events] == [Change.RELEASED]
+    assert [event.change for event in events] == ([fate] if fate else [])
+    assert TaskPool.from_json(json.loads(json.dumps(pool.to_json()))) == pool
+
+
+def test_a_new_task_is_judged_once_there_are_enough_rollouts_and_never_below_a_batch():
+    pool, _ = pools.add(pools.start(tasks(2))[0], [(task("new/0"), MADE)], 1, PoolConfig())
+    for step in (1, 2, 3, 4):
+        visits = [visit(1, of=task("new/0"), step=step)]
+        pool, _ = pools.record(pool, visits, step, PoolConfig(min_active=8))
+        kept, none = pools.probe(pool, visits, step, PROBE, min_active=3)
+        assert none == [] and len(kept.active) == 3
+        pool, events = pools.probe(pool, visits, step, PROBE)
+        assert [event.change for event in events] == ([Change.QUARANTINED] if step == 4 else [])
 
 
 def test_draws_depend_on_the_seed_and_the_step_alone():

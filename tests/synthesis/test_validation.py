@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import permutations
 from typing import get_args
 
 import pytest
@@ -23,7 +24,7 @@ from sparring.synthesis.checks import (
 )
 from sparring.synthesis.novelty import EvaluationGate, sketch
 from sparring.synthesis.proposals import Origin, Proposal
-from sparring.synthesis.signals import Signal
+from sparring.synthesis.signals import Signal, draw
 from sparring.synthesis.validation import Ground, Verdict, probe_again, validate
 from tests.synthesis.growing_world import GrowingSynthesis
 from tests.synthesis.scenes import live_arena, played, reader, skilled, task
@@ -33,7 +34,7 @@ GOAL = "red green blue red"
 SOUND = task("long/new", GOAL)
 EVALUATION = [task("long/test-0", "white white white white", machine="M7")]
 VOCABULARY = ["press red", "press green", "press blue", "press white", "look", "sing", "jump", "sleep"]
-ALL = ValidationConfig(checks=get_args(CheckName))
+ALL = ValidationConfig(checks=get_args(CheckName), probe_by="episodes")
 HALF_TOLD = task("long/half-told", GOAL, told=["red", "green"])
 
 
@@ -219,11 +220,11 @@ def test_the_first_reference_that_reaches_the_goal_counts():
 
 def test_every_episode_is_counted_and_the_budget_holds():
     goals = ("red green blue red", "white blue green green", "blue blue white red", "green red red white")
-    many = [proposal(task(f"long/{i}", goal)) for i, goal in enumerate(goals)]
+    proposals = [proposal(task(f"long/{i}", goal)) for i, goal in enumerate(goals)]
     cost = ALL.cost(1)
     assert cost == 2 + 1 + 1 + 4
     with live_arena(budget=2 * cost + 1) as arena:
-        found = validate(many, ground(), arena, ALL)
+        found = validate(proposals, ground(), arena, ALL)
         assert arena.spent == {"explore": 0, "replay": 4, "empty": 2, "random": 2, "query": 0, "probe": 8}
         assert arena.total == 16
     reasons = [one.refusal.reason if one.refusal else None for one in found]
@@ -235,6 +236,46 @@ def test_what_is_refused_is_played_no_further():
     with live_arena() as arena:
         validate([proposal(SOUND, "press white")], ground(), arena, ALL)
         assert arena.spent == {"explore": 0, "replay": 1, "empty": 0, "random": 0, "query": 0, "probe": 0}
+
+
+GOALS = [" ".join(goal) for goal in permutations(("red", "green", "blue", "white"))]
+
+
+def many(num: int, *, faulty: int | None = None) -> list[Proposal]:
+    """Sound proposals, of which one is solved by silence."""
+    return [
+        proposal(task(f"long/{i}", goal, **({"fault": "patience"} if i == faulty else {})))
+        for i, goal in enumerate(GOALS[:num])
+    ]
+
+
+def test_by_default_a_sound_task_costs_less_than_three_episodes():
+    """Eight in full are four episodes each; of the others about a quarter has each of three checks."""
+    config = ValidationConfig()
+    with live_arena() as arena:
+        found = validate(many(24), ground(), arena, config)
+        assert arena.spent["probe"] == 0
+        assert 8 <= arena.spent["empty"] < 18 and 8 <= arena.spent["random"] < 18 and 32 <= arena.spent["replay"] < 42
+        assert arena.total / sum(one.is_accepted for one in found) < 3
+    with live_arena() as arena:
+        assert validate(many(24), ground(), arena, replace(config, spot_share=1.0)) == found
+        assert arena.total == 4 * 24
+
+
+@pytest.mark.parametrize("place", [3, "drawn"])
+def test_one_refusal_and_the_check_is_made_of_all(place: int | str):
+    with live_arena() as arena:
+        validate(many(24), ground(), arena, ValidationConfig(checks=("replay", "empty")))
+        drawn = arena.spent["empty"]
+    faulty = (
+        place
+        if isinstance(place, int)
+        else next(i for i in range(8, 24) if draw(0, "spot", "empty", f"long/{i}") < 0.25)
+    )
+    with live_arena() as arena:
+        found = validate(many(24, faulty=faulty), ground(), arena, ValidationConfig(checks=("replay", "empty")))
+        assert arena.spent["empty"] == 24 > drawn
+    assert [i for i, one in enumerate(found) if not one.is_accepted] == [faulty]
 
 
 def test_parity_with_the_paper_keeps_failures_with_a_positive_reward():
@@ -283,7 +324,7 @@ def test_the_first_try_that_solves_it_is_enough():
 
 
 def test_probes_are_tries_and_none_is_played_twice():
-    config = ValidationConfig(checks=("query", "probe"), num_query_tries=6, num_probes=4)
+    config = ValidationConfig(checks=("query", "probe"), probe_by="episodes", num_query_tries=6, num_probes=4)
     assert (config.cost(1), replace(config, num_query_tries=2).cost(1)) == (6, 4)
     for sound, num in ((proposal(), 4), (proposal(HALF_TOLD), 6)):
         with live_arena() as arena:
@@ -292,7 +333,7 @@ def test_probes_are_tries_and_none_is_played_twice():
 
 
 def test_a_served_explorer_may_try_in_the_place_of_the_agent():
-    config = ValidationConfig(checks=("query", "probe"), query_agent="explorer", num_query_tries=2)
+    config = replace(ALL, checks=("query", "probe"), query_agent="explorer", num_query_tries=2)
     assert config.cost(1) == 2 + 4
     with live_arena() as arena:
         found = validate(
