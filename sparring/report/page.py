@@ -30,6 +30,7 @@ from sparring.report import (
     figure_two,
     learning,
     measures,
+    nearness,
     pair_sides,
     preferences,
     reinforcement,
@@ -109,6 +110,7 @@ def _sections(run_dir: Path, results: Results, thresholds: Sequence[float], comp
         "pair_sides": pair_sides.choose(results, shown, phases, episodes.found, {one.id: one for one in experts}),
         "duel": between_arms.show(duel, results, phases, episodes.found) if duel else None,
         "made": synthetic.choose(run_dir, results),
+        "nearness": nearness.sections(run_dir, results, experts),
         "papers": about.papers(results),
         "examples": examples.choose(
             experts, results.featured, episodes.watched, threshold=thresholds[0], success_eps=results.success_eps

@@ -14,16 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
+from sparring.core.similarity import Pairs, jaccard, neighbours, normalise
 from sparring.core.types import Task, Trajectory
 from sparring.envs.synthesis import Synthesis
 from sparring.synthesis.proposals import content_key
-
-EDGE = "\0"
-"""Stands before the first and after the last item of a sequence, so that a single item makes pairs, too."""
-
-Pairs = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,17 +34,12 @@ class Sketch:
 
 def sketch(task_id: str, observation: str, actions: Sequence[str]) -> Sketch:
     """Make a task's sketch from its first observation and a solution."""
-    return Sketch(task_id=task_id, words=_pairs(normalise(observation).split()), actions=_pairs(actions))
+    return Sketch(task_id=task_id, words=neighbours(normalise(observation).split()), actions=neighbours(actions))
 
 
 def sketch_of(solution: Trajectory) -> Sketch:
     """Make a task's sketch from an episode that solved it."""
     return sketch(solution.task.id, solution.turns[0].observation, [turn.action for turn in solution.turns])
-
-
-def jaccard(a: Pairs, b: Pairs) -> float:
-    """Return |a ∩ b| / |a ∪ b|; of two empty sets 1. {1,2,3} and {2,3,4}: 2/4."""
-    return len(a & b) / len(a | b) if a or b else 1.0
 
 
 def find_duplicate(new: Sketch, known: Iterable[Sketch], threshold: float = 0.8) -> str | None:
@@ -58,11 +48,6 @@ def find_duplicate(new: Sketch, known: Iterable[Sketch], threshold: float = 0.8)
         if jaccard(new.words, old.words) >= threshold and jaccard(new.actions, old.actions) >= threshold:
             return old.task_id
     return None
-
-
-def normalise(text: str) -> str:
-    """Fold case and white space, so that a text can't pass as another one by its looks."""
-    return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +133,3 @@ class EvaluationGate:
         if start is not None and actions is not None:
             aspects.append(("start and answer", "\n".join([normalise(start), *map(normalise, actions)])))
         return aspects
-
-
-def _pairs(items: Sequence[str]) -> Pairs:
-    return frozenset(pairwise([EDGE, *items, EDGE]))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sparring.synthesis.novelty import EvaluationGate, find_duplicate, jaccard, sketch, sketch_of
+from sparring.core.similarity import jaccard
+from sparring.synthesis.novelty import EvaluationGate, find_duplicate, sketch, sketch_of
 from tests.synthesis.growing_world import GrowingSynthesis
 from tests.synthesis.scenes import played, task
 
