@@ -79,10 +79,10 @@ def main() -> None:
     for run in parser.parse_args().runs:
         found = measure(run)
         purposes = ", ".join(f"{num} {purpose}" for purpose, num in found.episodes.items())
-        print(f"{run}: an episode {found.play_s:.3f} s, its training {found.train_s:.3f} s; a proposal")
-        print(f"  {found.proposal_s:.3f} s; {found.accepted} of {found.proposed} accepted, {purposes}:")
-        print(f"  {found.episodes_for_one:.2f} episodes an accepted task; at the paper's schedule {PROPOSALS} proposals")
-        print(f"  in {ROUNDS * EPISODES:,} episodes take {found.overhead():.2%} more time")
+        print(f"{run}: an episode {found.play_s:.3f} s, its training {found.train_s:.3f} s, a proposal")
+        print(f"  {found.proposal_s:.3f} s; {found.accepted} of {found.proposed} accepted; episodes: {purposes}:")
+        print(f"  {found.episodes_for_one:.2f} for an accepted task. At the paper's schedule, {PROPOSALS} proposals")
+        print(f"  beside {ROUNDS * EPISODES:,} episodes: {found.overhead():.2%} more time")
 
 
 if __name__ == "__main__":

@@ -58,6 +58,9 @@ TINY: dict[str, Any] = {
     "grpo.rounds": 2,
     "grpo.num_tasks": 2,
     "grpo.num_per_task": 2,
+    "bootstrap.num": 2,
+    "bootstrap.explorer": "programmatic",
+    "bootstrap.num_places": 2,
     "synthesis.every": 1,
     "synthesis.num_flags": 2,
     "synthesis.num_proposals": 2,
@@ -86,6 +89,7 @@ def test_a_recipe_says_what_is_known_of_the_paper(world: str) -> None:
         assert (config.rollout.temperature, config.explorer.explore_turns) == (0.9, 30)
         assert config.env.options["turn_limit"] == 30
         assert (config.env.num_train or config.env.options["num_explored"]) == 100
+        assert (config.bootstrap.num, config.bootstrap.explorer) == (100, "language-model")
         assert (config.synthesis.preset, config.synthesis.every, config.signals.window) == ("paper", 10, 10)
         assert config.model.path == "Qwen/Qwen2.5-7B-Instruct"
         assert (config.eval.split, config.eval.also) == ("test", ("test_challenge",) if world == "appworld" else ())
@@ -137,6 +141,6 @@ def test_every_arm_starts_and_ends(world: str, tmp_path: Path, monkeypatch: pyte
         last = arm["seeds"]["0"]["evaluations"][-1]
         assert list(last["measures"]) == {"bfcl": ["accuracy"], "appworld": ["TGC", "SGC"]}[world]
     for name in EXPLORED:
-        (made,) = [read_json(path) for path in (tmp_path / "run" / "seed-0" / name).glob("*/synthesis/synthesis.json")]
+        (made,) = [read_json(path) for path in (tmp_path / "run" / "seed-0" / name).glob("round-1/synthesis/*.json")]
         assert not made["verdicts"]
         assert made["counts"].get("reflect: malformed", 0) == made["counts"].get("reflect: requests", 0)

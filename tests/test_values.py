@@ -172,7 +172,10 @@ def test_the_command_line_refuses_as_a_file_does() -> None:
         ({"method": "grpo", "rollout": {"temperature": 0}}, "rollout.temperature: grpo samples, so it must be above 0"),
         ({"method": "eto", "rollout": {"temperature": 1e-30}}, "rollout.temperature: 1e-30 is too low"),
         (
-            {"arms": {"a": {"method": "sft"}, "b": {"method": "coevolve", "synthesis": {"kind": "language-model"}}}},
+            {
+                "engine": {"kind": "fsdp"},
+                "arms": {"a": {"method": "sft"}, "b": {"method": "coevolve", "synthesis": {"kind": "language-model"}}},
+            },
             "arms.b.synthesis.kind: a language model is asked, and none is named",
         ),
         ({"method": "coevolve", "pool": {"hopeless_below": 0.9, "solved_above": 0.5}}, "pool.hopeless_below: 0.9"),

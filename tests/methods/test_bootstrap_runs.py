@@ -165,7 +165,7 @@ def test_a_world_that_is_not_to_be_explored_says_so_at_once(model_folder: Path, 
     with pytest.raises(ConfigError, match="offers no synthesis"):
         run_recipe(recipe, tmp_path / "toy", SilentProgress(), with_report=False)
     with pytest.raises(ConfigError, match=r"bootstrap\.explorer: a language model is asked"):
-        make_recipe(model_folder, "grpo", bootstrap={"explorer": "language-model"})
+        make_recipe(model_folder, "grpo", engine={"kind": "fsdp"}, bootstrap={"explorer": "language-model"})
 
 
 def test_an_exploration_that_makes_nothing_says_why(model_folder: Path, tmp_path: Path) -> None:
@@ -217,3 +217,21 @@ def test_no_evaluation_data_reaches_a_prompt_a_proposal_or_a_task(
             assert CANARY not in (folder / name).read_text("utf-8"), f"{folder.parent.name}/{name}"
     for path in [*arm.glob("round-*/pool.jsonl"), *arm.glob("round-*/rollout-*/trajectories.jsonl")]:
         assert CANARY not in path.read_text("utf-8"), path
+
+
+@pytest.mark.parametrize("answers", ["json", "plain"])
+def test_the_runs_base_makes_tasks_in_this_process(model_folder: Path, tmp_path: Path, answers: str) -> None:
+    """What a model of this size writes is mostly dropped; each answer is counted, and so are its tokens."""
+    recipe = make_recipe(
+        model_folder,
+        "coevolve",
+        synthesis={"kind": "language-model", "guidance": "random"},
+        explorer={"answers": answers, "max_tokens": 6, "explore_turns": 2, "num_flags": 4},
+        chat={"max_context": 2048},
+    )
+    run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)
+    counts = read_json(tmp_path / "seed-0/coevolve/round-1/synthesis/synthesis.json")["counts"]
+    asked, dropped = counts["reflect: requests"], counts.get("reflect: malformed", 0)
+    assert 0 < asked <= 4 and 0 < counts["reflect: tokens written"] <= 6 * asked < counts["reflect: tokens read"]
+    assert dropped == asked if answers == "json" else dropped <= asked
+    assert ("explore: tokens written" in counts) == (dropped < asked)

@@ -332,12 +332,15 @@ def test_running_servers_take_no_new_weights(tmp_path: Path) -> None:
         load_recipe(recipe, {"vllm.base_urls": ["http://localhost:8000"]})
 
 
-def test_a_language_model_that_is_not_named_is_the_base_on_the_runs_own_server() -> None:
+def test_a_language_model_that_is_not_named_is_the_runs_base() -> None:
     server = ChatServer(url="http://127.0.0.1:8000/v1", model="base", key_variable="NONE", key="secret-of-the-run")
     asked = server.config(OpenAIConfig(timeout_s=7.0))
     assert (asked.base_url, asked.model, asked.timeout_s) == ("http://127.0.0.1:8000/v1", "base", 7.0)
     assert "secret" not in repr(server) and "secret" not in repr(asked)
     values = {"name": "grown", "method": "coevolve", "env": {"id": "bfcl"}, "synthesis": {"kind": "language-model"}}
+    recipe_from_dict(values)  # in this process
+    apart = values | {"engine": {"kind": "fsdp"}}
     with pytest.raises(ConfigError, match="a language model is asked, and none is named"):
-        recipe_from_dict(values)
+        recipe_from_dict(apart)
+    recipe_from_dict(apart | {"explorer": {"model": "sparring-tools"}})
     recipe_from_dict(values | {"sampler": {"kind": "vllm"}, "vllm": {"launch": True}})
