@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,12 @@ def test_the_worlds_words_are_told_from_what_stood_around_them(tmp_path: Path) -
     dialogue = Dialogue(ChatConfig(num_examples=1), instruction="Walk.", examples=[shown])
     (first,) = {conversation_row(dialogue, played)["messages"][0]["content"]}
     assert first.startswith("Walk.\n\nAnswer with one thought")
-    for row_of in (conversation_row, completion_row):
-        write_rows(tmp_path / "shown.jsonl", [row_of(dialogue, played)])
+    others = [
+        Dialogue(ChatConfig(num_examples=num, system=system), instruction="Walk.", examples=[shown])
+        for num, system in ((0, None), (0, "Be brief."), (0, "Be brief. {instruction}"), (1, "Be brief. {instruction}"))
+    ]
+    for row_of, dialogue_of in product((conversation_row, completion_row), (dialogue, *others)):
+        write_rows(tmp_path / "shown.jsonl", [row_of(dialogue_of, played)])
         (back,) = read_demonstrations(tmp_path / "shown.jsonl", [played.task], "react")
         assert [(t.observation, t.text, t.reward) for t in back.turns] == [
             (t.observation, t.text, t.reward) for t in played.turns

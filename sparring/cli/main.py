@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = {
     "merge": "add an adapter's weights to its base model's, and write a plain Hugging Face folder",
     "export": "write a run's preference pairs or trajectories as data for TRL, `datasets` and others",
     "recipes": "list the recipes that come with Sparring, or copy one to edit it",
+    "push": "upload a checkpoint to the Hugging Face Hub, with a model card",
     "envs": "list the worlds: what works on this machine, and how to get what does not",
 }
 """Subcommands, with what they do."""

@@ -35,7 +35,7 @@ def messages_of(dialogue: Dialogue, trajectory: Trajectory, num_turns: int | Non
 
 
 def num_context(dialogue: Dialogue) -> int:
-    """Count the messages of worked examples, which stand before every task."""
+    """Count the messages that stand before every task: a system message, and those of worked examples."""
     return len(dialogue.messages((), "")) - 1
 
 
@@ -177,15 +177,16 @@ def exchanges(messages: Sequence[Message]) -> list[tuple[str, str]]:
     return list(zip(texts[0::2], texts[1::2], strict=False))
 
 
-def task_exchanges(row: Mapping[str, Any], messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """Return a row's exchanges without what Sparring put around the world's words when it wrote the row."""
-    num = row.get("num_context") if isinstance(row.get("num_context"), int) else 0
-    instruction = row.get("instruction") if isinstance(row.get("instruction"), str) else ""
-    found = exchanges(messages[num:])
-    if found:
-        before = NEW_TASK if num else f"{instruction}\n\n" if instruction else ""
-        found[0] = (found[0][0].removeprefix(before), found[0][1])
-    return found
+def without_context(row: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return a row without the messages that Sparring put before the task, and what it put before the world's words."""
+    num, instruction = row.get("num_context"), row.get("instruction")
+    field = "messages" if "messages" in row else "prompt"
+    messages = row.get(field)
+    if not isinstance(num, int) or not isinstance(messages, list):
+        num, messages = 0, []
+    examples = [one for one in messages[:num] if isinstance(one, Mapping) and one.get("role") == "assistant"]
+    before = NEW_TASK if examples else f"{instruction}\n\n" if isinstance(instruction, str) and instruction else ""
+    return {**row, field: messages[num:]} if num else dict(row), before
 
 
 def is_conversation(row: Mapping[str, Any]) -> bool:
@@ -238,9 +239,11 @@ def demonstration_record(row: Mapping[str, Any], format: ActionFormat, where: st
     """
     written = row.get("format")
     format = ActionFormat(name=written) if written in ("react", "action", "code") else format
-    found = task_exchanges(row, whole_conversation(row, where)[0])
+    own, before = without_context(row)
+    found = exchanges(whole_conversation(own, where)[0])
     if not found:
         raise DataError(f"{where}: no answer of the assistant's in it.")
+    found[0] = (found[0][0].removeprefix(before), found[0][1])
     rewards = row.get("turn_rewards")
     turns = []
     for i, (observation, text) in enumerate(found):

@@ -58,7 +58,7 @@ class Wandb:
     module, install = "wandb", "wandb"
 
     def __init__(self, run: Tracked) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         run.folder.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
@@ -85,7 +85,7 @@ class Trackio:
     module, install = "trackio", "trackio"
 
     def __init__(self, run: Tracked) -> None:
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         self._run = trackio.init(
             project=run.project,
@@ -129,7 +129,7 @@ class Mlflow:
     def __init__(self, run: Tracked) -> None:
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # it wants a database else
-        from mlflow.tracking import MlflowClient
+        from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
 
         store = os.environ.get("MLFLOW_TRACKING_URI") or (run.folder.parent / "store").absolute().as_uri()
         self._client = MlflowClient(tracking_uri=store)
@@ -179,7 +179,7 @@ def check_trackers(names: Iterable[str]) -> None:
 
 
 def _check_wandb_login() -> None:
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]
 
     if not wandb.login(prompt=False, verify=False):  # asking would stop a run that nobody watches
         raise ConfigError("run.tracker: wandb: nobody is logged in. Run `wandb login`, or set WANDB_MODE=offline.")
