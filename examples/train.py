@@ -4,13 +4,11 @@ import sparring
 
 recipe = {
     "method": "coevolving_agents",
-    "env": {"id": "examples.treasure:Treasure", "num_envs": 8},
+    "env": {"id": "examples.treasure:Treasure"},
     "expert": {"path": "examples/treasure.jsonl"},
     "chat": {"format": "action", "max_context": 1024},
-    "rollout": {"max_new_tokens": 8},
     "sft": {"lr": 1e-3, "epochs": 20, "batch_size": 8},
     "dpo": {"lr": 3e-5, "epochs": 2, "batch_size": 8},
 }
 run = sparring.train(recipe, out="runs/treasure-python", overrides={"loop.rounds": 2})
-print(run)
-print(sparring.evaluate(run.best_checkpoint, split="dev"))
+print(run, sparring.evaluate(run.best_checkpoint, split="dev"), sep="\n")

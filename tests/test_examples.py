@@ -38,9 +38,8 @@ def code_blocks(language: str) -> list[str]:
 
 
 def test_the_page_shows_the_files_as_they_are() -> None:
-    world, library, _ = code_blocks("python")
-    assert world == (ROOT / "examples" / "treasure.py").read_text()
-    assert library == (ROOT / "examples" / "library.py").read_text()
+    names = ("treasure", "train", "library")
+    assert code_blocks("python") == [(ROOT / "examples" / f"{name}.py").read_text() for name in names]
     assert code_blocks("toml") == [(ROOT / "examples" / "treasure.toml").read_text()]
 
 
@@ -94,31 +93,6 @@ def test_the_ten_lines_of_python_run() -> None:
     num_pairs, better, worse = re.search(r"(\d+) pairs; the first prefers (0\.\d+) to (0\.\d+)", out).groups()  # type: ignore[union-attr]
     assert int(num_pairs) > 10
     assert float(better) > float(worse)
-
-
-def test_the_recipe_runs_to_a_report_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page's last lines, with a small random model and little training in the place of the bundled one."""
-    from tests.tiny_models import tiny_model, tiny_tokenizer
-
-    tiny_model().save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    small = {
-        "model.path": str(tmp_path / "model"),
-        "sft.epochs": 1,
-        "dpo.epochs": 1,
-        "loop.rounds": 1,
-        "eval.num_tasks": 4,
-        "chat.max_context": 256,
-        "chat.instruction": "",
-    }
-    code = code_blocks("python")[-1]
-    assert '{"dpo.lr": 1e-5}' in code and 'Path("runs/treasure")' in code
-    code = code.replace('{"dpo.lr": 1e-5}', "small").replace('"runs/treasure"', "folder")
-    monkeypatch.chdir(ROOT)
-    names: dict[str, Any] = {"small": small, "folder": str(tmp_path / "run")}
-    exec(code, names)
-    assert list(names["results"]["arms"]) == ["sft", "eto", "coevolving_agents"]
-    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_react_works_with_the_same_demonstrations() -> None:
