@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import random
+import subprocess
+import threading
+import time
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
+from sparring.core.errors import ConfigError
 from sparring.core.types import Task
 from sparring.envs.base import EnvStep
 from tests.toy_world import ToyEnv, ToyWorld
@@ -113,3 +120,70 @@ class ScoredWorld(ToyWorld):
 
     def make_env(self) -> ScoredEnv:
         return ScoredEnv(self.rewards)
+
+
+class FlawedEnv(ToyEnv):
+    """Has the flaw that is named."""
+
+    on_the_class: ClassVar[list[str]] = []
+    chance: ClassVar[random.Random] = random.Random()
+
+    def __init__(self, flaw: str) -> None:
+        super().__init__()
+        self.flaw = flaw
+        self.text = ""
+
+    def reset(self, task: Task, seed: int) -> str:
+        first = super().reset(task, seed)
+        if self.flaw == "global state":
+            type(self).on_the_class.clear()
+        if self.flaw == "leaves a process":
+            subprocess.Popen(["sleep", "20"])
+        if self.flaw == "leaves a thread":
+            threading.Thread(target=time.sleep, args=(6,), name="left over").start()
+        if self.flaw == "another process":
+            return f"{first} {os.getpid()}"
+        if self.flaw == "moody":
+            return f"{first} {self.chance.random()}"
+        return self._told(first)
+
+    def step(self, action: str) -> EnvStep:
+        if self.flaw == "raises" and not action.isascii():
+            raise ValueError("no such word")
+        if self.flaw == "silent" and not action.strip():
+            return EnvStep(observation="", reward=0.0, is_done=False)
+        self.on_the_class.append(action)
+        step = super().step(action)
+        said = f"{step.observation} {len(self.on_the_class)}" if self.flaw == "global state" else step.observation
+        return EnvStep(observation=self._told(said), reward=step.reward, is_done=step.is_done)
+
+    def _told(self, text: str) -> str:
+        """With the leak, as TextArena's: all that was ever said, over resets, too."""
+        self.text += f"\n[GAME] {text}"
+        return self.text if self.flaw == "leaky" else text
+
+
+class FlawedWorld(ToyWorld):
+    """A world with one flaw."""
+
+    def __init__(self, *, flaw: str, per_process: bool = False) -> None:
+        super().__init__(size=3, per_process=per_process)
+        self.flaw = flaw
+
+    def tasks(self, split: str) -> list[Task]:
+        if self.flaw == "any split" and split not in ("train", "dev", "test"):
+            return []
+        if self.flaw == "one split" and split != "train":
+            raise ConfigError("There is train alone.")
+        if self.flaw == "same tasks":
+            split = "train" if split == "dev" else split
+        tasks = list(super().tasks(split))
+        if self.flaw == "no JSON":
+            return [replace(task, data={**task.data, "tuple": (1, 2)}) for task in tasks]
+        return tasks
+
+    def turn_limit(self, task: Task) -> int:
+        return {"no limit": 0, "short": 1}.get(self.flaw, 8)
+
+    def make_env(self) -> FlawedEnv:
+        return FlawedEnv(self.flaw)

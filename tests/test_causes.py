@@ -39,9 +39,9 @@ class World:
 @pytest.mark.parametrize(
     ("kind", "cause", "per_process"),
     [
-        ("raising", "KeyError: 'goal' (tests/broken_worlds.py:17, in step)", False),
-        ("raising", "KeyError: 'goal' (tests/broken_worlds.py:17, in step)", True),
-        ("exiting", "SystemExit: 3 (tests/broken_worlds.py:24, in reset)", False),
+        ("raising", "KeyError: 'goal' (tests/broken_worlds.py:24, in step)", False),
+        ("raising", "KeyError: 'goal' (tests/broken_worlds.py:24, in step)", True),
+        ("exiting", "SystemExit: 3 (tests/broken_worlds.py:31, in reset)", False),
     ],
 )
 def test_a_rollout_in_which_all_broke_fails_and_names_the_worlds_line(

@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "export": "write a run's preference pairs or trajectories as data for TRL, `datasets` and others",
     "recipes": "list the recipes that come with Sparring, or copy one to edit it",
     "push": "upload a checkpoint to the Hugging Face Hub, with a model card",
+    "check-env": "check a world: determinism, resets that forget, odd actions, rewards, splits, experts, processes",
     "envs": "list the worlds: what works on this machine, and how to get what does not",
 }
 """Subcommands, with what they do."""

@@ -131,6 +131,9 @@ class EnvConfig:
     world says, else `so_far`."""
     reward_range: tuple[Reward, Reward] = (0.0, 1.0)
     """Which rewards of an episode are 0 and 1; those between are scaled, those beyond clamped."""
+    check: Annotated[Literal["stop", "warn", "off"], ADJUSTABLE] = "stop"
+    """What a run does where the world fails a short check on two of its envs, before anything is trained: other answers
+    each time, or a reset that does not forget."""
     path: Place | None = None
     """Folder with data of yours for this world, such as official files (docs/environments.md); none: what it brings."""
     variables: tuple[str, ...] = ()

@@ -134,3 +134,19 @@ class LocalWorkers:
 
     def close(self) -> None:
         """Nothing is shared."""
+
+
+def children_of(pid: int | None = None) -> set[int]:
+    """Return the processes that a process (none: this one) and its children have started and that still run; elsewhere
+    than on Linux none are known."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                parents[int(stat.parent.name)] = int(parent)
+    found, due = set[int](), {pid or os.getpid()}
+    while due:
+        due = {child for child, parent in parents.items() if parent in due}
+        found |= due
+    return found

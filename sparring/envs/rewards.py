@@ -38,8 +38,10 @@ class Rewards:
     """What becomes 0."""
     high: float = 1.0
     """What becomes 1."""
-    told: set[str] = field(default_factory=set, repr=False)
-    """Oddities that were warned of."""
+    is_silent: bool = False
+    """Whether oddities are noted in `told` alone."""
+    told: dict[str, str] = field(default_factory=dict, repr=False)
+    """What was said of each oddity, the first time."""
 
     @classmethod
     def of(cls, world: str, benchmark: object) -> Rewards:
@@ -68,8 +70,9 @@ class Rewards:
     def warn(self, oddity: str, message: str) -> None:
         """Warn of an oddity, the first time."""
         if oddity not in self.told:
-            self.told.add(oddity)
-            log.warning("%s: %s", self.world, message)
+            self.told[oddity] = message
+            if not self.is_silent:
+                log.warning("%s: %s", self.world, message)
 
 
 @dataclass(slots=True)

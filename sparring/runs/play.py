@@ -25,6 +25,7 @@ from sparring.rollouts.episodes import episode_specs
 from sparring.rollouts.loop import count_lanes, cut_waves
 from sparring.rollouts.loop import rollout as play_waves
 from sparring.runs.engines import SERVER_LOG, make_playing_engine
+from sparring.runs.world_check import check_world
 
 if TYPE_CHECKING:
     from sparring.core.progress import Progress
@@ -83,6 +84,7 @@ def play(
     with EnvPool.of(config.env) as pool:
         world = World(config=config, benchmark=config.env.load(), pool=pool, log_file=_log_file(out))
         tasks = world.tasks(split, num_tasks)
+        check_world(config.env, world.benchmark, tasks, pool, progress)
         with ExitStack() as stack:
             policy = _policy(world, player, tasks, seed, progress, stack)
             return _play(world, policy, tasks, name=player, seed=seed, progress=progress, out=out)

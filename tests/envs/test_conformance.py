@@ -1,32 +1,17 @@
-"""What every world must do, whatever it is: one suite, parametrised over worlds."""
+"""What every world must do, whatever it is: the checks of `sparring check-env`, over all worlds that ship."""
 
 from __future__ import annotations
 
-import json
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import psutil
 import pytest
 
 from sparring.core.errors import ConfigError
-from sparring.core.types import Task
-from sparring.envs.base import BENCHMARKS, Benchmark, Env, EnvStep, load_benchmark
-
-ODD_ACTIONS = (
-    "",
-    "   ",
-    "x" * 10_000,
-    "open door\nopen door",
-    "\x00\x01\x07\x1b[2J\r\n",
-    "打开门",
-    "\U0001f600 \ud800",
-    "%s ${x} {} \\ ' \" [ ( *",
-    "-1",
-    "reset task",
-    "help",
-)
+from sparring.envs.base import BENCHMARKS, EnvConfig
+from sparring.envs.conformance import CHECKS, check
+from sparring.envs.processes import children_of
+from sparring.envs.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -120,97 +105,38 @@ WORLDS = (
 )
 
 
-def test_every_known_world_is_in_this_suite():
+def test_every_known_world_is_in_this_suite() -> None:
     assert set(BENCHMARKS) <= {world.id for world in WORLDS}
 
 
 @pytest.fixture(scope="module", params=WORLDS, ids=lambda world: world.id)
-def world(request: pytest.FixtureRequest) -> World:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def benchmark(world: World) -> Benchmark:
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    world: World = request.param
     try:
-        return load_benchmark(world.id, world.options)
+        subject = Subject.of(EnvConfig(id=world.id, options=world.options), num_tasks=3, task_ids=world.task_ids)
     except ConfigError as error:
         if world.is_optional:
             pytest.skip(str(error))
         raise
+    subject.actions = world.wanderings
+    yield subject
+    subject.close()
 
 
-@pytest.fixture(scope="module")
-def tasks(world: World, benchmark: Benchmark) -> list[Task]:
-    by_id = {task.id: task for task in benchmark.tasks("train")}
-    return [by_id[id] for id in world.task_ids]
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_world_passes_every_check(subject: Subject, name: str) -> None:
+    (found,) = check(subject, [name])
+    has_processes = name in ("side by side", "own process") and subject.benchmark.env_per_process
+    assert found.verdict == ("skip" if has_processes else "pass"), f"{found.said} {found.remedy}"
 
 
-@pytest.fixture(scope="module")
-def envs(benchmark: Benchmark) -> Iterator[list[Env]]:
-    """Two live envs, and the proof that closing them, even twice, leaves no process behind."""
-    before = set(psutil.Process().children(recursive=True))  # another test's process may stay, as templates' renderer
-    envs = [benchmark.make_env(), benchmark.make_env()]
-    yield envs
-    for env in [*envs, *envs]:
-        env.close()
-    left = set(psutil.Process().children(recursive=True)) - before
-    assert not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]
+def test_experts_are_known_for_every_task_and_for_no_other(subject: Subject) -> None:
+    assert set(subject.solutions) == {task.id for task in subject.tasks}
+    assert not subject.benchmark.expert_actions([])
 
 
-def play(env: Env, task: Task, actions: Sequence[str]) -> list[str | EnvStep]:
-    """Play actions until the world ends."""
-    answers: list[str | EnvStep] = [env.reset(task, 0)]
-    for action in actions:
-        answer = env.step(action)
-        answers.append(answer)
-        if answer.is_done:
-            break
-    return answers
-
-
-def test_splits_are_fixed_disjoint_and_plain_data(world: World, benchmark: Benchmark):
-    again = load_benchmark(world.id, world.options)
-    seen: set[str] = set()
-    for split in ("train", "dev", "test"):
-        tasks = benchmark.tasks(split)
-        assert tasks
-        assert list(tasks) == list(again.tasks(split))
-        assert all(json.loads(json.dumps(dict(task.data))) == task.data for task in tasks)
-        assert all(benchmark.turn_limit(task) >= 1 for task in tasks)
-        ids = {task.id for task in tasks}
-        assert len(ids) == len(tasks)
-        assert not ids & seen
-        seen |= ids
-    with pytest.raises(ConfigError, match="train"):
-        benchmark.tasks("no-such-split")
-    assert benchmark.instruction.strip()
-
-
-def test_the_same_actions_give_the_same_answers(world: World, envs: list[Env], tasks: list[Task]):
-    draw = random.Random(0)
-    actions = draw.choices(world.wanderings, k=12)
-    first = [play(envs[0], task, actions) for task in tasks]
-    assert [play(envs[0], task, actions) for task in tasks] == first
-    backwards = [play(envs[1], task, actions) for task in reversed(tasks)]
-    assert backwards[::-1] == first
-
-
-def test_experts_solve_their_tasks(benchmark: Benchmark, envs: list[Env], tasks: list[Task]):
-    experts = benchmark.expert_actions(tasks)
-    assert set(experts) == {task.id for task in tasks}
-    for task in tasks:
-        answers = play(envs[0], task, experts[task.id])[1:]
-        assert max(answer.reward for answer in answers) == 1.0 and answers[-1].is_done
-    assert not benchmark.expert_actions([])
-
-
-def test_any_text_is_a_legal_action(envs: list[Env], tasks: list[Task]):
-    task = tasks[0]
-    envs[0].reset(task, 0)
-    for action in ODD_ACTIONS:
-        answer = envs[0].step(action)
-        assert answer.observation.strip(), repr(action[:20])
-        assert -1.0 <= answer.reward <= 1.0
-        if answer.is_done:
-            envs[0].reset(task, 0)
-    assert play(envs[0], task, ()) == play(envs[1], task, ())
+def test_closing_the_envs_leaves_no_process_behind(subject: Subject) -> None:
+    before = children_of()
+    subject.env(0)
+    subject.close()
+    assert not children_of() - before
