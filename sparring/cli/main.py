@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "recipes": "list the recipes that come with Sparring, or copy one to edit it",
     "push": "upload a checkpoint to the Hugging Face Hub, with a model card",
     "check-env": "check a world: determinism, resets that forget, odd actions, rewards, splits, experts, processes",
+    "serve": "serve a model as OpenAI's chat completions, for frameworks that drive it, and record what they play",
     "envs": "list the worlds: what works on this machine, and how to get what does not",
 }
 """Subcommands, with what they do."""

@@ -38,6 +38,14 @@ BENCHMARKS: Mapping[str, str] = {
     "appworld": "sparring.envs.appworld:AppWorld",
 }
 """Known worlds: id → `module:Class`. A user's own world is named by `package.module:Class` directly."""
+ADAPTERS: Mapping[str, str] = {
+    "gymnasium": "sparring.envs.adapters.gymnasium:Gymnasium",
+    "textarena": "sparring.envs.adapters.textarena:TextArena",
+    "openenv": "sparring.envs.adapters.openenv:OpenEnv",
+    "verifiers": "sparring.envs.adapters.verifiers:Verifiers",
+    "mcp": "sparring.envs.adapters.mcp:McpTools",
+}
+"""Adapters to worlds of other libraries, which `env.options` names (docs/adapters.md): id → `module:Class`."""
 BENCHMARK_PARTS = ("instruction", "env_per_process", "tasks", "turn_limit", "make_env", "expert_actions")
 """What a benchmark must have."""
 
@@ -175,10 +183,10 @@ def load_benchmark(env_id: str, options: Mapping[str, Any] | None = None) -> Ben
     Raises:
         ConfigError: unknown id, module that can't be imported, class that is not there, or options it refuses.
     """
-    target = BENCHMARKS.get(env_id, env_id)
+    target = {**BENCHMARKS, **ADAPTERS}.get(env_id, env_id)
     module_name, _, class_name = target.partition(":")
     if not class_name:
-        known = ", ".join(sorted(BENCHMARKS))
+        known = ", ".join([*sorted(BENCHMARKS), *ADAPTERS])
         raise ConfigError(
             f"env.id: unknown world {quote(env_id)}. Known: {known}; or your own as package.module:Class."
         )

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from sparring.core.errors import ConfigError, DataError, EnvFault, quote
+from sparring.core.text import encodable
 from sparring.core.types import Task
 from sparring.envs.base import Benchmark, tasks_of
 from sparring.envs.connections import LocalConnection
@@ -161,7 +162,7 @@ def check_any_text(subject: Subject) -> str:
     env.reset(task, 0, subject.config.reset_deadline_s)
     for action in ODD_ACTIONS:
         try:
-            answer = env.step(action, subject.config.step_deadline_s)
+            answer = env.step(encodable(action), subject.config.step_deadline_s)  # as a rollout hands it on
         except EnvFault as fault:
             raise Failed(f"The action {shown(action)} breaks the env: {fault}", "Answer it in the world.") from None
         if not answer.observation.strip():
