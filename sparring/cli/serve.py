@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from sparring.cli.output import hush_loading, new_file, showing
+from sparring.cli.output import new_file, showing
 from sparring.core.errors import ConfigError
 from sparring.core.ranges import Count, Deadline, Name, Place, Range
 from sparring.core.terminal import write
-from sparring.models.loading import ModelConfig
+from sparring.models.loading import ModelConfig, hush_loading
 from sparring.runs.recipe_files import find_config, play_config
 
 

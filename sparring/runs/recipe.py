@@ -28,7 +28,6 @@ from sparring.runs.results import collect_results
 from sparring.runs.side_by_side import do_side_by_side, on_this_machine
 from sparring.runs.trackers import check_trackers
 from sparring.runs.world import build_world, choose_further, choose_tasks
-from sparring.runs.world_check import check_world
 
 if TYPE_CHECKING:
     from sparring.core.progress import Progress
@@ -71,7 +70,6 @@ def run_recipe(
         jobs = list_jobs(recipe)
         with progress.phase(f"{recipe.name} → {out}", total=len(jobs)) as bar:
             with EnvPool.of(config.env) as pool:
-                _check_world(run, config, benchmark, tasks[0], pool, progress)
                 world = build_world(run, config, benchmark, tasks, pool, progress, needs_experts=recipe.needs_experts)
                 with Engines(run, world, leader) as engines:
                     for job in jobs if num_jobs == 1 else ():
@@ -102,20 +100,6 @@ def _note_missing_measures(
     for split, held_out in splits.items():
         for note in missing_measures(benchmark, held_out):
             progress.note(f"{config.env.id}, {split}: {note}")
-
-
-def _check_world(
-    run: Run, config: Config, benchmark: Benchmark, tasks: Sequence[Task], pool: EnvPool, progress: Progress
-) -> None:
-    """Do the short check of the world, once a run.
-
-    Raises:
-        ConfigError: it fails, and `env.check` says to stop.
-    """
-    phase = run.phase("phases/check")
-    if not phase.is_done and not run.phase("phases/experts").is_done:
-        check_world(config.env, benchmark, tasks, pool, progress)
-        phase.finish()
 
 
 def _check_jobs(recipe: Recipe, num_jobs: int | Literal["ray"]) -> None:

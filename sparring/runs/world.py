@@ -14,6 +14,7 @@ from sparring.core.types import Task, Trajectory
 from sparring.envs.base import Benchmark, select_tasks, tasks_of
 from sparring.envs.nowhere import NOWHERE
 from sparring.envs.pool import EnvPool
+from sparring.runs.world_check import check_world
 
 if TYPE_CHECKING:
     from sparring.core.progress import Progress
@@ -85,12 +86,17 @@ def build_world(
     *,
     needs_experts: bool = True,
 ) -> World:
-    """Gather the experts' trajectories, once per run folder.
+    """Check the world, and gather the experts' trajectories, once per run folder.
 
     Raises:
+        ConfigError: the world fails its check, and `env.check` says to stop.
         DataError: there is no expert trajectory for any training task, and some are needed.
     """
     train_tasks, eval_tasks = tasks
+    checked = run.phase("phases/check")
+    if not checked.is_done and not run.phase("phases/experts").is_done:
+        check_world(config.env, benchmark, train_tasks, pool, progress)
+        checked.finish()
     shown_how = select_tasks(train_tasks, num=config.expert.num_tasks)
     experts = _experts(run, config, benchmark, pool, shown_how, progress)
     if needs_experts and not experts:

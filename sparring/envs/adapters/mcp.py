@@ -7,6 +7,7 @@ server is started anew for every episode, so that nothing of the one before is l
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -100,15 +101,13 @@ class McpEnv:
         self._driven.close()
 
     async def _episode(self, task: Task, ask: Ask) -> Ending:
-        from mcp.client.client import Client
-        from mcp.client.stdio import StdioServerParameters
-
         server: Any = self._server
         if not isinstance(server, str):
             command, *args = server
-            server = StdioServerParameters(command=command, args=args)
+            parameters = importlib.import_module("mcp.client.stdio").StdioServerParameters
+            server = parameters(command=command, args=args)
         calls: list[dict[str, Any]] = []
-        async with Client(server) as client:
+        async with importlib.import_module("mcp.client.client").Client(server) as client:
             tools = {tool.name: tool for tool in (await client.list_tools()).tools}
             shown = f"{task.data['prompt']}\n\nTools:\n" + "\n".join(map(_describe, tools.values()))
             reward = 0.0
@@ -123,8 +122,6 @@ class McpEnv:
 
 async def _called(client: Any, tools: Mapping[str, Any], action: str, calls: list[dict[str, Any]]) -> str:
     """Call a tool as an action says, write the call down, and return what came of it."""
-    from mcp.shared.exceptions import MCPError
-
     found = _CALL.fullmatch(action)
     name, rest = found.groups() if found else ("", "")
     if name not in tools:
@@ -137,7 +134,7 @@ async def _called(client: Any, tools: Mapping[str, Any], action: str, calls: lis
         return 'The arguments are no table: {"name": value, …}.'
     try:
         result = await client.call_tool(name, arguments)
-    except MCPError as error:
+    except importlib.import_module("mcp.shared.exceptions").MCPError as error:
         return f"The call failed: {error}"
     text = "\n".join(one.text for one in result.content if getattr(one, "type", "") == "text") or "(nothing)"
     calls.append({"tool": name, "arguments": arguments, "result": text})

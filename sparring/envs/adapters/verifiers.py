@@ -9,6 +9,7 @@ and environments with more than one role, whose other roles are models.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -170,17 +171,14 @@ class Talk:
 
     async def turn(self, message: str | list[Any] | None = None) -> Any:
         """Show what is new, and return the reply."""
-        from verifiers.v1.graph import prepare_turn
-        from verifiers.v1.types import content_text
-
         vf = self._vf
         if message is not None:
             self._messages += [vf.UserMessage(content=message)] if isinstance(message, str) else list(message)
-        shown = "\n\n".join(content_text(one.content) for one in self._messages[self._num_shown :])
+        shown = "\n\n".join(_of("types").content_text(one.content) for one in self._messages[self._num_shown :])
         text = await self._ask(shown, 0.0)
         reply = vf.AssistantMessage(content=text)
         answer = vf.Response(id="", created=0, model="sparring", message=reply, finish_reason="stop")
-        prepare_turn(self.trace, self._messages).commit(answer)
+        _of("graph").prepare_turn(self.trace, self._messages).commit(answer)
         self._messages.append(reply)
         self._num_shown = len(self._messages)
         return vf.Segment(messages=[reply]) if hasattr(vf, "Segment") else reply
@@ -188,19 +186,16 @@ class Talk:
 
 def _load(taskset: str, config: Mapping[str, Any], env: str) -> tuple[Any, str]:
     """Return the environment and its one role."""
-    from verifiers.v1.configs.agent import agent_config_fields
-    from verifiers.v1.configs.env import EnvConfig
-    from verifiers.v1.utils.generic import concrete_type
-    from verifiers.v1.utils.loaders import environment_class
 
     try:
-        kind = environment_class(taskset, env)
-        own: Any = concrete_type(kind, EnvConfig) or EnvConfig
+        kind = _of("utils.loaders").environment_class(taskset, env)
+        config_class = _of("configs.env").EnvConfig
+        own = _of("utils.generic").concrete_type(kind, config_class) or config_class
         loaded = kind(own.model_validate({"id": env, "taskset": {**config, "id": taskset}}))
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         why = " ".join(str(error).split())
         raise ConfigError(f"env.options: verifiers can't load the taskset {quote(taskset)}: {why[:300]}") from None
-    roles = list(agent_config_fields(loaded.config))
+    roles = list(_of("configs.agent").agent_config_fields(loaded.config))
     if len(roles) != 1:
         raise ConfigError(
             f"env.options: the environment has the roles {shortened(roles)}; all but one would be models that are not "
@@ -240,6 +235,10 @@ def _needs_runtime(reward: Any) -> bool:
 
 
 def _state_of(vf: Any, row: Any) -> Any:
-    from verifiers.v1.utils.generic import concrete_type
 
-    return (concrete_type(type(row), vf.State) or vf.State)()
+    return (_of("utils.generic").concrete_type(type(row), vf.State) or vf.State)()
+
+
+def _of(module: str) -> Any:
+    """Return a module of verifiers."""
+    return importlib.import_module(f"verifiers.v1.{module}")

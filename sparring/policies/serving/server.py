@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from sparring.core.errors import ConfigError, SparringError
@@ -189,7 +189,6 @@ class Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "sparring", ""
     disable_nagle_algorithm = True
     timeout = SILENCE_S
-    server: Server
 
     def do_GET(self) -> None:
         """Answer a request for what is there."""
@@ -200,6 +199,11 @@ class Handler(BaseHTTPRequestHandler):
         self._serve(b"")
 
     do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_HEAD = do_GET
+
+    @property
+    def service(self) -> Service:
+        """What the server answers with."""
+        return cast(Server, self.server).service
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing."""
@@ -214,12 +218,12 @@ class Handler(BaseHTTPRequestHandler):
             path = urlsplit(self.path).path
             self._check(path)
             if path == MODELS:
-                self._send(200, self.server.service.models())
+                self._send(200, self.service.models())
             elif path == "/health":
                 self._send(200, {"status": "ok"})
             else:
                 request = read_request(self._read())
-                answer = self.server.service.complete(request)
+                answer = self.service.complete(request)
                 if request.stream:
                     self._stream(answer)
                 else:
@@ -235,7 +239,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(500, Refused(500, f"The server failed: {type(error).__name__}.", code="internal").body())
 
     def _check(self, path: str) -> None:
-        key = self.server.service.key
+        key = self.service.key
         if path not in ALLOWED:
             self.close_connection = True
             raise Refused(404, f"There is nothing here; there are {', '.join(ALLOWED)}.", code="not_found")
