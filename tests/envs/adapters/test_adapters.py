@@ -24,6 +24,8 @@ from sparring.envs.subject import Subject
 
 HERE = "tests.envs.adapters"
 SPLITS = {"train": 12, "dev": 4, "test": 4}
+SLOW_S = 300.0
+"""Seconds that a library may take to be imported on a busy machine."""
 LAKE = {
     "env": "FrozenLake-v1",
     "kwargs": {"render_mode": "ansi", "is_slippery": False},
@@ -157,13 +159,13 @@ def test_an_adapter_without_its_library_says_what_to_install(monkeypatch: pytest
 def test_a_game_of_textarena_forgets_and_is_won() -> None:
     need("textarena")
     options = {"game": "TowerOfHanoi-v0", "splits": SPLITS}
-    config = EnvConfig(id="textarena", num_envs=1, options=options)
+    config = EnvConfig(id="textarena", num_envs=1, reset_deadline_s=SLOW_S, options=options)
     assert failures(config, ["[A C]", "[A B]", "[C B]", "[B A]"]) == {}
     moves = [f"[{move}]" for move in ("A C", "A B", "C B", "A C", "B A", "B C", "A C")]
     said, reward, is_done = play(config, train(config)[0], moves)
     assert (reward, is_done) == (1.0, True)
     assert len(said[3]) < len(said[0]), "what is new, not the whole game again"
-    poker = EnvConfig(id="textarena", num_envs=1, options={"game": "Poker-v0"})
+    poker = EnvConfig(id="textarena", num_envs=1, reset_deadline_s=SLOW_S, options={"game": "Poker-v0"})
     with pytest.raises(ConfigError, match="can't begin 'Poker-v0' with one player"):
         play(poker, train(config)[0], [])
 
@@ -192,14 +194,18 @@ def openenv_url() -> Iterator[str]:
 
 def test_an_openenv_server_is_played(openenv_url: str) -> None:
     options = {"base_url": openenv_url, "action": "text", "observation": "text", "splits": SPLITS}
-    config = EnvConfig(id="openenv", num_envs=1, options=options)
+    config = EnvConfig(id="openenv", num_envs=1, reset_deadline_s=SLOW_S, options=options)
     assert failures(config, ["1", "2", "3"]) == {}
     task = train(config)[1]
     said, reward, is_done = play(config, task, ["1", "7", "2", "3"])
     assert said == ["Count to 3, one number at a time.", "Yes, 1.", "No. You are at 1.", "Yes, 2.", "Yes, 3."]
     assert reward == pytest.approx(1) and is_done
     with pytest.raises(ConfigError, match="observation 'words': the fields are"):
-        play(EnvConfig(id="openenv", num_envs=1, options={**options, "observation": "words"}), task, [])
+        play(
+            EnvConfig(id="openenv", num_envs=1, reset_deadline_s=SLOW_S, options={**options, "observation": "words"}),
+            task,
+            [],
+        )
 
 
 # ── MCP ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -216,7 +222,7 @@ def test_an_mcp_servers_tools_are_called_and_scored() -> None:
             "test": [{**row, "prompt": "Again?"}],
         },
     }
-    config = EnvConfig(id="mcp", num_envs=1, options=options)
+    config = EnvConfig(id="mcp", num_envs=1, reset_deadline_s=SLOW_S, options=options)
     assert failures(config, ['read {"colour": "red"}', 'write {"colour": "red", "text": "x"}', "read {", "look"]) == {}
     actions = ["look", "read [", "read []", 'read {"colour": "red"}', f"answer {row['wanted']}"]
     said, reward, is_done = play(config, train(config)[0], actions)
@@ -241,7 +247,7 @@ def tasksets(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("tasksets")
 def test_a_taskset_of_verifiers_is_played_and_its_rewards_are_added_up() -> None:
     options = {"taskset": "adding_taskset", "splits": SPLITS}
-    config = EnvConfig(id="verifiers", num_envs=1, options=options)
+    config = EnvConfig(id="verifiers", num_envs=1, reset_deadline_s=SLOW_S, options=options)
     assert failures(config, ["4", "five"]) == {}
     task = train(config)[3]
     first = "Answer with a number.\n\nWhat is 3 + 3?"
@@ -252,7 +258,9 @@ def test_a_taskset_of_verifiers_is_played_and_its_rewards_are_added_up() -> None
 
 @pytest.mark.usefixtures("tasksets")
 def test_an_environment_of_verifiers_that_speaks_in_turns_is_played() -> None:
-    config = EnvConfig(id="verifiers", num_envs=1, options={"taskset": "guessing_taskset", "splits": SPLITS})
+    config = EnvConfig(
+        id="verifiers", num_envs=1, reset_deadline_s=SLOW_S, options={"taskset": "guessing_taskset", "splits": SPLITS}
+    )
     assert failures(config, ["0", "1", "2", "3"]) == {}
     said, reward, is_done = play(config, train(config)[5], ["3", "9", "5"])
     assert said == ["Guess my number.", "Higher.", "Lower.", "The episode is over."]
