@@ -103,7 +103,7 @@ def test_options_besides_the_config_are_pinned(capsys: pytest.CaptureFixture[str
         "run": {"out", "seeds", "arms", "jobs", "quiet", "no_quiet"},
         "eval": {"policy", "recipe", "out", "quiet", "no_quiet"},
         "rollout": {"out", "policy", "split", "num_tasks", "seed", "recipe", "quiet", "no_quiet"},
-        "report": {"compare"},
+        "report": {"compare", "out", "format", "table", "watch", "every"},
         "merge": {"base"},
         "envs": set(),
     }

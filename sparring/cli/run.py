@@ -50,6 +50,7 @@ def do(options: Options, overrides: Mapping[str, Any]) -> None:
         from sparring.runs.recipe import run_recipe
 
         results = run_recipe(recipe, out, progress, num_jobs=options.jobs)
+    from sparring.report.falls import fall_lines
     from sparring.report.measures import shown
     from sparring.report.preferences import preference_table
     from sparring.report.text import (
@@ -66,7 +67,7 @@ def do(options: Options, overrides: Mapping[str, Any]) -> None:
     console.print(preference_table(results) or summary_table(results))
     for part in shown(results_from_json(results)):
         console.print(part, markup=False, highlight=False)
-    told = (contribution_lines, pool_lines, notice_lines, broken_lines, odd_reward_lines)
+    told = (contribution_lines, pool_lines, fall_lines, notice_lines, broken_lines, odd_reward_lines)
     for line in [line for lines in told for line in lines(results)]:
         console.print(line, markup=False, highlight=False)
     console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)

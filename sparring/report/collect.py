@@ -15,6 +15,8 @@ from sparring.core.records import read_trajectories
 from sparring.core.types import Trajectory
 from sparring.report.folder import PhaseFolder
 
+EXPERTS = "experts.jsonl"
+"""The experts' trajectories, in a run's folder."""
 MAX_WATCHED = 6
 """Rounds whose rollouts are kept whole where asked for, the last ones: policy gradient has hundreds."""
 
@@ -39,6 +41,10 @@ class SampledEpisode:
     kind: str
     agent: str
     round: int
+    path: Path
+    """The folder in which it lies."""
+    name: str
+    """Of its phase, for instance `round-1/rollout-target`; empty: an expert's."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,6 +74,7 @@ def collect(
     max_bytes: int,
     watch: Sequence[str] = (),
     wanted: Sequence[Mapping[Path, Collection[str]]] = (),
+    listed: Mapping[Path, Collection[str]] | None = None,
 ) -> Episodes:
     """Read every trajectory file once.
 
@@ -75,6 +82,7 @@ def collect(
         phases: of the run; those that play are read.
         max_bytes: size on disk of the sample, about; spread evenly over the files, and evenly inside each.
         wanted: folder of a phase → ids of episodes that are kept whole.
+        listed: folder of a phase → ids of episodes that the sample must hold.
         watch: arms whose rollouts with the first seed are kept whole, those of the last `MAX_WATCHED` rounds.
 
     Raises:
@@ -104,17 +112,50 @@ def collect(
             if phase.arm in watch and phase.kind in WATCHED and phase.seed == first_seed and is_late:
                 episodes.watched[key] = usable
         arms = tuple(dict.fromkeys(phase.arm for phase in sharing))
-        one = sharing[0]
-        episodes.sample += [
-            SampledEpisode(trajectory=t, arms=arms, seed=one.seed, kind=one.kind, agent=one.agent, round=one.round)
-            for t in evenly(trajectories, shares[path] / max(1, sizes[path]))
-        ]
+        chosen = {t.id for t in evenly(trajectories, shares[path] / max(1, sizes[path]))}
+        chosen |= set((listed or {}).get(path, ()))
+        episodes.sample += [_sampled(t, sharing[0], arms) for t in trajectories if t.id in chosen]
     return episodes
+
+
+def _sampled(trajectory: Trajectory, phase: PhaseFolder, arms: tuple[str, ...]) -> SampledEpisode:
+    return SampledEpisode(
+        trajectory=trajectory,
+        arms=arms,
+        seed=phase.seed,
+        kind=phase.kind,
+        agent=phase.agent,
+        round=phase.round,
+        path=phase.path,
+        name=phase.name,
+    )
+
+
+def sample_experts(
+    run_dir: Path, experts: Sequence[Trajectory], max_bytes: int, listed: Collection[str]
+) -> list[SampledEpisode]:
+    """Return experts' trajectories for the list: those that are named, and others, evenly spaced.
+
+    Args:
+        run_dir: the run's folder.
+        experts: all that it has.
+        max_bytes: size on disk of the others, about.
+        listed: ids of those that must be there.
+    """
+    size = (run_dir / EXPERTS).stat().st_size if experts else 1
+    chosen = {t.id for t in evenly(experts, min(1.0, max_bytes / size))} | set(listed) if experts else set()
+    return [
+        SampledEpisode(
+            trajectory=t, arms=(), seed="", kind="expert", agent="expert", round=0, path=run_dir.resolve(), name=""
+        )
+        for t in experts
+        if t.id in chosen
+    ]
 
 
 def read_experts(run_dir: Path) -> list[Trajectory]:
     """Read the experts' trajectories; a run may lack the file."""
-    path = run_dir / "experts.jsonl"
+    path = run_dir / EXPERTS
     return read_trajectories(path) if path.exists() else []
 
 

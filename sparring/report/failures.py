@@ -10,9 +10,10 @@ from typing import Any
 from sparring.analysis.failures import histogram, is_hard, outcomes
 from sparring.core.filters import is_success
 from sparring.report import charts
+from sparring.report.played import Played
 from sparring.report.sections import Source
 from sparring.report.series import MAX_ROUNDS, shown_rounds
-from sparring.report.view import ArmResults, Played
+from sparring.report.view import ArmResults
 
 NUM_BINS = 20
 """Bins of a histogram over rewards from 0 to 1."""

@@ -34,8 +34,12 @@ class KeptPairs:
         return {own_id(record[side]) for record in self.records for side in ("chosen", "rejected")}
 
 
-def read_pairs(phases: Iterable[PhaseFolder]) -> list[KeptPairs]:
+def read_pairs(phases: Iterable[PhaseFolder], *, of_all: bool = False) -> list[KeptPairs]:
     """Read the pairs that target agents were trained on; a phase that keeps none is left out.
+
+    Args:
+        phases: of the run.
+        of_all: those of other agents, too.
 
     Raises:
         DataError: a file is damaged.
@@ -43,7 +47,8 @@ def read_pairs(phases: Iterable[PhaseFolder]) -> list[KeptPairs]:
     found = []
     for phase in phases:
         path = phase.path / PAIRS
-        if (phase.act, phase.agent) != ("train", "target") or not path.exists():
+        is_meant = phase.act == "train" and (of_all or phase.agent == "target")
+        if not is_meant or not path.exists():
             continue
         records = read_journal(path)
         Phase(phase.path).check(PAIRS)
@@ -69,7 +74,7 @@ def wanted_of(pairs: Iterable[KeptPairs], phases: Sequence[PhaseFolder]) -> dict
     """Return the folders in which the pairs' trajectories lie, and the ids that are wanted of each."""
     wanted: dict[Path, set[str]] = {}
     for kept in pairs:
-        places = _places(kept.phase, phases)
+        places = places_of(kept.phase, phases)
         for name in kept.names():
             if (place := phase_name(name, places)) is not None:
                 wanted.setdefault(places[place], set()).add(name)
@@ -93,7 +98,7 @@ def pairs_of(
     Raises:
         DataError: a pair's record is wrong.
     """
-    places = _places(kept.phase, phases)
+    places = places_of(kept.phase, phases)
     by_id = dict(experts)
     for name in kept.names():
         place = phase_name(name, places)
@@ -106,6 +111,6 @@ def pairs_of(
         raise DataError(f"{kept.phase.path / PAIRS}: {error} {Phase(kept.phase.path).remedy}") from None
 
 
-def _places(training: PhaseFolder, phases: Sequence[PhaseFolder]) -> dict[str, Path]:
+def places_of(training: PhaseFolder, phases: Sequence[PhaseFolder]) -> dict[str, Path]:
     """Return the phases of the training's own arm and seed, by name."""
     return {one.name: one.path for one in phases if (one.seed, one.arm) == (training.seed, training.arm)}

@@ -40,7 +40,9 @@ class Source:
         return bootstrap_mean(to_table(rewards), num_resamples=self.results.num_resamples)
 
     def difference(self, a: ArmResults, b: ArmResults) -> Interval:
-        """Compare two arms' last rounds on the same seeds and tasks."""
+        """Compare two arms' last rounds on the same seeds and tasks; those of other worlds are none of them."""
+        if not self.results.are_alike(a, b):
+            return paired_difference({}, {})
         return paired_difference(a.final(), b.final(), num_resamples=self.results.num_resamples)
 
 
@@ -52,7 +54,7 @@ def headline(source: Source) -> dict[str, Any]:
     results = source.results
     arms = list(results.arms.values())
     sft = results.first("sft")
-    others = [other for other in results.references if other is not sft]
+    others = [other for other in results.references if other is not sft] if not results.held_out else []
     means = {arm.name: source.interval(arm.final()) for arm in arms}
     gaps = {arm.name: source.difference(arm, sft) for arm in arms if sft is not None and arm is not sft}
     seeds = {arm.name: [fmean(r.values()) for r in arm.final().values() if r] for arm in arms}
@@ -74,25 +76,26 @@ def headline(source: Source) -> dict[str, Any]:
                 "gap_drawing": charts.forest(gap, gap_domain, class_, zero=True) if gap else "",
                 "others": compared,
                 "faults": sum(_faults(arm)),
-                "spent": _spent(source, arm),
+                "spent": spent(source, arm),
             }
         )
-    spent = [name for name in COSTS if any(row["spent"][name][0] is not None for row in rows)]
+    known = [name for name in COSTS if any(row["spent"][name][0] is not None for row in rows)]
     return {
         "rows": rows,
         "has_gap": bool(gaps),
+        "sft": sft.label if sft else "",
         "others": [other.label for other in others],
         "mean_axis": charts.forest_axis(mean_domain),
         "gap_axis": charts.forest_axis(gap_domain),
         "per_seed": _per_seed(arms) if results.num_seeds > 1 else None,
         "by_kind": _by_kind(source),
         "has_faults": any(row["faults"] for row in rows),
-        "spent": spent,
+        "spent": known,
         "partners": list(dict.fromkeys(arm.agent_name("partner") for arm in arms if arm.partner)),
     }
 
 
-def _spent(source: Source, arm: ArmResults) -> dict[str, tuple[float | None, float | None]]:
+def spent(source: Source, arm: ArmResults) -> dict[str, tuple[float | None, float | None]]:
     """Return what an arm took, a mean per seed: in all, and by its partner; None where nothing is known, or is none."""
     works = [work for (_, name), work in source.work.items() if name == arm.name]
     counts = {"Episodes": [work.episodes for work in works], "Optimizer steps": [work.steps for work in works]}

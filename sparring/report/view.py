@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from sparring.analysis.statistics import Rewards, SeedRewards
@@ -17,6 +16,7 @@ from sparring.core.errors import DataError, quote
 from sparring.core.journal import read_object
 from sparring.core.references import short_name
 from sparring.core.text import printable
+from sparring.report.played import Played, mean_over
 
 PARTNER_NAMES: Mapping[str, str] = {
     "failure": "failure agent",
@@ -45,40 +45,6 @@ PARTS: Mapping[str, str] = {
 
 SECTIONS = ("rollouts", "refreshed", "branches", "pairs", "training", "pool", "synthesis", "preferences")
 """Sections whose records are kept as they are, each of an agent and a round."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Played:
-    """What one agent played on the training tasks for one purpose, over the rounds."""
-
-    agent: str
-    kind: str
-    """Of the phases: `rollout`, `rollout-refreshed`, `branch`, `branch-steps`."""
-    name: str
-    """What readers call it: `failure agent`, `failure agent, second rollout`."""
-    records: Mapping[int, Sequence[Mapping[str, Any]]]
-    """Round → summaries, one a seed."""
-
-    @property
-    def rounds(self) -> list[int]:
-        """List the rounds."""
-        return sorted(self.records)
-
-    def mean_of(self, number: int, *path: str) -> float | None:
-        """Average a value of a round's summaries over the seeds; None where no seed has it."""
-        return mean_over(self.records.get(number, ()), *path)
-
-
-def mean_over(records: Sequence[Mapping[str, Any]], *path: str) -> float | None:
-    """Average what lies at a path over records, those left out that have no number there; None where none has."""
-    values = []
-    for record in records:
-        value: Any = record
-        for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(value, int | float):
-            values.append(float(value))
-    return fmean(values) if values else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +193,12 @@ class Results:
     odd_rewards: Mapping[str, Any] = field(default_factory=dict)
     """Of `episodes`, how many have rewards that look like a mistake of the `world`; empty: none."""
     arms: Mapping[str, ArmResults]
+    held_out: Mapping[str, str] = field(default_factory=dict)
+    """Arm → world and split that it was measured on, where several runs are compared; empty: all on the same."""
+
+    def are_alike(self, one: ArmResults, other: ArmResults) -> bool:
+        """Say whether two arms were measured on the same world and split, so that their tasks can be paired."""
+        return self.held_out.get(one.name) == self.held_out.get(other.name)
 
     def first(self, method: str) -> ArmResults | None:
         """Return the first arm of a method."""

@@ -7,18 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparring.analysis.collapse import notices
-from sparring.analysis.failures import rewards_by_task, summarise_rollouts, to_json
 from sparring.analysis.preferences import summarise as summarise_preferences
 from sparring.core.convert import to_dict
-from sparring.core.filters import counted
 from sparring.core.journal import read_journal
-from sparring.core.phases import ALSO, DONE, Phase
+from sparring.core.phases import ALSO, Phase
 from sparring.core.records import read_trajectories
 from sparring.envs.measures import mean_points, measures_of, solved_points
 from sparring.envs.rewards import odd_rewards
-from sparring.report.curriculum import round_numbers, summarise_curriculum
-from sparring.report.folder import PhaseFolder, agent_names, list_phases
+from sparring.report.arm_record import Bounds, Measure, arm_record, evaluation
+from sparring.report.folder import PhaseFolder, list_phases
 from sparring.runs.judging import JUDGEMENTS
 
 if TYPE_CHECKING:
@@ -89,42 +86,25 @@ def _phase_results(recipe: Recipe, out: Path) -> Iterator[tuple[PhaseFolder, dic
 
 
 def _arm_results(arm: Arm, folder: Path, world: World) -> dict[str, Any]:
-    names = ("evaluations", "rollouts", "refreshed", "branches", "pairs", "training", "checks")
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    thresholds, eps = arm.config.analysis.hard_thresholds, arm.config.pairs.success_eps
-    sampled: dict[int, dict[str, list[float]]] = {}
-    agents = agent_names(folder)
-    for number in round_numbers(folder):
-        for agent in agents:
-            key = {"round": number, "agent": agent}
-            played = Phase(folder / f"round-{number}" / f"evaluate-{agent}")
-            if played.is_done:
-                found["evaluations"].append({**key, **_evaluation(arm, played, world.benchmark, world.eval_tasks)})
-            for name, part, explored in _played(folder / f"round-{number}", agent):
-                trajectories = explored.trajectories()
-                summary = to_json(summarise_rollouts(trajectories, thresholds, eps))
-                found[name].append({**key, **({"part": part} if part else {}), **summary})
-                if (name, agent) == ("rollouts", "target"):
-                    sampled[number] = rewards_by_task(trajectories)
-            trained = Phase(folder / f"round-{number}" / f"train-{agent}")
-            if trained.is_done:
-                result = trained.result()
-                found["training"].append({**key, "steps": result["steps"], "metrics": result["metrics"]})
-                if result.get("pairs"):
-                    found["pairs"].append({**key, "counts": result["pairs"]})
-            checked = Phase(folder / f"round-{number}" / f"accept-{agent}")
-            if checked.is_done:
-                found["checks"].append({**key, **checked.result()})
-    bounds = arm.config.analysis
-    found["notices"] = [
-        notice
-        for section, tasks in (("evaluations", "held-out tasks"), ("rollouts", "training tasks"))
-        for notice in notices(found[section], tasks, drop=bounds.collapse_drop, rise=bounds.collapse_rise)
-    ]
-    also = _also(arm, folder, world)
+    found = arm_record(folder, _bounds(arm), _measure(world.benchmark, world.eval_tasks))
     if judged := _judged(arm, folder):
         found["preferences"] = judged
-    return {**found, **({"also": also} if also else {}), **summarise_curriculum(folder, sampled, eps)}
+    also = _also(arm, folder, world)
+    return {**found, **({"also": also} if also else {})}
+
+
+def _bounds(arm: Arm) -> Bounds:
+    own = arm.config.analysis
+    return Bounds(
+        thresholds=own.hard_thresholds,
+        success_eps=arm.config.pairs.success_eps,
+        collapse_drop=own.collapse_drop,
+        collapse_rise=own.collapse_rise,
+    )
+
+
+def _measure(benchmark: Benchmark, tasks: Sequence[Task]) -> Measure:
+    return lambda rewards: measures_of(benchmark, tasks, rewards)
 
 
 def _judged(arm: Arm, folder: Path) -> list[dict[str, Any]]:
@@ -141,34 +121,13 @@ def _judged(arm: Arm, folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _evaluation(arm: Arm, played: Phase, benchmark: Benchmark, tasks: Sequence[Task]) -> dict[str, Any]:
-    """Summarise what an agent earned on held-out tasks, with the world's own measures if it has any."""
-    trajectories = played.trajectories()
-    rewards = {t.task.id: t.reward for t in sorted(counted(trajectories), key=lambda t: t.task.id)}
-    summary = to_json(
-        summarise_rollouts(trajectories, arm.config.analysis.hard_thresholds, arm.config.pairs.success_eps)
-    )
-    measures = measures_of(benchmark, tasks, rewards)
-    return {**summary, **({"measures": measures} if measures else {}), "rewards": rewards}
-
-
 def _also(arm: Arm, folder: Path, world: World) -> list[dict[str, Any]]:
     """Summarise the last agent's episodes on the further splits."""
     found = []
     for split, tasks in world.also.items():
-        record = _evaluation(arm, Phase(folder / f"{ALSO}-target-{split}"), world.benchmark, tasks)
+        played = Phase(folder / f"{ALSO}-target-{split}")
+        record = evaluation(played, _bounds(arm), _measure(world.benchmark, tasks))
         earned = record["rewards"].values()
         usual = {"mean reward": mean_points(earned), "success": solved_points(earned)}
         found.append({"split": split, "agent": "target", "measures": usual, **record})
     return found
-
-
-def _played(folder: Path, agent: str) -> Iterator[tuple[str, str, Phase]]:
-    """Yield the finished phases in which an agent played training tasks in a round: section, part and phase."""
-    phases = [("rollouts", "", f"rollout-{agent}"), ("refreshed", "", f"rollout-{agent}-refreshed")]
-    branches = sorted(path.parent.name for path in folder.glob(f"branch-{agent}*/{DONE}"))
-    phases += [("branches", name.removeprefix(f"branch-{agent}").removeprefix("-"), name) for name in branches]
-    for section, part, name in phases:
-        phase = Phase(folder / name)
-        if phase.is_done:
-            yield section, part, phase

@@ -246,11 +246,11 @@ class RunFolder:
         folder = f"seed-{seed}/{arm}/{phase}"
         self._jsonl(f"{folder}/pairs.jsonl", [pair_to_json(pair) for pair in pairs])
         self._jsonl(f"{folder}/log.jsonl", log)
-        self._done(f"{folder}", {"steps": len(log)})
-        self._time(seed, arm, phase, 55.0)
-        results["pairs"].append({"round": number, "agent": agent, "counts": counts})
         tail = log[-max(1, len(log) // 3) :]
         metrics = {key: sum(line[key] for line in tail) / len(tail) for key in tail[0] if "/" in key}
+        self._done(f"{folder}", {"steps": len(log), "metrics": metrics, "pairs": counts})
+        self._time(seed, arm, phase, 55.0)
+        results["pairs"].append({"round": number, "agent": agent, "counts": counts})
         results["training"].append({"round": number, "agent": agent, "steps": len(log), "metrics": metrics})
 
     def _pairs(self, agent: str, played: Mapping[str, list[Trajectory]]) -> list[PreferencePair]:

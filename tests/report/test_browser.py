@@ -38,7 +38,7 @@ setTimeout(() => {
       sizes.push(scale * parseFloat(getComputedStyle(one).fontSize));
     }
     const scrolls = (one) => one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 1;
-    const boxes = [...document.querySelectorAll(".scroll, .observation, .says, .turns code, pre")].filter(scrolls);
+    const boxes = [...document.querySelectorAll(".scroll, pre")].filter(scrolls);
     parent.postMessage(JSON.stringify({
       overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
       texts: sizes.length, smallest: Math.min(...sizes),

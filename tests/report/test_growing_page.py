@@ -73,8 +73,8 @@ def test_the_control_arm_has_a_pool_and_no_synthesis(tmp_path: Path) -> None:
 def test_what_worlds_and_models_write_can_not_leave_its_place(tmp_path: Path) -> None:
     harmless = Page(write_report(GrowingFolder(tmp_path / "a").write()))
     hostile = Page(write_report(GrowingFolder(tmp_path / "b", is_hostile=True).write()))
-    assert len(hostile.scripts) == len(harmless.scripts) == 2
-    assert hostile.scripts[1] == harmless.scripts[1]
+    assert len(hostile.scripts) == len(harmless.scripts) == 3
+    assert hostile.scripts[2] == harmless.scripts[2]
     assert {tag for tag, _ in hostile.elements} == {tag for tag, _ in harmless.elements}
     for tag, attributes in hostile.elements:
         assert not [name for name in attributes if name.startswith("on")], tag

@@ -240,7 +240,7 @@ class TestUpdates:
 def test_hostile_text_stays_text_where_two_sides_part(tmp_path: Path):
     harmless = Page(write_report(RunFolder(tmp_path / "a", branches=True, refreshes=True).write()))
     hostile = Page(write_report(RunFolder(tmp_path / "b", branches=True, refreshes=True, is_hostile=True).write()))
-    assert len(hostile.scripts) == 2
+    assert len(hostile.scripts) == 3
     assert {tag for tag, _ in hostile.elements} == {tag for tag, _ in harmless.elements}
     for name in ("pairs", "arms"):
         begin = hostile.source.index(f'id="{name}"')

@@ -1,0 +1,67 @@
+"""A run in progress: its page is written again and again, until the run is finished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sparring.core.errors import DataError
+from sparring.core.terminal import write
+from sparring.report.load import load
+from sparring.report.page import write_page
+
+
+def watch(
+    folders: Sequence[Path],
+    compare: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    every: int,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Write the page every so many seconds, and once more when all runs are finished. Ctrl-C ends it.
+
+    Args:
+        folders: of the runs.
+        compare: two arms that are set side by side.
+        out: as for `write_page`.
+        every: seconds between two pages.
+        sleep: waits.
+
+    Raises:
+        DataError: a file is damaged. What is being written at this moment is read again in the next turn; only an error
+            that stays is one.
+    """
+    failed = ""
+    try:
+        while True:
+            try:
+                is_finished = _is_finished(folders)
+                path = write_page(folders, compare, out=out, every=every)
+                write(f"{time.strftime('%H:%M:%S')}  {path}: {_words(folders)}")
+                failed = ""
+            except DataError as error:
+                if str(error) == failed:
+                    raise
+                failed, is_finished = str(error), False
+            if is_finished:
+                return
+            sleep(every)
+    except KeyboardInterrupt:
+        write("Stopped watching. The page stays as it was written last; the run goes on.")
+
+
+def _is_finished(folders: Sequence[Path]) -> bool:
+    return all((folder / "results.json").exists() for folder in folders)
+
+
+def _words(folders: Sequence[Path]) -> str:
+    states = [run.state for run in load(folders).runs if run.state is not None]
+    if not states:
+        return "finished."
+    return " ".join(f"{state.words}{_at_work(state.at_work)}" for state in states)
+
+
+def _at_work(phases: Sequence[object]) -> str:
+    return f" At work: {phases[0].arm or 'shared'}/{phases[0].name}." if phases else ""
