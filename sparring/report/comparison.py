@@ -9,6 +9,7 @@ from typing import Any
 from sparring.analysis.statistics import Interval
 from sparring.report.load import Loaded, LoadedRun
 from sparring.report.sections import Source
+from sparring.report.text import between, reward
 from sparring.report.view import ArmResults
 
 MAX_MATRIX = 16
@@ -25,6 +26,25 @@ def section(loaded: Loaded, source: Source) -> dict[str, Any] | None:
         "methods": _same_methods(loaded, source),
         "matrix": matrix(source),
     }
+
+
+def lede(loaded: Loaded, source: Source) -> str:
+    """Say in a sentence which arm reaches most in each world and split that was played."""
+    groups: dict[str, list[ArmResults]] = {}
+    for arm in source.results.arms.values():
+        groups.setdefault(source.results.held_out.get(arm.name, ""), []).append(arm)
+    told = []
+    for played, arms in groups.items():
+        means = [(source.interval(arm.final()), arm.label) for arm in arms]
+        there = [(one.mean, one, label) for one, label in means if one.num]
+        if there:
+            _, best, label = max(there, key=lambda found: found[0])
+            where = f" on {played}" if len(groups) > 1 else ""
+            told.append(
+                f"{label} has the highest mean reward{where}, {reward(best.mean)} {between(best.low, best.high)}"
+            )
+    runs = f"{sum(map(len, groups.values()))} arms of {len(loaded.runs)} runs"
+    return f"{runs}. {'; '.join(told)}." if told else f"{runs}, none evaluated yet."
 
 
 def shared_lines(one: LoadedRun, other: LoadedRun) -> list[str]:

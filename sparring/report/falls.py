@@ -55,11 +55,11 @@ def fall_lines(results: Mapping[str, Any] | Results) -> list[str]:
 
 
 def _of_arm(results: Results, arm: ArmResults, at_least: float) -> Iterator[Fall]:
-    rounds, sft = arm.rounds(), results.first("sft")
+    rounds, sft = arm.rounds(), results.sft_of(arm)
     for before, number in pairwise(rounds):
         now = arm.rewards("target", number)
         earlier = [(f"round {before}" if before else "its start", arm.rewards("target", before))]
-        if sft is not None and sft is not arm and before and results.are_alike(arm, sft):
+        if sft is not None and sft is not arm and before:
             earlier.append((sft.label, sft.final()))
         for since, rewards in earlier:
             gap = _gap(results, now, rewards)

@@ -155,6 +155,7 @@ def _sections(loaded: Loaded, thresholds: Sequence[float], compare: Sequence[str
         **_numbers(source, phases),
         **(own if is_one else {key: [] for key in own}),
         **_tables(loaded, source),
+        **({} if is_one else {"lede": comparison.lede(loaded, source), "contribution": [], "pool_lines": []}),
         "comparison": comparison.section(loaded, source),
         "updates": updates.reached(results, pairs, phases),
         "duel": between_arms.show(duel, results, phases, episodes.found) if duel else None,

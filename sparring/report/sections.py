@@ -56,19 +56,25 @@ def headline(source: Source) -> dict[str, Any]:
     sft = results.first("sft")
     others = [other for other in results.references if other is not sft] if not results.held_out else []
     means = {arm.name: source.interval(arm.final()) for arm in arms}
-    gaps = {arm.name: source.difference(arm, sft) for arm in arms if sft is not None and arm is not sft}
+    starts = {arm.name: results.sft_of(arm) for arm in arms}
+    gaps = {
+        arm.name: source.difference(arm, own)
+        for arm in arms
+        if (own := starts[arm.name]) is not None and own is not arm
+    }
     seeds = {arm.name: [fmean(r.values()) for r in arm.final().values() if r] for arm in arms}
     shown = [v for i in means.values() for v in (i.low, i.high)] + [v for s in seeds.values() for v in s]
     mean_domain = domain(shown, within=(0.0, 1.0))
     gap_domain = domain([v for i in gaps.values() for v in (i.low, i.high)], include=[0.0])
     rows = []
     for arm in arms:
-        gap, class_ = gaps.get(arm.name), "muted" if arm is sft else "target"
+        gap, class_ = gaps.get(arm.name), "muted" if starts[arm.name] is arm else "target"
         own_seeds = seeds[arm.name] if len(arm.seeds) > 1 else ()
         compared = [source.difference(arm, other) if results.compares(arm, other) else None for other in others]
         rows.append(
             {
                 "label": arm.label,
+                "when": _when(arm),
                 "is_featured": arm is results.featured and bool(arm.partner),
                 "summary": summarise(arm.final(), results.success_eps, num_resamples=results.num_resamples),
                 "mean_drawing": charts.forest(means[arm.name], mean_domain, class_, seeds=own_seeds),
@@ -83,7 +89,7 @@ def headline(source: Source) -> dict[str, Any]:
     return {
         "rows": rows,
         "has_gap": bool(gaps),
-        "sft": sft.label if sft else "",
+        "sft": "its run’s SFT" if results.held_out else sft.label if sft else "",
         "others": [other.label for other in others],
         "mean_axis": charts.forest_axis(mean_domain),
         "gap_axis": charts.forest_axis(gap_domain),
@@ -93,6 +99,16 @@ def headline(source: Source) -> dict[str, Any]:
         "spent": known,
         "partners": list(dict.fromkeys(arm.agent_name("partner") for arm in arms if arm.partner)),
     }
+
+
+def _when(arm: ArmResults) -> str:
+    """Say after which round an arm's last evaluation was, and of how many of its seeds."""
+    rounds = arm.rounds()
+    if not rounds:
+        return "not evaluated yet"
+    num = len(arm.final())
+    seeds = f", {num} of {len(arm.seeds)} seeds" if num < len(arm.seeds) else ""
+    return (f"after round {rounds[-1]}" if rounds[-1] else "at its start") + seeds
 
 
 def spent(source: Source, arm: ArmResults) -> dict[str, tuple[float | None, float | None]]:

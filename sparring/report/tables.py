@@ -42,8 +42,8 @@ def methods_table(source: Source, loaded: Loaded) -> Table:
     """Return a row for each arm: what it reached, with 95 % intervals, paired differences, and what it took."""
     arms = list(source.results.arms.values())
     references = source.results.references
-    head = ["run", "arm", "method", "label", "episodes", "tasks", "seeds", "mean_reward", "mean_low", "mean_high"]
-    head += ["success", "success_low", "success_high"]
+    head = ["run", "arm", "method", "label", "held_out_episodes", "held_out_tasks", "seeds"]
+    head += ["mean_reward", "mean_low", "mean_high", "success", "success_low", "success_high"]
     head += [f"minus_{other.name}{end}" for other in references for end in ("", "_low", "_high")]
     head += [name.lower().replace(" ", "_").replace("-", "_") for name in COSTS]
     rows: list[list[Cell]] = []

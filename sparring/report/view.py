@@ -204,6 +204,12 @@ class Results:
         """Return the first arm of a method."""
         return next((arm for arm in self.arms.values() if arm.method == method), None)
 
+    def sft_of(self, arm: ArmResults) -> ArmResults | None:
+        """Return the first SFT of the arm's own run."""
+        run = arm.name.rpartition("/")[0]
+        own = (one for one in self.arms.values() if one.name.rpartition("/")[0] == run)
+        return next((one for one in own if one.method == "sft"), None)
+
     @property
     def featured(self) -> ArmResults:
         """The arm that the report follows closest.

@@ -69,12 +69,12 @@ function tableDrawing(table, title) {
   let y = pad, widest = 0, next = 0;
   rows.forEach((row, i) => {
     const height = Math.max(row.classList.contains("group") ? 22 : 0, ...drawings[i].map((one) => one.viewBox.baseVal.height)) + 4;
-    const words = [...row.cells].filter((cell) => !cell.querySelector("svg") && !cell.classList.contains("num")).map((cell) => cell.textContent.trim());
+    const words = [...row.cells].filter((cell) => !cell.querySelector("svg") && !cell.classList.contains("num")).map((cell) => cell.textContent.trim()).filter((text) => text);
     const label = document.createElementNS(ns, "text");
     for (const [key, value] of [["x", pad], ["y", y + height / 2 + 4], ["font-family", family], ["font-size", 12], ["fill", "#1c1c1a"]]) label.setAttribute(key, value);
     if (row.classList.contains("group")) label.setAttribute("font-weight", "600");
     label.textContent = words.join(", ");
-    if (words.join("")) inside.push(label);
+    if (words.length) inside.push(label);
     let x = labels;
     if (row.parentElement.tagName === "TFOOT" || drawings[i].length < 2) x = labels + (rowShift(row) || 0);
     for (const one of drawings[i]) {
