@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from transformers import PreTrainedTokenizerFast
 
 from sparring.core.errors import ConfigError, ModelError
 from sparring.core.types import StopReason, Task, Trajectory, Turn
-from sparring.data.chat import ActionFormat, Chat, ChatConfig, ContextOverflow
+from sparring.data.action_formats import ActionFormat
+from sparring.data.chat import Chat, ChatConfig, ContextOverflow
 from sparring.data.control_tokens import break_known_controls
 from sparring.data.reasoning import MARKERS
 from tests.tiny_models import SPECIAL_OF, TEMPLATES, tiny_tokenizer, with_gap
@@ -605,3 +607,86 @@ def test_a_template_that_hides_messages_is_refused():
 def test_without_any_end_of_turn_there_is_no_chat():
     with pytest.raises(ModelError, match="token that ends a turn"):
         broken(TEMPLATES["plain"], eos_token=None)
+
+
+# ── Native tool calls ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+TOOLS_HEAD = (
+    "{% if tools %}<|im_start|>system\n{% for one in tools %}{{ one | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+)
+TOOLS_TURNS = (
+    "{% for m in messages %}{% if m.role == 'tool' %}"
+    "<|im_start|>user\n<tool_response>\n{{ m.content }}\n</tool_response>"
+    "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for call in m.tool_calls or [] %}CALL{% endfor %}{% endif %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TOOLS_JSON = '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
+TOOL_TEMPLATES = {
+    "json": f"<tool_call>\n{TOOLS_JSON}\n</tool_call>",
+    "special": f"<|im_start|>[{TOOLS_JSON}]",
+    "xml": (
+        "<function={{ call.function.name }}>\n{% for key, value in call.function.arguments.items() %}"
+        "<parameter={{ key }}>\n{{ value }}\n</parameter>\n{% endfor %}</function>"
+    ),
+}
+CALLED = trajectory(
+    ("Press in this order: red green.", 'press "red"'),
+    ("The red button clicks.", "look"),
+    ("1 of 2 done.", "press green"),
+)
+CALLED = replace(CALLED, turns=tuple(replace(turn, action=turn.text) for turn in CALLED.turns))
+
+
+def tools_chat(call: str, **options) -> Chat:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TOOLS_HEAD + TOOLS_TURNS.replace("CALL", call)
+    return Chat(tokenizer, ChatConfig(format="tools", **options), instruction=INSTRUCTION, examples=[CALLED])
+
+
+@pytest.mark.parametrize("name", TOOL_TEMPLATES)
+@pytest.mark.parametrize("num_examples", [0, 1])
+def test_calls_are_spelled_as_the_template_does_it(name, num_examples):
+    chat = tools_chat(TOOL_TEMPLATES[name], num_examples=num_examples)
+    encoded = chat.encode(CALLED)
+    messages = chat._dialogue.messages(CALLED.turns, "Won.")
+    own = chat._template.render(messages)
+    assert chat.spell(encoded.ids) + chat.spell(chat.next(encoded.ids, "Won.")) == own
+    assert own.count("<tool_response>") == 3 + 2 * num_examples
+    assert own.count("press green") == 1 + num_examples
+    for turn, (start, end) in zip(CALLED.turns, encoded.spans, strict=True):
+        text, action = chat.parse(encoded.ids[start:end])
+        assert action == turn.action
+        assert action.partition(" ")[0] in text
+    ids = chat.first(CALLED.turns[0].observation)
+    for i, turn in enumerate(CALLED.turns):
+        assert encoded.ids[: len(ids)] == tuple(ids)
+        assert chat.history(CALLED.turns[:i], turn.observation) == ids
+        ids += chat.action_ids(turn)
+        if i < 2:
+            ids += chat.next(chat.action_ids(turn), CALLED.turns[i + 1].observation)
+
+
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ('I look.\n<tool_call>\n{"name": "act", "arguments": {"action" : "look"}}\n</tool_call>', "look"),
+        ('{"name": "act", "parameters": {"action": "say \\"hi\\"\\nnow"}}', 'say "hi"\nnow'),
+        ('{"name": "act", "arguments": {"action": "look"', "look"),
+        ('{"name": "act", "arguments": {"action": "loo', ""),
+        ('{"name": "act", "arguments": {"action": 3}}', ""),
+        ("look", ""),
+    ],
+)
+def test_the_first_calls_argument_is_the_action(text, action):
+    assert ActionFormat(name="tools").parse(text) == action
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama2", "qwen3"])
+def test_tools_need_a_template_that_shows_them(name):
+    with pytest.raises(ModelError, match=r"chat\.format: 'tools' needs a chat template that shows tools"):
+        chat_with(name, format="tools")
+
+
+def test_a_template_that_shows_tools_and_no_calls_is_refused():
+    with pytest.raises(ModelError, match=r"chat\.format: 'tools' needs a chat template"):
+        tools_chat("")

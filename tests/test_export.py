@@ -17,8 +17,9 @@ from sparring.core.journal import read_journal, read_jsonl
 from sparring.core.progress import SilentProgress
 from sparring.core.records import read_trajectories
 from sparring.core.types import PairKind, PreferencePair, StopReason, Task, Trajectory, Turn
+from sparring.data.action_formats import ActionFormat
 from sparring.data.batches import groups_from_pairs
-from sparring.data.chat import ActionFormat, Chat, ChatConfig, Dialogue
+from sparring.data.chat import Chat, ChatConfig, Dialogue
 from sparring.data.conversations import completion_row, conversation_row, preference_row
 from sparring.data.preferences import read_conversations, read_pairs
 from sparring.data.tables import read_rows, write_rows

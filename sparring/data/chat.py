@@ -17,19 +17,18 @@ Source: arXiv 2511.22254, Eq. 2 (only action tokens carry probability).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from sparring.core.convert import check_values
 from sparring.core.errors import ConfigError, DataError, ModelError
 from sparring.core.ranges import Name, Range
 from sparring.core.text import encodable
 from sparring.core.types import Trajectory, Turn
+from sparring.data.action_formats import TOOL, ActionFormat, FormatName, call_message, result_message
 from sparring.data.control_tokens import ControlTokens, break_known_controls
-from sparring.data.reasoning import answer_in
 from sparring.data.template import OWN_KWARGS, Template
 
 if TYPE_CHECKING:
@@ -39,9 +38,6 @@ NEW_TASK = "A new task begins.\n\n"
 """Stands before each first observation that follows a worked example."""
 INSTRUCTION = "{instruction}"
 """What stands for the instruction in `chat.system`."""
-
-
-FormatName = Literal["react", "action", "code"]
 
 
 class ContextOverflow(DataError):
@@ -54,7 +50,8 @@ class ChatConfig:
 
     format: FormatName = "react"
     """`react`: the agent writes `Thought: …` and `Action: …`; `action`: the action alone, on one line; `code`: all that
-    it writes is the action, or the first fenced block in it (AppWorld)."""
+    it writes is the action, or the first fenced block in it (AppWorld); `tools`: a call of the function `act` as the
+    model's own chat template spells calls, with observations as their results."""
     instruction: str | None = None
     """What stands before the first observation. None: the benchmark's words and the format's rule; empty: nothing."""
     system: str | None = None
@@ -74,56 +71,6 @@ class ChatConfig:
         check_values(self)
         if taken := OWN_KWARGS & set(self.template_kwargs):
             raise ValueError(f"template_kwargs: {min(taken)!r} can't be set; give variables of the chat template")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActionFormat:
-    """How an agent writes an action, and how it is read."""
-
-    name: FormatName
-
-    @property
-    def rule(self) -> str:
-        """The sentence that tells a model the format."""
-        if self.name == "react":
-            return "Answer with one thought and one action, in this form:\nThought: why you act so\nAction: the action"
-        if self.name == "code":
-            return "Answer with the next code alone: it is run as you write it."
-        return "Answer with the next action alone, on one line."
-
-    def parse(self, text: str, *, is_reasoning: bool = False) -> str:
-        """Return the action in `text`, without a model's reasoning before it: one line, unless code.
-
-        ReAct: what follows the first `Action:` that begins a line (else the first anywhere), up to the end of that
-        line. Text without `Action:`, and action-only text: its first line. Code: a first fenced block's content, which
-        may lack its end, else everything. An answer that was cut inside its reasoning has no action: empty text.
-
-        Args:
-            text: all that the agent wrote.
-            is_reasoning: the prompt has opened reasoning, so the text begins inside it.
-        """
-        text = answer_in(text, is_open=is_reasoning)
-        if self.name == "code":
-            fenced = re.search(r"^```[^\n]*\n(.*?)(?:^```|\Z)", text, re.MULTILINE | re.DOTALL)
-            return (fenced[1] if fenced else text).strip()
-        if self.name == "react":
-            line = r"Action:\s*([^\n]*)"
-            if found := re.search(rf"^[ \t]*{line}", text, re.MULTILINE) or re.search(line, text):
-                return found[1].strip()
-        return text.partition("\n")[0].strip()
-
-    def render(self, thought: str, action: str) -> str:
-        """Write an action, with its thought where the format has one."""
-        return f"Thought: {thought}\nAction: {action}" if self.name == "react" else action
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """Text at which an answer is over, for models that would go on and play the world's part, too."""
-        return ("\nObservation:",) if self.name == "react" else ()
-
-    def agent_text(self, turn: Turn) -> str:
-        """Return what an agent of this format writes in a turn of someone else, for instance an expert's."""
-        return turn.text if self.name == "react" else turn.action
 
 
 class Dialogue:
@@ -165,26 +112,28 @@ class Dialogue:
             raise ConfigError(
                 f"chat.num_examples is {config.num_examples}, but there are {len(examples)} expert trajectories."
             )
-        self._examples: list[dict[str, str]] = []
+        self._examples: list[dict[str, Any]] = []
         for example in examples[: config.num_examples]:
-            shown = [(turn.observation, self.format.agent_text(turn)) for turn in example.turns]
+            shown = [(turn.observation, self.format.agent_text(turn), turn.action) for turn in example.turns]
             self._examples += self._task(shown, is_first=not self._examples)
 
-    def messages(self, turns: Sequence[Turn], observation: str) -> list[dict[str, str]]:
+    def messages(self, turns: Sequence[Turn], observation: str) -> list[dict[str, Any]]:
         """Return all messages before the action that answers `observation`; what the agent wrote stands as it is."""
-        played = [(turn.observation, turn.text) for turn in turns]
-        *rest, _ = self._task([*played, (observation, "")], is_first=not self._examples)
+        played = [(turn.observation, turn.text, turn.action) for turn in turns]
+        *rest, _ = self._task([*played, (observation, "", "")], is_first=not self._examples)
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, *map(dict, self._examples), *rest]
 
-    def _task(self, turns: Sequence[tuple[str, str]], *, is_first: bool) -> list[dict[str, str]]:
-        messages: list[dict[str, str]] = []
-        for i, (observation, text) in enumerate(turns):
+    def _task(self, turns: Sequence[tuple[str, str, str]], *, is_first: bool) -> list[dict[str, Any]]:
+        has_calls = self.format.name == "tools"
+        messages: list[dict[str, Any]] = []
+        for i, (observation, text, action) in enumerate(turns):
             content = self._clean_world(observation)
             if i == 0:
                 content = self._with_instruction(content) if is_first else f"{NEW_TASK}{content}"
-            messages.append({"role": "user", "content": content})
-            messages.append({"role": "assistant", "content": self._clean_agent(text)})
+            asked = result_message(content) if has_calls and i else {"role": "user", "content": content}
+            answer = {"role": "assistant", "content": self._clean_agent(text)}
+            messages += [asked, call_message("", self._clean_agent(action)) if has_calls else answer]
         return messages
 
     def _with_instruction(self, content: str) -> str:
@@ -234,7 +183,8 @@ class Chat:
         self.num_tokens = max(known) + 1
         """All ids are below it; those of `unused_ids` spell nothing."""
         self.unused_ids = tuple(sorted(set(range(self.num_tokens)) - known))
-        self._template = Template(tokenizer, name=config.template, kwargs=config.template_kwargs)
+        tools = (TOOL,) if config.format == "tools" else ()
+        self._template = Template(tokenizer, name=config.template, kwargs=config.template_kwargs, tools=tools)
         self._controls = ControlTokens(tokenizer, self._template.spelled)
         self._dialogue = Dialogue(
             config,
@@ -244,9 +194,11 @@ class Chat:
             clean_agent=self._controls.break_in_agent,
         )
         self._check_system()
-        self.format = self._dialogue.format
         own = [] if tokenizer.eos_token_id is None else [cast(int, tokenizer.eos_token_id)]
         self._study_ending([*own, *(id for id in sorted(end_ids) if id in known)])
+        self.format = self._dialogue.format
+        if tools:
+            self.format = replace(self.format, call=self._template.tool_call(self._ending))
         self._first = lru_cache(maxsize=256)(self._encode_first)
         self._tail = lru_cache(maxsize=4096)(self._encode_tail)
 
@@ -270,7 +222,10 @@ class Chat:
         """Return a turn's action tokens: as sampled, or its text (action-only: its action) and the end of turn."""
         if turn.token_ids:
             return list(turn.token_ids)
-        text = self._template.answer(self._controls.break_in_agent(self.format.agent_text(turn)))
+        clean = self._controls.break_in_agent
+        is_call = self.format.name == "tools"  # whose marks may be special tokens, which no agent's text may hold
+        written = self.format.call.spell(clean(turn.action)) if is_call else clean(self.format.agent_text(turn))
+        text = self._template.answer(written)
         return self._encode_after(self._prompt, self._prompt_ids, text + self._ending.text) + self._unspelled_end
 
     def history(self, turns: Sequence[Turn], observation: str) -> list[int]:

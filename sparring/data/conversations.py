@@ -15,7 +15,8 @@ from typing import Any
 from sparring.core.errors import DataError, quote
 from sparring.core.text import encodable
 from sparring.core.types import PreferencePair, Trajectory
-from sparring.data.chat import NEW_TASK, ActionFormat, Dialogue
+from sparring.data.action_formats import ActionFormat
+from sparring.data.chat import NEW_TASK, Dialogue
 
 Message = Mapping[str, str]
 ROLES = ("system", "user", "assistant")
@@ -25,7 +26,7 @@ _THOUGHT = re.compile(r"\A\s*(?:Thought:)?(.*?)^[ \t]*Action:", re.DOTALL | re.M
 # ── Out ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def messages_of(dialogue: Dialogue, trajectory: Trajectory, num_turns: int | None = None) -> list[dict[str, str]]:
+def messages_of(dialogue: Dialogue, trajectory: Trajectory, num_turns: int | None = None) -> list[dict[str, Any]]:
     """Return a trajectory's first turns (all if None) as messages, what stands before the task included."""
     turns = [
         turn if turn.token_ids else replace(turn, text=dialogue.format.agent_text(turn))

@@ -56,7 +56,7 @@ class Rendering:
         request = (template, dict(variables), asdict(self._limits))
         self._header = json.dumps(request, default=lambda value: f"<{type(value).__name__}>").encode() + b"\n"
 
-    def __call__(self, messages: Sequence[Mapping[str, str]], *, is_asked: bool) -> str:
+    def __call__(self, messages: Sequence[Mapping[str, Any]], *, is_asked: bool) -> str:
         """Return the text of messages, with the generation prompt if an answer is asked for.
 
         Raises:

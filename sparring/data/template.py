@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparring.core.errors import ConfigError, ModelError
+from sparring.data.action_formats import TOOL_ARGUMENT, ToolCall, call_message, result_message
 from sparring.data.reasoning import MARKERS, first_marker, has_reasoning, left_open
 from sparring.data.rendering import Rendering
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 ASSISTANT_SENTINEL = "Xq7AssistantXq7"
 QUESTION_SENTINEL = "Xq7QuestionXq7"
 USER_SENTINEL = "Xq7UserXq7"
+NO_TOOLS = (
+    "chat.format: 'tools' needs a chat template that shows tools, calls and results, and this model's does not. Set "
+    'chat.format = "action" or "react".'
+)
 FIXED_DATE = "01 January 2025"
 """What a template that asks for today's date is told: a prompt may not depend on the day."""
 OWN_KWARGS = frozenset(
@@ -39,6 +44,7 @@ OWN_KWARGS = frozenset(
         "sanitize_control_tokens",
         "tokenize",
         "tokenizer_kwargs",
+        "tools",
         "truncation",
     }
 )
@@ -59,37 +65,81 @@ class Ending:
 class Template:
     """One chat template of a tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, name: str | None, kwargs: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str | None,
+        kwargs: Mapping[str, Any],
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         """Study the template once.
 
         Args:
             tokenizer: any Hugging Face tokenizer that has a chat template.
             name: which of its templates, where it has several; none: the one called `default`.
             kwargs: variables for the template.
+            tools: functions that answers call; none: answers are text.
 
         Raises:
-            ModelError: no chat template, one that refuses user/assistant turns, or that does not show where an answer
-                begins.
+            ModelError: no chat template, one that refuses user/assistant turns, that does not show where an answer
+                begins, or that does not tell of tools where there are some.
             ConfigError: there is no template of that name, or several and no name.
         """
         self._text = _dateless(_template_of(tokenizer, name))
         variables = {**tokenizer.special_tokens_map, "date_string": FIXED_DATE, **kwargs}
-        self._rendering = Rendering(self._text, variables)
-        self._header = ""
+        self._has_tools = bool(tools)
+        self._rendering = Rendering(self._text, variables | ({"tools": list(tools)} if tools else {}))
+        self._header = self._after_action = ""
         self._study()
+        if tools and TOOL_ARGUMENT not in self._head:
+            raise ModelError(NO_TOOLS)
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return the text of messages, up to where the next answer begins."""
         return self._laid_out(messages) + self._header
 
     def render_after_answer(self, observation: str) -> str:
         """Return the text between an answer and the next: the end of its turn, the user's, and the next one's start."""
-        messages = [
-            {"role": "user", "content": "x"},
+        text = self.render(self._exchange(observation)).partition(ASSISTANT_SENTINEL)[2]
+        return text.removeprefix(self._after_action)
+
+    def tool_call(self, ending: Ending) -> ToolCall:
+        """Find how answers call a tool; from then on observations are laid out as results of calls.
+
+        Raises:
+            ModelError: the template does not show calls, or in no way that can be read.
+        """
+        try:
+            text = self._laid_out(self._exchange(USER_SENTINEL))
+            cut = text.partition(ASSISTANT_SENTINEL)
+            quoted = self._laid_out(
+                [{"role": "user", "content": QUESTION_SENTINEL}, call_message("", '"')], is_asked=False
+            )
+        except ModelError as error:
+            raise ModelError(f"{NO_TOOLS} ({error})") from None
+        prompt = self.render([{"role": "user", "content": QUESTION_SENTINEL}])
+        if not (
+            ending.text and text.startswith(prompt) and text.count(ASSISTANT_SENTINEL) == 1 == text.count(USER_SENTINEL)
+        ):
+            raise ModelError(NO_TOOLS)
+        before = cut[0].removeprefix(prompt).removeprefix(self._reasoning or self._space)
+        self._after_action, has_end, _ = cut[2].partition(ending.text.lstrip())
+        call = ToolCall(before=before, after=self._after_action, is_json='\\"' in quoted)
+        if not has_end or not before.strip() or call.read(call.spell("go")) != "go":
+            raise ModelError(NO_TOOLS)
+        return call
+
+    def _exchange(self, observation: str) -> list[dict[str, Any]]:
+        """Return a question, an answer in which a sentinel stands, and what is said to it."""
+        question = {"role": "user", "content": QUESTION_SENTINEL}
+        if self._has_tools:
+            return [question, call_message("", ASSISTANT_SENTINEL), result_message(observation)]
+        return [
+            question,
             {"role": "assistant", "content": ASSISTANT_SENTINEL},
             {"role": "user", "content": observation},
         ]
-        return self.render(messages).partition(ASSISTANT_SENTINEL)[2]
 
     def answer(self, text: str) -> str:
         """Return what an agent writes whose answer is `text`, up to the end of the turn."""
@@ -167,7 +217,7 @@ class Template:
         if opener := left_open(asked + lead):
             self._reasoning += _closing(asked + lead, opener)
 
-    def _shown_after_last(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def _shown_after_last(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return what follows an answer with which the messages end; what follows any, where they may not end so."""
         try:
             text = self._laid_out(messages, is_asked=False)
@@ -175,7 +225,7 @@ class Template:
             return self._after
         return text.partition(ASSISTANT_SENTINEL)[2] if ASSISTANT_SENTINEL in text else self._after
 
-    def _laid_out(self, messages: Sequence[Mapping[str, str]], *, is_asked: bool = True) -> str:
+    def _laid_out(self, messages: Sequence[Mapping[str, Any]], *, is_asked: bool = True) -> str:
         """Render messages, and the generation prompt where an answer is asked for."""
         return self._rendering(messages, is_asked=is_asked)
 

@@ -46,6 +46,11 @@ class OpenAIPolicy:
         """
         if temperature < 0 or max_new_tokens < 1:
             raise ConfigError("rollout: temperature must be at least 0, and max_new_tokens at least 1.")
+        if dialogue.format.name == "tools":
+            raise ConfigError(
+                "chat.format: 'tools' is for models that are held here or sampled by ids (vLLM). A server of chat "
+                'completions gets its answers as text: set chat.format = "action" or "react".'
+            )
         self._client = CompletionClient(config, own_key=own_key)
         self._dialogue = dialogue
         self._temperature = temperature

@@ -27,7 +27,7 @@ from sparring.core.filters import is_broken
 from sparring.core.ranges import Count, Place, Share
 from sparring.core.text import encodable
 from sparring.core.types import StopReason, Task, Trajectory, Turn
-from sparring.data.chat import ActionFormat, FormatName
+from sparring.data.action_formats import ActionFormat, FormatName
 from sparring.data.conversations import demonstration_record, is_conversation, reward_of
 from sparring.data.tables import read_rows
 from sparring.envs.base import Benchmark
@@ -220,7 +220,7 @@ def _turn(raw: Any, format: ActionFormat, best: float, where: str, final_reward:
     _check_fields(raw, TURN_FIELDS, where)
     observation = _text(raw["observation"], f"{where}.observation")
     action = _text(raw["action"], f"{where}.action").strip()
-    if not action or ("\n" in action and format.name != "code"):
+    if not action or ("\n" in action and format.name not in ("code", "tools")):
         raise DataError(f"{where}.action: must be one line (or code) that is not empty, not {action!r}.")
     thought = _text(raw.get("thought") or "", f"{where}.thought").strip()
     if format.name == "react" and not thought:
