@@ -130,6 +130,10 @@ def play_config(
         shared = (PlayConfig.__dataclass_fields__.keys() & Config.__dataclass_fields__.keys()) - ELSEWHERE
         config = PlayConfig(**{name: getattr(arm.config, name) for name in shared})
     config = from_dict(config, _nest(overrides or {}), source="command line")
+    if config.env.id == NOWHERE:
+        raise ConfigError(
+            "env.id: this checkpoint's run played no world. Name a recipe of one (--recipe), or --env.id."
+        )
     check_servers(config.sampler, config.vllm)
     return config
 

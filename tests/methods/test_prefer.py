@@ -101,6 +101,12 @@ def test_a_run_keeps_its_data_and_goes_out_again(run: Path, tmp_path: Path, monk
     assert all(pair == own[pair.chosen.id] for pair in trained)
 
 
+def test_a_checkpoint_is_played_in_a_world_that_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, errors = called(["eval", str(run / "seed-0/dpo/round-1/train-target/checkpoint")], capsys)
+    assert (code, out) == (2, "")
+    assert errors.startswith("sparring: env.id: this checkpoint's run played no world. Name a recipe of one (--recipe)")
+
+
 # ── What is held out ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
