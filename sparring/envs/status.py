@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sparring.core.errors import ConfigError
 from sparring.envs.appworld import install as appworld_install
-from sparring.envs.base import BENCHMARKS
+from sparring.envs.base import ADAPTERS, BENCHMARKS
 from sparring.envs.bfcl import wheel
 from sparring.envs.intercode_sql import dump as intercode_dump
 from sparring.envs.intercode_sql import official as intercode_official
@@ -76,7 +76,11 @@ def status_table() -> RenderableType:
             block.append(f"\n  {'to get it:':11}", style="default").append(status.command, style="cyan")
         blocks.append(block)
     blocks.append(
-        Text('A world of your own: env.id = "package.module:Class"; see docs/your-environment.md.', style="dim")
+        Text(
+            'A world of your own: env.id = "package.module:Class"; see docs/your-environment.md.\n'
+            f"Environments of other libraries: env.id = {', '.join(ADAPTERS)}; see docs/adapters.md.",
+            style="dim",
+        )
     )
     return Group(*blocks)
 
