@@ -74,7 +74,9 @@ def measure(run: Path) -> Parts:
 
 def main() -> None:
     """Print the parts and what follows from them."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.synthesis", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.synthesis", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs with an arm that makes tasks")
     for run in parser.parse_args().runs:
         found = measure(run)
