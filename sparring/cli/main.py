@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
+from sparring.core import numerics
 from sparring.core.errors import ConfigError, DataError, ModelError, SparringError, quote
 
 COMMANDS: Mapping[str, str] = {
@@ -53,10 +54,7 @@ MAX_MESSAGE = 4000
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit the process with its exit code."""
-    # Before torch is loaded: threads that spin while they wait double the cost of training beside busy env processes.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # MKL's products otherwise depend on where in memory a matrix lies, which for mapped weights is the file's affair.
-    os.environ.setdefault("MKL_CBWR", "AUTO")
+    numerics.prepare()
     words = list(sys.argv[1:] if arguments is None else arguments)
     has_ranks = "TORCHELASTIC_RUN_ID" in os.environ
     try:

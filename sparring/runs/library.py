@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparring.analysis.statistics import Summary, summarise
+from sparring.core import numerics
 from sparring.core.errors import ConfigError, quote
 from sparring.core.filters import counted
 from sparring.core.journal import read_object
@@ -61,6 +62,7 @@ def train(
     Raises:
         SparringError: whatever can be mended; nothing that was finished is lost.
     """
+    numerics.prepare()
     from sparring.runs.recipe import run_recipe
 
     if isinstance(recipe, Recipe):
@@ -112,6 +114,7 @@ def evaluate(
     Raises:
         SparringError: whatever can be mended.
     """
+    numerics.prepare()
     from sparring.runs.play import evaluate_models, measures_of_models
 
     name = str(model)
