@@ -51,7 +51,7 @@ def falls(results: Results, *, at_least: float = SMALLEST_FALL) -> list[Fall]:
 def fall_lines(results: Mapping[str, Any] | Results) -> list[str]:
     """Name each fall in a line; nothing where there is none."""
     view = results if isinstance(results, Results) else results_from_json(results)
-    return [f"Collapse? {fall.words}" for fall in falls(view)]
+    return [f"Warning: {fall.words}" for fall in falls(view)]
 
 
 def _of_arm(results: Results, arm: ArmResults, at_least: float) -> Iterator[Fall]:

@@ -36,7 +36,7 @@ MAX_PAIRS = 8
 """Pairs that the page shows of an arm."""
 MAX_ROUNDS = 24
 """First rounds whose rollouts say what the initial tasks look like."""
-WIDTH, HEIGHT = 420, 200
+WIDTH, HEIGHT = 350, 180
 GATE = "overlaps an evaluation task"
 """The gate's reason."""
 SETS = {INITIAL: "initial tasks", ACCEPTED: "synthetic tasks"}

@@ -121,6 +121,8 @@ def read_state(run_dir: Path, config: Mapping[str, Any]) -> State:
 def partial_results(run_dir: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `results.json` would hold, from the phases that are finished; measures of the world's are left out.
 
+    Arms that were not evaluated yet are left out as long as another was.
+
     Raises:
         DataError: a finished phase is damaged, or the config has no arm.
     """
@@ -130,23 +132,24 @@ def partial_results(run_dir: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     first = next(iter(arms.values()))
     experts = run_dir / "experts.jsonl"
     solved = {record["task"]["id"] for record in read_journal(experts)} if experts.exists() else set()
+    records = {
+        name: {
+            "method": own.get("method", name),
+            "label": own.get("label") or name,
+            "config": own,
+            "seeds": {
+                str(seed): arm_record(run_dir / f"seed-{seed}" / name, _bounds(own)) for seed in config.get("seeds", ())
+            },
+        }
+        for name, own in arms.items()
+    }
+    evaluated = {name: one for name, one in records.items() if any(s["evaluations"] for s in one["seeds"].values())}
     return {
         "name": config.get("name", run_dir.name),
         "split": _get(first, "eval", "split", "test"),
         "success_eps": _get(first, "pairs", "success_eps", SUCCESS_EPS),
         "num_demonstrations": len(solved),
-        "arms": {
-            name: {
-                "method": own.get("method", name),
-                "label": own.get("label") or name,
-                "config": own,
-                "seeds": {
-                    str(seed): arm_record(run_dir / f"seed-{seed}" / name, _bounds(own))
-                    for seed in config.get("seeds", ())
-                },
-            }
-            for name, own in arms.items()
-        },
+        "arms": evaluated or records,
     }
 
 

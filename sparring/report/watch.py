@@ -10,6 +10,7 @@ from sparring.core.errors import DataError
 from sparring.core.terminal import write
 from sparring.report.load import load
 from sparring.report.page import write_page
+from sparring.report.unfinished import OpenPhase
 
 
 def watch(
@@ -63,5 +64,5 @@ def _words(folders: Sequence[Path]) -> str:
     return " ".join(f"{state.words}{_at_work(state.at_work)}" for state in states)
 
 
-def _at_work(phases: Sequence[object]) -> str:
+def _at_work(phases: Sequence[OpenPhase]) -> str:
     return f" At work: {phases[0].arm or 'shared'}/{phases[0].name}." if phases else ""

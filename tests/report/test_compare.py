@@ -264,7 +264,7 @@ class TestFalls:
         assert (fall.round, fall.since) == (2, "round 1")
         assert fall.gap.mean == pytest.approx(-0.1)
         (line,) = fall_lines(falling(0.6, 0.6, 0.5))
-        assert line == "Collapse? ETO: held-out reward fell by 0.100 in round 2 against round 1 [−0.10, −0.10]."
+        assert line == "Warning: ETO: held-out reward fell by 0.100 in round 2 against round 1 [−0.10, −0.10]."
 
     def test_what_may_be_chance_or_is_tiny_is_not(self):
         assert falls(results_from_json(falling(0.6, 0.55, spread=0.3))) == []

@@ -113,7 +113,10 @@ function rowShift(row) {
     const title = box.getAttribute("aria-label");
     const made = button("small save", "SVG", () => download(fileName(name, title) + ".svg", "image/svg+xml", tableDrawing(table, title)));
     made.setAttribute("aria-label", `Download as SVG: ${title}`);
-    if (table.querySelector("svg.chart")) box.after(element("p", "saves", made));
+    const others = box.parentElement.querySelector(":scope > .takeaway");
+    if (!table.querySelector("svg.chart")) continue;
+    if (others && table.classList.contains("headline")) others.prepend(made);
+    else box.after(element("p", "saves", made));
   }
   const csv = { "csv-methods": () => tables.methods_csv, "csv-tasks": () => toCsv([["task", "type", ...tables.keys, "spread"], ...tables.tasks]) };
   for (const [id, text] of Object.entries(csv)) {

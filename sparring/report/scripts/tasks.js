@@ -93,6 +93,7 @@ function toCsv(rows) {
     shown = 0;
     document.getElementById("task-count").textContent = plural(found.length, "task") + (found.length < tables.tasks.length ? ` of ${tables.tasks.length}` : "");
     grow();
+    markScrolling(document);
   }
 
   const typed = rested(150, () => state.set({ tq: form.elements.tq.value }, false));

@@ -12,14 +12,11 @@
 })();
 
 // What scrolls can be reached by keyboard; what fits is no stop on the way.
-(function scrolling() {
-  function mark(root) {
-    for (const box of root.querySelectorAll(".scroll, pre")) {
-      if (box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1) box.tabIndex = 0;
-      else box.removeAttribute("tabindex");
-    }
+function markScrolling(root) {
+  for (const box of root.querySelectorAll(".scroll, pre")) {
+    if (box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
   }
-  document.addEventListener("toggle", (event) => { if (event.target.open) setTimeout(() => mark(event.target)); }, true);
-  addEventListener("resize", () => mark(document));
-  mark(document);
-})();
+}
+document.addEventListener("toggle", (event) => { if (event.target.open) setTimeout(() => markScrolling(event.target)); }, true);
+addEventListener("resize", () => markScrolling(document));

@@ -89,7 +89,7 @@ function staircase(episode, numTurns, parted = 0) {
 
 // Texts that the page came with are folded as those of the lists are.
 (function foldAll() {
-  for (const block of document.querySelectorAll("main .observation, main .says, main .seen, main .goal")) {
+  for (const block of document.querySelectorAll("main .observation, main .says, main .seen, main .goal, main pre:not(#latex)")) {
     const text = block.textContent;
     if (!isLong(text)) continue;
     const mark = document.createComment("");
