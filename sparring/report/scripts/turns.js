@@ -60,7 +60,7 @@ function turnList(episode, { words = "", from = 0, to = episode.turns.length, wi
 
 // The stairs of best reward so far.
 function staircase(episode, numTurns, parted = 0) {
-  const width = 330, height = 64, left = 4, right = 34, top = 8, bottom = 8;
+  const width = 250, height = 60, left = 4, right = 34, top = 8, bottom = 8;
   const ns = "http://www.w3.org/2000/svg";
   const node = (name, attributes) => {
     const made = document.createElementNS(ns, name);
