@@ -14,6 +14,7 @@ from sparring.core.errors import ConfigError, DataError
 from sparring.core.folder import check_place
 from sparring.core.ranges import Name, Range
 from sparring.core.terminal import write
+from sparring.core.text import encodable
 
 if TYPE_CHECKING:
     from sparring.report.load import Loaded
@@ -50,7 +51,7 @@ def do(options: Options, _: Mapping[str, Any]) -> None:
 
     _check(options)
     if options.format is not None:
-        return print(_formatted(options), end="")
+        return print(encodable(_formatted(options)), end="")
     if options.watch:
         from sparring.report.watch import watch
 

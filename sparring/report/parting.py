@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from itertools import takewhile
 from typing import TypeVar
 
@@ -12,6 +13,11 @@ from sparring.core.types import Task, Trajectory
 from sparring.report.view import ArmResults
 
 T = TypeVar("T")
+Piece = tuple[str, bool]
+"""A piece of text, and whether the text that it is compared with lacks it."""
+
+_TOKEN = re.compile(r"\s+|\w+|[^\s\w]")
+"""Words, white space and single signs: what a difference is made of."""
 
 _PLACE = re.compile(r"round-(?P<round>\d+)/(?P<act>[a-z]+)-[a-z_]+(?:-(?P<part>[^/]+))?/")
 
@@ -76,9 +82,37 @@ class Parting:
         return seen_after(self.beginning, 0).strip().partition("\n\n")[0] if self.num_shared else ""
 
     @property
+    def actions(self) -> tuple[Sequence[Piece], Sequence[Piece]]:
+        """What both do where they part, in pieces; empty where one of them ended."""
+        turns = [side.trajectory.turns[self.num_shared : self.num_shared + 1] for side in self.sides]
+        if not all(turns):
+            return (), ()
+        return word_difference(turns[0][0].action, turns[1][0].action)
+
+    @property
     def num_turns(self) -> int:
         """Turns of the longer side."""
         return max(len(side.trajectory.turns) for side in self.sides)
+
+
+def word_difference(one: str, other: str) -> tuple[list[Piece], list[Piece]]:
+    """Return both texts in pieces, each with whether it is in this text alone; the page's script does the same.
+
+    `go to kitchen` and `go to hallway` differ in their last word. Texts that share no word differ as a whole.
+    """
+    a, b = (_TOKEN.findall(text) for text in (one, other))
+    blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
+    if not any(token.strip() for block in blocks for token in a[block.a : block.a + block.size]):
+        return [(one, True)], [(other, True)]
+    return _pieces(a, [(block.a, block.size) for block in blocks]), _pieces(b, [(x.b, x.size) for x in blocks])
+
+
+def _pieces(tokens: Sequence[str], alike: Sequence[tuple[int, int]]) -> list[Piece]:
+    found, at = [], 0
+    for start, size in alike:
+        found += [("".join(tokens[at:start]), True), ("".join(tokens[start : start + size]), False)]
+        at = start + size
+    return [(text, is_own) for text, is_own in found if text]
 
 
 def seen_after(trajectory: Trajectory, num_turns: int) -> str:

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from sparring.analysis.statistics import Interval, summarise
+from sparring.core.text import printable
 from sparring.report.load import Loaded
 from sparring.report.sections import COSTS, Source, spent
 from sparring.report.view import ArmResults
@@ -57,7 +58,7 @@ def methods_table(source: Source, loaded: Loaded) -> Table:
             gap = source.difference(arm, other) if source.results.compares(arm, other) else None
             row += _values(gap)
         rows.append([*row, *(total for total, _ in spent(source, arm).values())])
-    return Table(head=head, rows=[[_rounded(cell) for cell in row] for row in rows])
+    return Table(head=head, rows=[[_shown(cell) for cell in row] for row in rows])
 
 
 def tasks_table(source: Source) -> Table:
@@ -69,7 +70,7 @@ def tasks_table(source: Source) -> Table:
         values = [own.get(task) for own in means.values()]
         there = [value for value in values if value is not None]
         rows.append([task, source.episodes.kinds.get(task, ""), *values, max(there) - min(there)])
-    return Table(head=["task", "type", *means, "spread"], rows=[[_rounded(cell) for cell in row] for row in rows])
+    return Table(head=["task", "type", *means, "spread"], rows=[[_shown(cell) for cell in row] for row in rows])
 
 
 def task_means(arm: ArmResults) -> dict[str, float]:
@@ -147,7 +148,7 @@ def to_latex(source: Source) -> str:
 
 def latex(text: str) -> str:
     """Write text so that LaTeX shows it as it is: `a_b & 5 %` → `a\\_b \\& 5 \\%`."""
-    return "".join(ESCAPES.get(one, one) for one in " ".join(text.split()))
+    return "".join(ESCAPES.get(one, one) for one in " ".join(printable(text).split()))
 
 
 def _latex_value(mean: float, interval: Sequence[float], is_best: bool, digits: int, sign: str = "") -> str:
@@ -163,10 +164,11 @@ def _values(gap: Interval | None) -> list[Cell]:
     return [None, None, None] if gap is None or not gap.num else [gap.mean, gap.low, gap.high]
 
 
-def _rounded(cell: Cell) -> Cell:
+def _shown(cell: Cell) -> Cell:
+    """Round numbers, and show what would steer a terminal."""
     if isinstance(cell, float):
         return None if cell != cell else round(cell, DIGITS)
-    return cell
+    return printable(cell) if isinstance(cell, str) else cell
 
 
 def _harmless(text: str) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sparring.core.errors import DataError
+from sparring.core.journal import read_object
 from sparring.core.terminal import write
-from sparring.report.load import load
 from sparring.report.page import write_page
-from sparring.report.unfinished import OpenPhase
+from sparring.report.unfinished import OpenPhase, read_state
 
 
 def watch(
@@ -58,7 +58,8 @@ def _is_finished(folders: Sequence[Path]) -> bool:
 
 
 def _words(folders: Sequence[Path]) -> str:
-    states = [run.state for run in load(folders).runs if run.state is not None]
+    open_ones = [folder for folder in folders if not _is_finished([folder])]
+    states = [read_state(folder, read_object(folder / "config.json")) for folder in open_ones]
     if not states:
         return "finished."
     return " ".join(f"{state.words}{_at_work(state.at_work)}" for state in states)

@@ -21,6 +21,7 @@ from sparring.report.kept_pairs import read_pairs
 from sparring.report.load import load, run_names
 from sparring.report.page import place_of, read_source
 from sparring.report.pair_list import even_shares, list_pairs
+from sparring.report.parting import word_difference
 from sparring.report.text import reward
 from sparring.report.unfinished import is_locked, read_state
 from sparring.report.view import results_from_json
@@ -283,6 +284,31 @@ class TestFalls:
         (run_dir / "results.json").write_text(json.dumps(record))
         page = Page(write_report(run_dir))
         assert "Held-out reward fell" in page.text and "in round 1 against its start" in page.text
+
+
+class TestWords:
+    @pytest.mark.parametrize(
+        ("one", "other", "expected"),
+        [
+            (
+                "go to kitchen",
+                "go to hallway",
+                ([("go to ", False), ("kitchen", True)], [("go to ", False), ("hallway", True)]),
+            ),
+            ("look", "look around", ([("look", False)], [("look", False), (" around", True)])),
+            ("open door", "wait", ([("open door", True)], [("wait", True)])),
+            ("a b", "c d", ([("a b", True)], [("c d", True)])),
+            ("", "wait", ([("", True)], [("wait", True)])),
+        ],
+    )
+    def test_differences_are_by_words(self, one, other, expected):
+        assert word_difference(one, other) == expected
+        for text, pieces in zip((one, other), word_difference(one, other), strict=True):
+            assert "".join(piece for piece, _ in pieces) == text
+
+    def test_the_page_marks_where_two_arms_part(self, runs):
+        page = Page(write_report(runs[1]))
+        assert '<em class="differs">' in page.source.split('id="data"')[0]
 
 
 class TestPairList:
