@@ -141,7 +141,7 @@ def test_envs_lists_the_worlds(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "x.toml", "--learning-rate=1"], "'--learning-rate'. Here it is --sft.lr, --dpo.lr or --rl.lr.\n"),
         (["run", "x.toml", "--sft.per_device_train_batch_size", "1"], "Here it is --sft.batch_size. It is what one"),
         (["run", "x.toml", "--max_length", "9"], "Here it is --chat.max_context. It counts a whole episode in tokens."),
-        (["run", "x.toml", "--output_dir", "x"], "unknown option '--output_dir'. It is --out.\n"),
+        (["run", "x.toml", "--output_dir", "x"], "unknown option '--output_dir'. It is --out, on the command line.\n"),
         (["run", "none.toml"], "none.toml: no such recipe."),
         (["run", "recipes"], "recipes: is a folder, not a recipe: name a TOML file."),
         (["run", "recipes/quickstart.toml", "--arms", "etoo"], "has no arm 'etoo'. Did you mean 'eto'?"),
