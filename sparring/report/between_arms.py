@@ -58,6 +58,8 @@ def duel(results: Results, names: Sequence[str] = ()) -> Duel | None:
         if not others or others[0] is None:
             return None
         arms = others[0], featured
+        if not results.are_alike(*arms):
+            return None
     first, second = (arm.final() for arm in arms)
     gaps = {
         (seed, task): reward - first[seed][task]
@@ -73,7 +75,10 @@ def _named(results: Results, names: Sequence[str]) -> tuple[ArmResults, ArmResul
     if len(set(names)) != 2 or len(names) != 2 or unknown:
         what = f"no arm {unknown[0]!r}" if unknown else f"expected two arms, found {len(set(names))}"
         raise ConfigError(f"--compare: {what}. This run's arms are {', '.join(results.arms)}.")
-    return results.arms[names[0]], results.arms[names[1]]
+    arms = results.arms[names[0]], results.arms[names[1]]
+    if not results.are_alike(*arms):
+        raise ConfigError(f"--compare: {names[0]} and {names[1]} are of different worlds or splits. Name two of one.")
+    return arms
 
 
 def wanted_of(one: Duel, phases: Sequence[PhaseFolder]) -> dict[Path, set[str]]:

@@ -59,6 +59,8 @@ EXPERTS_SHARE = 4
 """Experts' trajectories take a quarter as much, over all runs."""
 MAX_NAME = 120
 """Characters of a comparison's file name."""
+OF_ONE_RUN = ("contribution", "pool_lines", "figure_two")
+"""What the page says of one method beside others of its run; a comparison leaves it out."""
 SCRIPTS = ("elements", "theme", "state", "episodes", "words", "turns", "sides", "trajectories", "pairs", "tasks")
 SCRIPTS += ("downloads", "live")
 """The page's script, file by file; each may use what stands before it."""
@@ -155,7 +157,7 @@ def _sections(loaded: Loaded, thresholds: Sequence[float], compare: Sequence[str
         **_numbers(source, phases),
         **(own if is_one else {key: [] for key in own}),
         **_tables(loaded, source),
-        **({} if is_one else {"lede": comparison.lede(loaded, source), "contribution": [], "pool_lines": []}),
+        **({} if is_one else {"lede": comparison.lede(loaded, source), **dict.fromkeys(OF_ONE_RUN)}),
         "comparison": comparison.section(loaded, source),
         "updates": updates.reached(results, pairs, phases),
         "duel": between_arms.show(duel, results, phases, episodes.found) if duel else None,

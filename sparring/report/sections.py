@@ -162,6 +162,8 @@ def _lede(source: Source) -> str:
     results, arm = source.results, source.results.featured
     if not results.num_tasks and (told := preferences.sentence(results, arm)):
         return told
+    if not results.num_tasks:
+        return "no held-out task was played yet."
     mean = source.interval(arm.final())
     text = f"{arm.label} reaches a mean reward of {reward(mean.mean)} {between(mean.low, mean.high)}"
     text += f" on {results.num_tasks} held-out tasks"
@@ -196,18 +198,24 @@ def rounds(source: Source) -> dict[str, Any] | None:
     if not shown:
         return None
     sft = results.first("sft")
-    baseline = source.interval(sft.final()).mean if sft else None
+    starts = {arm.name: results.sft_of(arm) for arm in shown}
+    are_alike = all(results.are_alike(shown[0], arm) for arm in shown)
     values = [v for own in lines.values() for one in own for _, i in one.points for v in (i.low, i.high, i.mean)]
     limits = domain(values, within=(0.0, 1.0))
     last = max(arm.rounds()[-1] for arm in shown)
     panels = []
     for arm in shown:
-        others = [lines[other.name][0] for other in shown if other is not arm and lines[other.name]]
+        alike = [other for other in shown if other is not arm and results.are_alike(arm, other)]
+        others = [lines[other.name][0] for other in alike if lines[other.name]]
+        own = starts[arm.name]
+        baseline = source.interval(own.final()).mean if own else None
         drawing = charts.rounds_panel(arm.label, lines[arm.name], others, baseline, limits, (0, last))
         panels.append({"title": arm.label, "agents": _agents(lines[arm.name]), "drawing": drawing})
     targets = [RoundLine(name=a.label, agent="target", points=lines[a.name][0].points) for a in shown if lines[a.name]]
     return {
-        "overview": charts.overview_panel(targets, results.featured.label, limits, last) if len(targets) > 1 else None,
+        "overview": charts.overview_panel(targets, results.featured.label, limits, last)
+        if len(targets) > 1 and are_alike
+        else None,
         "panels": panels,
         "has_partner": any(one.agent == "partner" for arm in shown for one in lines[arm.name]),
         "has_sft": sft is not None,

@@ -85,6 +85,8 @@ class TestComparison:
         arms = loaded.results.arms
         assert source.difference(arms["first/eto"], arms["other/eto"]).num == 0
         assert source.difference(arms["first/eto"], arms["first/sft"]).num == 24
+        with pytest.raises(ConfigError, match="different worlds or splits"):
+            compare_runs([runs[0], other], ["first/eto", "other/eto"], out=tmp_path / "page.html")
         assert "no difference is computed" in Page(compare_runs([runs[0], other], out=tmp_path / "page.html")).text
 
     def test_arms_of_any_two_runs_may_be_set_side_by_side(self, runs, tmp_path):
@@ -157,7 +159,7 @@ class TestUnfinished:
         for folder in run_dir.glob("seed-*"):
             shutil.rmtree(folder)
         page = Page(write_report(run_dir))
-        assert "not begun" in page.text
+        assert "not begun" in page.text and "So far: no held-out task was played yet." in page.text
         assert not page.with_id("trajectories") or page.data["pairs"] == []
 
     def test_watch_writes_until_the_run_is_finished_and_only_then_stops_reloading(self, run_dir, capsys):
