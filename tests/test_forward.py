@@ -11,6 +11,7 @@ import transformers
 
 from sparring.data.batches import cut
 from sparring.engines.scoring import CPU_PASS_TOKENS, Forward, autocast_dtype
+from sparring.models.loading import ModelConfig, is_bfloat16
 from tests.training_toys import VOCABULARY, attach_value_head, lone_groups, node, plain_logprobs, qwen
 
 SMALL = {
@@ -180,10 +181,12 @@ def test_passes_on_a_cpu_are_small():
     assert Forward(qwen(), max_tokens=10**6).max_tokens == CPU_PASS_TOKENS
 
 
-def test_autocast_is_off_when_told_and_bfloat16_only_where_native():
+def test_autocast_is_off_when_told_and_on_every_cpu():
     cpu = torch.device("cpu")
     assert autocast_dtype(cpu, "off") is None
-    assert autocast_dtype(cpu, "auto") in (None, torch.bfloat16)
+    assert autocast_dtype(cpu, "auto") is None, "numbers must not depend on which CPU it is"
+    assert not is_bfloat16(ModelConfig(), cpu)
+    assert is_bfloat16(ModelConfig(dtype="bfloat16"), cpu)
     assert autocast_dtype(torch.device("meta"), "auto") is None
     model = qwen()
     rounded = Forward(model, max_tokens=500, autocast=torch.bfloat16)(NODES)

@@ -85,7 +85,7 @@ class Compute:
     max_tokens_per_batch: int = 8192
     """Tokens whose activations are kept at once."""
     autocast: Literal["auto", "off"] = "auto"
-    """Multiply in bfloat16 where the hardware does so natively."""
+    """Multiply in bfloat16 on a GPU that does so natively."""
     recompute: bool | None = False
     """Recompute activations in the backward pass; none: if the model is large."""
     router_balance: float = 0.0

@@ -286,14 +286,9 @@ def _inputs_of(module: torch.nn.Module | None) -> Iterator[list[Tensor]]:
 
 
 def autocast_dtype(device: torch.device, mode: Literal["auto", "off"]) -> torch.dtype | None:
-    """Choose bfloat16 where the hardware multiplies it natively, nothing elsewhere."""
+    """Choose bfloat16 on a GPU that multiplies it natively, nothing elsewhere; `is_bfloat16` says why not on a CPU."""
     import torch
 
-    if mode == "off":
+    if mode == "off" or device.type != "cuda":
         return None
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    if device.type == "cpu":
-        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return torch.bfloat16 if any(getattr(torch.cpu, check, bool)() for check in checks) else None
-    return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None

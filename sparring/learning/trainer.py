@@ -70,7 +70,7 @@ class TrainConfig:
     shuffle: bool = True
     """Order groups anew each epoch."""
     autocast: Literal["auto", "off"] = "auto"
-    """Multiply in bfloat16 where the hardware does so natively; weights and their updates stay float32."""
+    """Multiply in bfloat16 on a GPU that does so natively; weights and their updates stay float32."""
     recompute: Annotated[bool | None, ADJUSTABLE_WITH_NOTE] = None
     """Recompute activations in the backward pass: less memory, a third more time. None given: from a billion
     parameters on."""

@@ -44,7 +44,7 @@ class ModelConfig:
     path: Place = "sparring-worlds"
     """The bundled model's name, a folder, or a Hugging Face Hub id."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Weights in memory. `auto`: bfloat16 on a GPU or a CPU that computes in it natively, float32 elsewhere."""
+    """Weights in memory. `auto`: bfloat16 on a GPU that computes in it natively, float32 elsewhere."""
     device: Annotated[Name, ADJUSTABLE_WITH_NOTE] = "auto"
     """`auto`: the first GPU where there is one, else the CPU; or a torch device, for instance `cuda:1`."""
     trust_remote_code: bool = False
@@ -319,11 +319,13 @@ def resolve_device(name: str) -> torch.device:
 
 
 def is_bfloat16(config: ModelConfig, device: torch.device) -> bool:
-    """Say whether a model's weights lie in memory as bfloat16 on a device."""
-    return config.dtype == "bfloat16" or (config.dtype == "auto" and _computes_bf16(device))
+    """Say whether a model's weights lie in memory as bfloat16 on a device.
 
-
-def _computes_bf16(device: torch.device) -> bool:
+    On a CPU only where it is asked for. Some compute in it natively and others do not; and with so few digits an action
+    depends on which others are computed beside it, so a run that goes on would not end as one that was not stopped.
+    """
     import torch
 
-    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    return config.dtype == "bfloat16" or (
+        config.dtype == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
