@@ -210,7 +210,7 @@ def _open_phases(run_dir: Path, seeds: Sequence[str], arms: Sequence[str]) -> It
 
 
 def _opened(seed: str, arm: str, path: Path, folder: Path) -> OpenPhase:
-    written = [one.stat().st_mtime for one in (path, *path.glob("*")) if one.exists()]
+    written = [_last_change(one) for one in (path, *path.glob("*"))]
     name = path.relative_to(folder).as_posix()
     return OpenPhase(
         seed=seed,
@@ -222,5 +222,15 @@ def _opened(seed: str, arm: str, path: Path, folder: Path) -> OpenPhase:
     )
 
 
+def _last_change(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # the run has replaced it since
+        return 0.0
+
+
 def _num_lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0

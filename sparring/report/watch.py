@@ -31,8 +31,8 @@ def watch(
         sleep: waits.
 
     Raises:
-        DataError: a file is damaged. What is being written at this moment is read again in the next turn; only an error
-            that stays is one.
+        DataError: a file is damaged or missing. What is being written at this moment is read again in the next turn;
+            only an error that stays is one.
     """
     failed = ""
     try:
@@ -42,9 +42,9 @@ def watch(
                 path = write_page(folders, compare, out=out, every=every)
                 write(f"{time.strftime('%H:%M:%S')}  {path}: {_words(folders)}")
                 failed = ""
-            except DataError as error:
+            except (DataError, FileNotFoundError) as error:
                 if str(error) == failed:
-                    raise
+                    raise DataError(str(error)) from None
                 failed, is_finished = str(error), False
             if is_finished:
                 return
@@ -66,4 +66,7 @@ def _words(folders: Sequence[Path]) -> str:
 
 
 def _at_work(phases: Sequence[OpenPhase]) -> str:
-    return f" At work: {phases[0].arm or 'shared'}/{phases[0].name}." if phases else ""
+    if not phases:
+        return ""
+    last = phases[0]
+    return f" At work: {last.arm or 'shared'}/{last.name}, seed {last.seed} ({last.words})."
