@@ -100,7 +100,9 @@ def _same_methods(loaded: Loaded, source: Source) -> dict[str, Any] | None:
         for run, arm in found[1:]:
             base_run, base = found[0]
             label = base_run.results.arms[base.name.removeprefix(f"{base_run.name}/")].label
-            rows.append({"label": label, "what": f"{run.name} − {base_run.name}", **_cell(source, arm, base)})
+            cell = _cell(source, arm, base)
+            if cell["gap"].num:
+                rows.append({"label": label, "what": f"{run.name} − {base_run.name}", **cell})
     return {"rows": rows} if rows else None
 
 
