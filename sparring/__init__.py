@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sparring.rollouts.loop import RolloutConfig
     from sparring.runs.library import Evaluation, RunResult, evaluate, load_run, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Agent",
