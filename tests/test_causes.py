@@ -20,7 +20,7 @@ from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.envs.base import load_benchmark, select_tasks, tasks_of
 from sparring.learning.trainer import TrainConfig
 from sparring.runs.config import Config
-from sparring.runs.recipe_files import find_config, recipe_from_dict
+from sparring.runs.recipe_files import find_config, load_recipe, recipe_from_dict
 from sparring.runs.seeds import digest
 from tests.command_line import ENVIRONMENT, ROOT
 from tests.test_cli import called, model, recipe  # noqa: F401
@@ -144,7 +144,7 @@ def test_most_decide_what_is_said_of_endings() -> None:
         ("x = = 1", "raised SyntaxError: "),
         ("raise KeyError('k' * 10**6)", "raised KeyError: 'kkk"),
         ("World = None", "has no class 'World'"),
-        ("class World:\n  def __init__(self, **_): pass", "is no Benchmark: it lacks instruction, env_per_process"),
+        ("class World:\n  def __init__(self, **_): pass", "is no Benchmark: it lacks tasks, turn_limit, make_env"),
         (WORLD.format(init="raise OSError('no file')", tasks="[]"), "class World raised OSError: no file ("),
         (WORLD.format(init="exit(2)", tasks="[]"), "class World raised SystemExit: 2 ("),
         (WORLD.format(init="pass", tasks="return [1]"), "tasks('train') are not all of type sparring.Task"),
@@ -168,6 +168,34 @@ def test_a_world_that_raises_or_exits_is_one_message(
         tasks_of(load_benchmark("their_world:World"), "train")
     assert message in str(refused.value)
     assert str(refused.value).startswith("env.id: ") and len(str(refused.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("os:system", {"command": "touch MARK"}, "is no class"),
+        ("subprocess:run", {"args": ["touch", "MARK"]}, "is no class"),
+        ("subprocess:Popen", {"args": ["touch", "MARK"]}, "is no Benchmark: it lacks tasks"),
+        ("gymnasium", {"env": "subprocess:Popen", "kwargs": {"args": ["touch", "MARK"]}}, "is no gymnasium.Env"),
+    ],
+)
+def test_a_recipe_runs_no_function_that_is_no_world(
+    name: str, options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "gymnasium":
+        pytest.importorskip("gymnasium", reason="pip install gymnasium")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        load_benchmark(name, options).make_env()
+    assert not (tmp_path / "MARK").exists()
+
+
+def test_a_recipe_file_gives_no_command_for_a_server(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.toml"
+    options = '{ server = ["touch", "MARK"], tasks = {}, scorer = "x:y" }'
+    path.write_text(f'method = "sft"\n[env]\nid = "mcp"\noptions = {options}\n')
+    with pytest.raises(ConfigError, match=r"env\.options\.server: a recipe must not choose what is run"):
+        load_recipe(path)
 
 
 @pytest.mark.parametrize("name", [":World", "..:World", "x" * 150 + ":World", "os:path:x", "json:"])

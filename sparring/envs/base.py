@@ -46,7 +46,9 @@ ADAPTERS: Mapping[str, str] = {
     "mcp": "sparring.envs.adapters.mcp:McpTools",
 }
 """Adapters to worlds of other libraries, which `env.options` names (docs/adapters.md): id → `module:Class`."""
-BENCHMARK_PARTS = ("instruction", "env_per_process", "tasks", "turn_limit", "make_env", "expert_actions")
+BENCHMARK_METHODS = ("tasks", "turn_limit", "make_env", "expert_actions")
+"""What a benchmark's class must have."""
+BENCHMARK_PARTS = ("instruction", "env_per_process", *BENCHMARK_METHODS)
 """What a benchmark must have."""
 
 
@@ -199,6 +201,11 @@ def load_benchmark(env_id: str, options: Mapping[str, Any] | None = None) -> Ben
     benchmark_class = getattr(module, class_name, None)
     if benchmark_class is None:
         raise ConfigError(f"env.id: module {module_name!r} has no class {class_name!r}.")
+    # Before it is called: a recipe of somebody else's may name anything that is installed, with arguments.
+    if not isinstance(benchmark_class, type):
+        raise ConfigError(f"env.id: {target} is no class, so it is no world.")
+    if lacking := [name for name in BENCHMARK_METHODS if not hasattr(benchmark_class, name)]:
+        raise ConfigError(f"env.id: {class_name} is no Benchmark: it lacks {', '.join(lacking)}.")
     try:
         benchmark = told(f"class {class_name}", lambda: benchmark_class(**(options or {})))
     except ConfigError as error:

@@ -303,6 +303,13 @@ def _check_own_keys(table: Any, path: Path) -> None:
                 f"{path}: '{section}.{key}' stands on the command line alone (--{section}.{key} …): a recipe must not "
                 "choose what is run on your machine, or where your data is sent."
             )
+    env = table.get("env")
+    options = env.get("options") if isinstance(env, Mapping) else None
+    if isinstance(options, Mapping) and isinstance(options.get("server"), list):
+        raise ConfigError(
+            f"{path}: env.options.server: a recipe must not choose what is run on your machine. Name a module that is "
+            "installed, or the URL of a server that runs; docs/adapters.md says how a class of yours gives a command."
+        )
 
 
 def _check_keys(values: Mapping[str, Any], own: Iterable[str], source: str, prefix: str = "") -> None:

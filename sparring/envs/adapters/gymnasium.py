@@ -80,6 +80,8 @@ class Gymnasium:
     def _make(self) -> Any:
         module, _, name = self._env.partition(":")
         if name and isinstance(found := _class_of(module, name), type):
+            if not issubclass(found, self._gymnasium.Env):  # a recipe may name anything that is installed
+                raise ConfigError(f"env.options: {self._env} is no gymnasium.Env.")
             return found(**self._kwargs)
         try:
             return self._gymnasium.make(self._env, disable_env_checker=True, **self._kwargs)

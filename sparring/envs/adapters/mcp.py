@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,8 @@ class McpTools:
         instruction: str = INSTRUCTION,
     ) -> None:
         """Args:
-        server: the command that starts it, word by word, to talk over its standard streams; or a running one's URL.
+        server: a module that is run (`python -m`) and talks over its standard streams, or a running server's URL. A
+            class of yours that builds on this one may give a command, word by word.
         tasks: split → tasks, each a table with `prompt`, and whatever the scorer reads; `id` and `kind` are optional.
         scorer: `package.module:function`; gets the task's table, the calls so far (`tool`, `arguments`, `result`) and
             the answer (None before it is given), and returns a reward from 0 to 1.
@@ -53,7 +55,8 @@ class McpTools:
             ConfigError: there is no `mcp`, no such scorer, or a task lacks a prompt.
         """
         import_or_refuse("mcp.client.client", "'mcp>=2,<3'")
-        self._server = server
+        is_module = isinstance(server, str) and "://" not in server
+        self._server = [sys.executable, "-m", server] if is_module else server
         self._score: Callable[..., float] = find_object(scorer, "scorer")
         self._tasks = {split: [_task(split, n, one) for n, one in enumerate(those)] for split, those in tasks.items()}
         self._turn_limit, self.instruction = turn_limit, instruction

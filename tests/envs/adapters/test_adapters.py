@@ -215,7 +215,7 @@ def test_an_mcp_servers_tools_are_called_and_scored() -> None:
     need("mcp.client.client" if importlib.util.find_spec("mcp") else "mcp")
     row = {"prompt": "Where is the key? Look at the red note.", "wanted": "the key lies under the mat"}
     options = {
-        "server": [sys.executable, "-m", f"{HERE}.mcp_server"],
+        "server": f"{HERE}.mcp_server",
         "scorer": f"{HERE}.mcp_server:score",
         "tasks": {
             "train": [{**row, "expert": ['read {"colour": "red"}', f"answer {row['wanted']}"]}],
