@@ -113,7 +113,8 @@ test-tinker: setup ## Run the tests that start SkyRL's Tinker server (skipped, w
 	$(PYTEST) -n 0 -m tinker -rs $(TEST_ARGS)
 
 test-ray: setup ## Run the tests that start a Ray cluster (skipped, with the reason, where Ray is not installed)
-	$(PYTEST) -n 0 -m ray -rs $(TEST_ARGS)
+	$(PYTEST) -n 0 -m ray -rs $(TEST_ARGS) --ignore tests/envs/test_cluster.py
+	$(PYTEST) -n 0 -m ray -rs $(TEST_ARGS) tests/envs/test_cluster.py
 
 check: setup docs ## Lint, formatting, types, import directions and the documentation's links
 	$(BIN)/ruff check .

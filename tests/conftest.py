@@ -60,9 +60,9 @@ def ray() -> Any:
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cluster(ray: Any) -> Iterator[None]:
-    """A Ray cluster on this machine, which pools on Ray find and leave running."""
+    """A Ray cluster on this machine, which pools on Ray find and leave running; other files bring their own."""
     found = cluster.Cluster(1)
     yield
     found.close()

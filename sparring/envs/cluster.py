@@ -11,6 +11,7 @@ This module alone imports Ray, at first use.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -261,10 +262,16 @@ def _connect(ray: Any) -> str | None:
             raise ConfigError(f"RAY_ADDRESS: can't join a Ray cluster at {quote(address)}: {why}") from None
         return None
     folder = tempfile.mkdtemp(prefix="sparring-ray-", dir=SHORT_FOLDER)
-    with _set({**SETTINGS, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+    with _set({**SETTINGS, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN": _own_token()}):
         size = {"num_cpus": num_cores(), "object_store_memory": OBJECT_STORE_BYTES}
         ray.init("local", include_dashboard=False, _temp_dir=folder, **size, **quiet)
     return folder
+
+
+@functools.cache
+def _own_token() -> str:
+    """Make the token of clusters that this process starts: Ray keeps its first one for as long as the process lives."""
+    return secrets.token_hex(32)
 
 
 def _knock(address: str) -> None:
