@@ -50,8 +50,16 @@ def make_pool(tmp_path: Path):
 def alive_descendants(pid: int | None = None) -> list[psutil.Process]:
     """Return the env processes and their children, wherever below a process they are."""
     words = ["-P", "-m", "sparring.envs.worker"]
-    workers = [one for one in alive_below(psutil.Process(pid)) if one.cmdline()[1:4] == words]
+    workers = [one for one in alive_below(psutil.Process(pid)) if command_of(one)[1:4] == words]
     return [*workers, *(child for worker in workers for child in alive_below(worker))]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Return how a process was started; nothing for one that has ended since it was listed."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # a zombie, too
+        return []
 
 
 def alive_below(process: psutil.Process) -> list[psutil.Process]:
@@ -62,8 +70,9 @@ def test_an_episode_in_processes_equals_one_in_this_process(make_pool):
     task = FaultyWorld().tasks("train")[-1]
     actions = ["look", *(f"press {colour}" for colour in task.data["goal"])]
     answers = []
-    for pool in (make_pool(), EnvPool("tests.toy_world:ToyWorld", {}, num_envs=1)):
-        answers.append([pool.reset(0, task, 0).result(), *(pool.step(0, action).result() for action in actions)])
+    with EnvPool("tests.toy_world:ToyWorld", {}, num_envs=1) as other:
+        for pool in (make_pool(), other):
+            answers.append([pool.reset(0, task, 0).result(), *(pool.step(0, action).result() for action in actions)])
     assert answers[0] == answers[1]
     assert answers[0][-1].is_done and answers[0][-1].reward == 1.0
 
