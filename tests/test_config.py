@@ -184,7 +184,7 @@ def test_none_can_be_said_in_toml(tmp_path: Path) -> None:
     [
         ("[dpo]\nlrr = 1", r"trial\.toml: unknown key 'dpo\.lrr'\. Did you mean 'dpo\.lr'\?"),
         ("[dpoo]\nlr = 1", r"trial\.toml: unknown key 'dpoo'\. Did you mean 'dpo'\?"),
-        ("seed = 1", r"trial\.toml: unknown key 'seed'\. It is `seeds = \\[0\\]` at the top of a recipe"),
+        ("seed = 1", r"trial\.toml: unknown key 'seed'\. It is `seeds = \[0\]` at the top of a recipe"),
         ("beta = 0.5", r"unknown key 'beta'\. Here it is loss\.beta, "),
         ("[arms.x]\nmethod='eto'\ndpo.lrr=1", r"unknown key 'arms\.x\.dpo\.lrr'\. Did you mean 'arms\.x\.dpo\.lr'\?"),
         ("[arms.x]\nmethod='eto'\n[arms.x.dop]\nlr=1", r"unknown key 'arms\.x\.dop'\. Did you mean 'arms\.x\.dpo'\?"),
