@@ -107,7 +107,7 @@ def make_groups(tasks: dict[str, list[Any]], case: str, num_tasks: int) -> list[
 # ── The two sides ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def train_ours(model: Any, groups: Sequence[Any], *, autocast: bool, adapter: str, max_tokens: int) -> list[float]:
+def train_ours(model: Any, groups: Sequence[Any], *, adapter: str, max_tokens: int) -> list[float]:
     """Train one epoch, in the order of `groups`, and return the losses."""
     from sparring.engines.learner import LocalLearner
     from sparring.learning.objectives import LossConfig, PreferenceObjective
@@ -123,7 +123,7 @@ def train_ours(model: Any, groups: Sequence[Any], *, autocast: bool, adapter: st
         clip_norm=CLIP,
         shuffle=False,
         max_tokens_per_batch=max_tokens,
-        autocast="auto" if autocast else "off",
+        autocast="off",
         save_every_s=1e9,
     )
     losses: list[float] = []
@@ -173,7 +173,7 @@ class MaskedPairs:
         return batch | {name: torch.tensor([row[name] for row in rows]) for name in references}
 
 
-def trl_config(folder: str, *, per_step: int, micro_batch: int, autocast: bool) -> Any:
+def trl_config(folder: str, *, per_step: int, micro_batch: int) -> Any:
     """Configure TRL as Sparring is; what it does besides training (saving, bars, reports) is off."""
     import trl
 
@@ -195,7 +195,7 @@ def trl_config(folder: str, *, per_step: int, micro_batch: int, autocast: bool) 
         remove_unused_columns=False,
         report_to=[],
         use_cpu=True,
-        bf16=autocast,
+        bf16=False,
         gradient_checkpointing=False,
         logging_steps=1,
         save_strategy="no",
@@ -204,7 +204,7 @@ def trl_config(folder: str, *, per_step: int, micro_batch: int, autocast: bool) 
     )
 
 
-def train_trl(model: Any, tokenizer: Any, groups: Sequence[Any], *, micro_batch: int, autocast: bool) -> list[float]:
+def train_trl(model: Any, tokenizer: Any, groups: Sequence[Any], *, micro_batch: int) -> list[float]:
     """Train one epoch with TRL, in the order of `groups`, and return the losses; the reference comes first."""
     import datasets
     import trl
@@ -216,7 +216,7 @@ def train_trl(model: Any, tokenizer: Any, groups: Sequence[Any], *, micro_batch:
     with tempfile.TemporaryDirectory() as folder:
         trainer = trl.DPOTrainer(
             model=model,
-            args=trl_config(folder, per_step=per_step, micro_batch=micro_batch, autocast=autocast),
+            args=trl_config(folder, per_step=per_step, micro_batch=micro_batch),
             train_dataset=datasets.Dataset.from_dict(texts | {"index": list(range(num))}),
             data_collator=collate,
             processing_class=tokenizer,
@@ -227,8 +227,6 @@ def train_trl(model: Any, tokenizer: Any, groups: Sequence[Any], *, micro_batch:
 
 def child(request: dict[str, Any]) -> Any:
     """Train one side of one case, and return losses, CPU-seconds and memory beyond the loaded model."""
-    if request["side"] == "bfloat16":
-        return has_bfloat16()
     import sparring.learning.objectives  # what importing costs is not training
     import sparring.learning.trainer  # noqa: F401
 
@@ -240,11 +238,9 @@ def child(request: dict[str, Any]) -> Any:
     started, wall = time.process_time(), time.perf_counter()
     if request["side"] == "ours":
         adapter = "" if request["lora"] is None else ADAPTER
-        options = {"autocast": request["autocast"], "max_tokens": request["max_tokens"]}
-        losses = train_ours(model, groups, adapter=adapter, **options)
+        losses = train_ours(model, groups, adapter=adapter, max_tokens=request["max_tokens"])
     else:
-        options = {"micro_batch": request["micro_batch"], "autocast": request["autocast"]}
-        losses = train_trl(model, tokenizer, groups, **options)
+        losses = train_trl(model, tokenizer, groups, micro_batch=request["micro_batch"])
     return {
         "cpu_s": time.process_time() - started,
         "wall_s": time.perf_counter() - wall,
@@ -255,15 +251,6 @@ def child(request: dict[str, Any]) -> Any:
         "tokens": sum(group.num_tokens for group in groups),
         "mean_length": sum(group.num_tokens for group in groups) / sum(len(group.nodes) for group in groups),
     }
-
-
-def has_bfloat16() -> bool:
-    """Say whether Sparring would train in bfloat16 here."""
-    import torch
-
-    from sparring.engines.scoring import autocast_dtype
-
-    return autocast_dtype(torch.device("cpu"), "auto") is not None
 
 
 # ── The table ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -287,7 +274,6 @@ def compare(request: dict[str, Any], *, threads: int, repeats: int, micro_batche
     gap = max(abs(a - b) for a, b in zip(ours["losses"], theirs[best]["losses"], strict=True))
     return {
         "case": request["case"],
-        "dtype": "bfloat16" if request["autocast"] else "float32",
         "ours": ours,
         "trl": theirs,
         "trl_best_micro_batch": best,
@@ -313,14 +299,9 @@ def main() -> None:
     args = parse(parser, child)
     asked = {name: getattr(args, name) for name in ("run", "num_tasks", "model", "lora", "max_tokens")}
     options = {"threads": args.threads, "repeats": args.repeats, "micro_batches": args.micro_batches}
-    found = [compare({**asked, "case": case, "autocast": False}, **options) for case in args.cases]
-    if in_child("benchmarks.training", {"side": "bfloat16"}):
-        found.append(compare({**asked, "case": "three pairs a task", "autocast": True}, **options))
-    else:
-        print("This CPU does not multiply in bfloat16, so that row is left out.")
+    found = [compare({**asked, "case": case}, **options) for case in args.cases]
     header = [
         "case",
-        "dtype",
         "tasks",
         "ours, CPU-s",
         "TRL, CPU-s",
@@ -337,7 +318,7 @@ def main() -> None:
         cpu = (ours["cpu_s"], trl["cpu_s"], row["cpu_ratio"])
         whole = row["trl"][row["trl_whole_step"]]
         memory = (ours["peak_mb"], trl["peak_mb"], whole["peak_mb"], row["memory_ratio"])
-        rows.append([row["case"], row["dtype"], ours["num_tasks"], *cpu, *memory, row["loss_gap"]])
+        rows.append([row["case"], ours["num_tasks"], *cpu, *memory, row["loss_gap"]])
     show("Preference training against TRL's DPOTrainer (TRL at its fastest micro-batch)", header, rows)
     costs = {row["case"].rpartition(", ")[2]: row["ours"]["cpu_s"] for row in found}
     if {"all six pairs", "three expert pairs"} <= costs.keys():

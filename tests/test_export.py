@@ -30,8 +30,8 @@ from sparring.runs.export import Selection, export
 from sparring.runs.recipe import run_recipe
 from sparring.runs.recipe_files import load_recipe
 from tests.test_cli import called
-from tests.tiny_models import CHATML, tiny_model, tiny_tokenizer
-from tests.toy_world import TOY_RECIPE, ToyWorld
+from tests.tiny_models import CHATML, tiny_tokenizer, toy_recipe
+from tests.toy_world import ToyWorld
 from tests.training_toys import qwen
 
 ALL = Selection()
@@ -41,10 +41,7 @@ ALL = Selection()
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of ETO in the toy world."""
     folder = tmp_path_factory.mktemp("run")
-    tiny_model().save_pretrained(folder / "model")
-    tiny_tokenizer().save_pretrained(folder / "model")
-    (folder / "toy.toml").write_text(TOY_RECIPE.format(model=folder / "model"))
-    recipe = load_recipe(folder / "toy.toml", arms=["eto"])
+    recipe = load_recipe(toy_recipe(folder), arms=["eto"])
     run_recipe(recipe, folder / "run", SilentProgress(), with_report=False)
     return folder / "run"
 

@@ -15,8 +15,7 @@ from sparring.runs.publishing import make_card
 from sparring.runs.recipe import run_recipe
 from sparring.runs.recipe_files import load_recipe, recipe_from_dict
 from tests.test_cli import called
-from tests.tiny_models import tiny_model, tiny_tokenizer
-from tests.toy_world import TOY_RECIPE
+from tests.tiny_models import tiny_model, toy_recipe
 
 TRAINED = "round-1/train-target/checkpoint"
 TOKEN = "hf_thisIsNoTokenButLooksLikeOne"
@@ -44,10 +43,7 @@ def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of SFT in the toy world."""
     folder = tmp_path_factory.mktemp("toy")
-    tiny_model().save_pretrained(folder / "model")
-    tiny_tokenizer().save_pretrained(folder / "model")
-    (folder / "toy.toml").write_text(TOY_RECIPE.format(model=folder / "model"))
-    recipe = load_recipe(folder / "toy.toml", arms=["sft"])
+    recipe = load_recipe(toy_recipe(folder), arms=["sft"])
     run_recipe(recipe, folder / "run", SilentProgress(), with_report=False)
     return folder / "run"
 

@@ -18,8 +18,7 @@ from sparring.runs.recipe import run_recipe
 from sparring.runs.recipe_files import load_recipe
 from sparring.runs.trackers import Tracked, Trackers, check_trackers
 from sparring.runs.tracking import trl_metrics
-from tests.tiny_models import tiny_model, tiny_tokenizer
-from tests.toy_world import TOY_RECIPE
+from tests.tiny_models import toy_recipe
 
 OWN = "tests.test_trackers:Recorder"
 FAILING = "tests.test_trackers:Failing"
@@ -61,11 +60,7 @@ class Failing:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe in the toy world, and its model."""
-    folder = tmp_path_factory.mktemp("toy")
-    tiny_model().save_pretrained(folder / "model")
-    tiny_tokenizer().save_pretrained(folder / "model")
-    (folder / "toy.toml").write_text(TOY_RECIPE.format(model=folder / "model"))
-    return folder / "toy.toml"
+    return toy_recipe(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")

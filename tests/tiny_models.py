@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from tests.toy_world import TOY_RECIPE
 
 CORPUS = [
     "You stand at a machine. Actions: press COLOUR, look. Press the colours in the order you are told.",
@@ -175,3 +178,12 @@ def tiny_model(
             if parameter.dim() > 1:
                 parameter.mul_(scale)
     return model.eval()
+
+
+def toy_recipe(folder: Path) -> Path:
+    """Write a small model into a folder, and beside it a recipe that trains it in the toy world; return the recipe."""
+    tiny_model().save_pretrained(folder / "model")
+    tiny_tokenizer().save_pretrained(folder / "model")
+    path = folder / "toy.toml"
+    path.write_text(TOY_RECIPE.format(model=folder / "model"))
+    return path

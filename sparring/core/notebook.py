@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sparring.core.progress import Bar, describe_bar, format_duration
+from sparring.core.progress import Bar, TextBar, describe_bar, format_duration
 from sparring.core.text import printable
 
 MAX_NOTES = 8
@@ -47,7 +47,7 @@ class NotebookProgress:
     ) -> None:
         """Show texts by `show`, at most every `interval_s` seconds; `clock` returns seconds."""
         self._show, self._interval_s, self._clock = show, interval_s, clock
-        self._bars: list[_NotebookBar] = []
+        self._bars: list[TextBar] = []
         self._notes: list[str] = []
         self._lock = threading.RLock()
         self._shown_s = float("-inf")
@@ -55,7 +55,7 @@ class NotebookProgress:
     @contextmanager
     def phase(self, name: str, total: float | None = None) -> Iterator[Bar]:
         """Show a line below those of the phases around it; the outermost leaves its duration behind."""
-        bar = _NotebookBar(name, total, self._clock(), self.refresh)
+        bar = TextBar(name, total, self._clock(), lambda _: self.refresh())
         with self._lock:
             is_outermost = not self._bars
             self._bars.append(bar)
@@ -90,20 +90,3 @@ class NotebookProgress:
 
     def __exit__(self, *_: object) -> None:
         self.refresh(at_once=True)
-
-
-class _NotebookBar:
-    def __init__(self, name: str, total: float | None, start_s: float, refresh: Callable[[], None]) -> None:
-        self.name, self.total, self.start_s = name, total, start_s
-        self.done: float = 0
-        self.note = ""
-        self._refresh = refresh
-
-    def advance(self, num: float = 1) -> None:
-        self.update(self.done + num)
-
-    def update(self, done: float, total: float | None = None, note: str = "") -> None:
-        self.done = done
-        self.total = total if total is not None else self.total
-        self.note = note or self.note
-        self._refresh()

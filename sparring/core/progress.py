@@ -108,7 +108,7 @@ class LineProgress:
     @contextmanager
     def phase(self, name: str, total: float | None = None) -> Iterator[Bar]:
         """Print the phase's name, size and duration once it ends; nothing where it is left by an error."""
-        bar = _LineBar(name, total, self._clock(), self._show)
+        bar = TextBar(name, total, self._clock(), self._show)
         with _deeper() as indent:
             yield bar
         size = f" ({_number(bar.done)})" if bar.done else ""
@@ -125,7 +125,7 @@ class LineProgress:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def _show(self, bar: _LineBar) -> None:
+    def _show(self, bar: TextBar) -> None:
         now = self._clock()
         if now - self._last_line_s < self._interval_s:
             return
@@ -133,8 +133,10 @@ class LineProgress:
         self.note(f"{'  ' * (_depth.get() - 1)}{line}")
 
 
-class _LineBar:
-    def __init__(self, name: str, total: float | None, start_s: float, show: Callable[[_LineBar], None]) -> None:
+class TextBar:
+    """A phase that is told in text; `show` is called with it at each advance."""
+
+    def __init__(self, name: str, total: float | None, start_s: float, show: Callable[[TextBar], object]) -> None:
         self.name = name
         self.total = total
         self.start_s = start_s

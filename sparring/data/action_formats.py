@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -131,8 +131,11 @@ class ActionFormat:
         """Text at which an answer is over, for models that would go on and play the world's part, too."""
         return ("\nObservation:",) if self.name == "react" else ()
 
-    def agent_text(self, turn: Turn) -> str:
-        """Return what an agent of this format writes in a turn of someone else, for instance an expert's."""
+    def agent_text(self, turn: Turn, clean: Callable[[str], str] = str) -> str:
+        """Return what an agent of this format writes in a turn of someone else, for instance an expert's.
+
+        `clean` breaks up special tokens in what an agent says. The marks of a call may be such tokens, and stay.
+        """
         if self.name == "tools":
-            return self.call.spell(turn.action)
-        return turn.text if self.name == "react" else turn.action
+            return self.call.spell(clean(turn.action))
+        return clean(turn.text if self.name == "react" else turn.action)

@@ -222,10 +222,7 @@ class Chat:
         """Return a turn's action tokens: as sampled, or its text (action-only: its action) and the end of turn."""
         if turn.token_ids:
             return list(turn.token_ids)
-        clean = self._controls.break_in_agent
-        is_call = self.format.name == "tools"  # whose marks may be special tokens, which no agent's text may hold
-        written = self.format.call.spell(clean(turn.action)) if is_call else clean(self.format.agent_text(turn))
-        text = self._template.answer(written)
+        text = self._template.answer(self.format.agent_text(turn, self._controls.break_in_agent))
         return self._encode_after(self._prompt, self._prompt_ids, text + self._ending.text) + self._unspelled_end
 
     def history(self, turns: Sequence[Turn], observation: str) -> list[int]:

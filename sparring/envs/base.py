@@ -48,8 +48,8 @@ ADAPTERS: Mapping[str, str] = {
 """Adapters to worlds of other libraries, which `env.options` names (docs/adapters.md): id → `module:Class`."""
 BENCHMARK_METHODS = ("tasks", "turn_limit", "make_env", "expert_actions")
 """What a benchmark's class must have."""
-BENCHMARK_PARTS = ("instruction", "env_per_process", *BENCHMARK_METHODS)
-"""What a benchmark must have."""
+BENCHMARK_VALUES = ("instruction", "env_per_process")
+"""What a benchmark must have besides, which its constructor may set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +213,7 @@ def load_benchmark(env_id: str, options: Mapping[str, Any] | None = None) -> Ben
             what = describe_exception(error.__cause__)
             raise ConfigError(f"env.path or env.options: {class_name} refuses them: {what}") from None
         raise
-    if lacking := [name for name in BENCHMARK_PARTS if not hasattr(benchmark, name)]:
+    if lacking := [name for name in BENCHMARK_VALUES if not hasattr(benchmark, name)]:
         raise ConfigError(f"env.id: {class_name} is no Benchmark: it lacks {', '.join(lacking)}.")
     return benchmark
 
