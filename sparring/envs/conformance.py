@@ -137,7 +137,7 @@ def check_forgetting(subject: Subject) -> str:
 
 def check_side_by_side(subject: Subject) -> str:
     """Two envs of one process that play in turns do not disturb each other."""
-    if subject.benchmark.env_per_process:
+    if not subject.shares_process:
         raise Skipped("Each env has a process of its own.")
     task, other = subject.tasks[0], subject.tasks[-1]
     known, envs = subject.first(task), (subject.start(), subject.start())
@@ -217,12 +217,12 @@ def check_experts(subject: Subject) -> str:
 
 
 def check_own_process(subject: Subject) -> str:
-    """An env that is built in a process of its own, from JSON options, answers as one here."""
-    if subject.benchmark.env_per_process:
+    """An env that is built in a process of its own on this machine, from JSON options, answers as the others do."""
+    if subject.config.pool == "local" and subject.benchmark.env_per_process:
         raise Skipped("Each env has a process of its own.")
     task, known = subject.tasks[0], subject.first(subject.tasks[0])
     try:
-        env = subject.start(in_own_process=True)
+        env = subject.start_elsewhere()
     except (EnvFault, ConfigError, DataError) as error:
         remedy = "Its module must be importable there, and its options JSON values (variables: env.variables)."
         raise Failed(f"It can't be built in a process of its own: {error}", remedy) from None

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from sparring.core.errors import ConfigError, quote
 from sparring.core.text import printable
@@ -14,6 +14,7 @@ from sparring.core.types import Task
 from sparring.envs.base import Benchmark, EnvConfig, EnvStep, select_tasks, tasks_of
 from sparring.envs.connections import Connection, LocalConnection, WorkerConnection
 from sparring.envs.faults import told
+from sparring.envs.pool import Workers
 from sparring.envs.processes import LocalWorkers
 from sparring.envs.rewards import Rewards, Score
 
@@ -21,6 +22,9 @@ GENERIC = ("look", "help", "1", "go on", "done")
 """Actions that are tried in a world of which none are known."""
 SHOWN = 60
 """Characters of an observation that a sentence shows."""
+
+MAX_ENVS = 4
+"""Most envs that are live at once."""
 
 Played = list[str | EnvStep]
 """The first observation, and the answers to actions."""
@@ -122,13 +126,31 @@ class Subject:
             self.envs.append(self.start())
         return self.envs[number]
 
-    def start(self, *, in_own_process: bool | None = None) -> Connection:
-        """Start an env as a run does, or in a process of its own."""
-        if self.benchmark.env_per_process if in_own_process is None else in_own_process:
-            config, workers = self.config, LocalWorkers(self.config.variables)
-            options, deadline_s = config.constructor_options(), config.reset_deadline_s
-            return WorkerConnection(workers.start(), config.id, options, deadline_s, config.variables)
-        return LocalConnection(self.benchmark)
+    @property
+    def shares_process(self) -> bool:
+        """Whether envs live in this process, as they would in a run."""
+        return not self.benchmark.env_per_process and self.config.pool == "local"
+
+    def start(self) -> Connection:
+        """Start an env where a run would have it."""
+        return LocalConnection(self.benchmark) if self.shares_process else self._in_process_of(self._workers)
+
+    def start_elsewhere(self) -> Connection:
+        """Start an env in a process of its own on this machine."""
+        return self._in_process_of(LocalWorkers(self.config.variables))
+
+    def _in_process_of(self, workers: Workers[Any]) -> Connection:
+        config = self.config
+        options, deadline_s = config.constructor_options(), config.reset_deadline_s
+        return WorkerConnection(workers.start(), config.id, options, deadline_s, config.variables)
+
+    @cached_property
+    def _workers(self) -> Workers[Any]:
+        if self.config.pool == "local":
+            return LocalWorkers(self.config.variables)
+        from sparring.envs.cluster import Cluster
+
+        return Cluster(MAX_ENVS, self.config.variables)
 
     def play(self, env: Connection, task: Task, actions: Sequence[str]) -> Played:
         """Play actions until the world ends, or its turn limit is reached."""
@@ -147,9 +169,12 @@ class Subject:
         return self.played[task.id]
 
     def close(self) -> None:
-        """End the live envs."""
+        """End the live envs, and what they run on."""
         while self.envs:
             self.envs.pop().close()
+        if "_workers" in self.__dict__:
+            self._workers.close()
+            del self._workers
 
 
 def compare(known: Played, again: Played, what: str, remedy: str) -> None:

@@ -21,7 +21,7 @@ from sparring.envs.pool import EnvPool
 from sparring.envs.pool import EnvPool as LocalPool
 from sparring.envs.processes import LocalWorkers
 from tests.envs.faulty_world import FaultyWorld
-from tests.processes import is_alive, wait_until
+from tests.processes import command_of, is_alive, wait_until
 from tests.strangers import NOBODY, is_private, listening, secrets_of, try_as
 
 WORLD = "tests.envs.faulty_world:FaultyWorld"
@@ -52,14 +52,6 @@ def alive_descendants(pid: int | None = None) -> list[psutil.Process]:
     words = ["-P", "-m", "sparring.envs.worker"]
     workers = [one for one in alive_below(psutil.Process(pid)) if command_of(one)[1:4] == words]
     return [*workers, *(child for worker in workers for child in alive_below(worker))]
-
-
-def command_of(process: psutil.Process) -> list[str]:
-    """Return how a process was started; nothing for one that has ended since it was listed."""
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:  # a zombie, too
-        return []
 
 
 def alive_below(process: psutil.Process) -> list[psutil.Process]:

@@ -28,6 +28,7 @@ from sparring.envs.scienceworld.benchmark import (
     simulator_name,
 )
 from sparring.rollouts.demonstrations import ExpertConfig, expert_trajectories, read_demonstrations
+from tests.processes import command_of
 from tests.strangers import NOBODY, is_private, listening, secrets_of, try_as
 
 RECORDED = Path(__file__).parents[2] / "recipes" / "quickstart-experts.jsonl.gz"
@@ -80,8 +81,8 @@ def jvms(env: ScienceWorldEnv) -> Callable[[], list[psutil.Process]]:
     """List the JVMs that were started besides this module's own."""
 
     def running() -> list[psutil.Process]:
-        below = psutil.Process().children(recursive=True)
-        return [one for one in below if "py4j.GatewayServer" in one.cmdline() and one.pid != env.simulator._process.pid]
+        below, own = psutil.Process().children(recursive=True), env.simulator._process.pid
+        return [one for one in below if "py4j.GatewayServer" in command_of(one) and one.pid != own]
 
     return running
 
@@ -342,6 +343,7 @@ def test_a_search_survives_one_lost_jvm_and_no_more(jvms):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("each_pool")
 def test_a_jvm_killed_alone_is_noticed_and_the_episode_restored(env: ScienceWorldEnv, lifespan_path: list[str], jvms):
     actions = lifespan_path
     with EnvPool("scienceworld", {}, num_envs=1) as pool:

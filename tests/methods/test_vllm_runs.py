@@ -73,7 +73,6 @@ def test_a_greedy_agent_plays_on_a_server_as_in_process(model_folder: Path, tmp_
     for arm in arms:
         phase = f"{arm}/round-0/evaluate-target"
         assert played(tmp_path / "there", phase) == played(tmp_path / "here", phase)
-    assert server.most_at_once > 1
     assert not server.adapters, "the run lets go of its adapters"
 
 

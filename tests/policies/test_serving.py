@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from typing import Any
 import pytest
 import torch
 
-from sparring.core.types import Turn
+from sparring.core.types import Task, Turn
 from sparring.data.chat import ChatConfig
 from sparring.models.loading import ModelConfig, load_model
-from sparring.policies.base import Episode
+from sparring.policies.base import Episode, Reply
 from sparring.policies.serving.conversations import Conversations
 from sparring.policies.serving.requests import NEUTRAL, Refused, read_request
 from sparring.policies.serving.server import MAX_BODY, Server
@@ -96,7 +97,23 @@ def test_our_own_client_plays_as_the_local_policy_does(
     examples = [expert(task) for task in ToyWorld(size=4, num_turns=7).tasks("train")]
     served = play(remote(running, config, examples))
     assert without_ids(served) == without_ids(play(local(player, config, examples)))
-    assert running.served.model.most_at_once > 1, "requests that come together share a batch"
+
+
+def test_requests_that_wait_share_a_batch_and_are_answered_as_alone(running: Running) -> None:
+    model = running.served.model
+    openings = [json.dumps([["user", f"Press {colour}."]]) for colour in ("red", "blue", "green")]
+
+    def submit(number: int) -> Future[Reply]:
+        task = Task(id=f"task-{number}", kind="chat", data={})
+        episode = Episode(id=uuid.uuid4().hex, task=task, seed=0, observation=openings[number])
+        return model.submit(episode, temperature=0.0, max_tokens=12)
+
+    alone = [submit(number).result().token_ids for number in range(3)]
+    model.most_at_once = 0
+    with model._changed:  # so that its thread finds all three
+        together = [submit(number) for number in range(3)]
+    assert [answer.result().token_ids for answer in together] == alone
+    assert model.most_at_once == 3
 
 
 def test_token_ids_and_log_probabilities_are_those_of_the_model(running: Running, player: Path) -> None:  # noqa: F811
