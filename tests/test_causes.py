@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 
 from sparring.analysis.endings import describe_endings, is_nothing_played, why_no_pairs
-from sparring.core.convert import adjustable_keys
+from sparring.core.convert import adjustable_keys, decisive
 from sparring.core.errors import ConfigError
 from sparring.core.folder import Run
+from sparring.core.progress import SilentProgress
 from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.envs.base import load_benchmark, select_tasks, tasks_of
 from sparring.learning.trainer import TrainConfig
 from sparring.runs.config import Config
-from sparring.runs.recipe_files import find_config, load_recipe, recipe_from_dict
+from sparring.runs.recipe import run_recipe
+from sparring.runs.recipe_files import completed, find_config, load_recipe, recipe_from_dict
 from sparring.runs.seeds import digest
 from tests.command_line import ENVIRONMENT, ROOT
 from tests.test_cli import called, model, recipe  # noqa: F401
@@ -317,6 +319,26 @@ def test_keys_that_change_no_numbers_may_differ_when_a_run_goes_on(
     assert {"adjusted", "resumed_with"} <= set(json.loads((tmp_path / "versions.json").read_text()))
 
 
+def test_a_run_of_a_version_that_lacked_a_key_goes_on_with_its_default(tmp_path: Path) -> None:
+    config = recipe_from_dict({"name": "r", "arms": {"a": {"method": "eto", "dpo": {"lr": 0.5}}}}).to_dict()
+    earlier = json.loads(json.dumps(config))
+    del earlier["arms"]["a"]["dpo"]["lr"], earlier["arms"]["a"]["dpo"]["epochs"], earlier["arms"]["a"]["pivot"]
+    Run.open(tmp_path, earlier, {"torch": "2"}).close()
+    (tmp_path / "seed-0").mkdir()
+    with pytest.raises(ConfigError, match=r"what differs:\n  arms\.a\.dpo\.lr: 1e-06 → 0\.5$"):
+        Run.open(tmp_path, config, {"torch": "2"}, completed=completed)
+    config["arms"]["a"]["dpo"]["lr"] = 1e-6
+    Run.open(tmp_path, config, {"torch": "2"}, completed=completed).close()
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(json.dumps(config))
+
+
+def test_a_key_at_its_default_makes_no_other_phase() -> None:
+    assert decisive(TrainConfig(lr=0.1, save_every_s=0)) == {"lr": 0.1}
+    assert decisive(recipe_from_dict({"method": "eto", "loss": {"beta": 0.7}}).arms["eto"].config) == {
+        "loss": {"beta": 0.7}
+    }
+
+
 def test_what_may_differ_makes_no_other_phase() -> None:
     assert digest(TrainConfig(save_every_s=0, max_tokens_per_batch=7)) == digest(TrainConfig())
     assert digest(TrainConfig(lr=0.1)) != digest(TrainConfig())
@@ -324,3 +346,18 @@ def test_what_may_differ_makes_no_other_phase() -> None:
     assert {"env.num_envs", "env.max_retries", "rl.save_every_s", "openai.timeout_s", "model.device"} <= set(keys)
     assert not {"env.num_train", "dpo.lr", "rollout.wave_size", "loop.rounds", "model.path"} & set(keys)
     assert keys["env.max_retries"].is_exact and not keys["env.num_envs"].is_exact
+
+
+@pytest.mark.parametrize("lr", [None, 1e-3])
+def test_a_small_model_that_is_cloned_at_the_default_rate_is_told_of(tmp_path: Path, lr: float | None) -> None:
+    values = {
+        "method": "sft",
+        "env": {"id": "tests.toy_world:ToyWorld", "num_train": 4},
+        "chat": {"format": "action", "max_context": 256},
+        "rollout": {"max_new_tokens": 8},
+        "sft": {"epochs": 1, **({"lr": lr} if lr else {})},
+        "eval": {"num_tasks": 1},
+    }
+    notes: list[str] = []
+    run_recipe(recipe_from_dict(values), tmp_path, SilentProgress(notes.append), with_report=False)
+    assert any("at sft.lr 2e-05 it learns next to nothing" in note for note in notes) == (lr is None)

@@ -174,10 +174,22 @@ def adjustable_keys(cls: type) -> dict[str, Adjustable]:
     return found
 
 
-def without_adjustable(config: Any) -> dict[str, Any]:
-    """Return a dataclass as a dict of what its numbers depend on: what may differ when a run goes on is left out."""
-    values, adjustable = dataclasses.asdict(config), adjustable_keys(type(config))
-    return {name: value for name, value in values.items() if name not in adjustable}
+def decisive(config: Any) -> dict[str, Any]:
+    """Return what a dataclass's numbers depend on: what is at its default is left out, so that a key which a later
+    version adds changes nothing, and so is what may differ when a run goes on."""
+    adjustable, found = adjustable_keys(type(config)), {}
+    for field in dataclasses.fields(config):
+        value, default = getattr(config, field.name), _default_of(field)
+        if field.name in adjustable or (type(value) is type(default) and value == default):
+            continue
+        found[field.name] = decisive(value) if dataclasses.is_dataclass(value) else value
+    return found
+
+
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def suggest(key: str, known: Sequence[str] | Mapping[str, Any], default: Any = None, *, prefix: str = "") -> str:

@@ -54,6 +54,7 @@ class Run:
         config: Mapping[str, Any],
         versions: Mapping[str, Any],
         adjustable: Mapping[str, Adjustable] | None = None,
+        completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ) -> Run:
         """Create the run folder, or go on with one of the same config. One in which nothing was made yet is taken over.
 
@@ -67,6 +68,7 @@ class Run:
             adjustable: the keys of an arm's config that may differ from those that the run was started with, for
                 instance `env.max_retries`. They are saved in the place of the old ones; where numbers may depend on
                 them, that is noted as for versions.
+            completed: gives a config that an earlier version saved the keys that have come since, at their defaults.
 
         Raises:
             ConfigError: the folder was made by another config (the message lists what differs), holds something that
@@ -84,7 +86,7 @@ class Run:
                 raise ConfigError(f"--out {folder}: no permission to create it. Choose another --out.") from None
             run = cls(folder, _lock(folder))
         try:
-            run._check_or_write(config, versions, adjustable or {})
+            run._check_or_write(config, versions, adjustable or {}, completed)
         except BaseException:
             run.close()
             raise
@@ -148,7 +150,11 @@ class Run:
         self.close()
 
     def _check_or_write(
-        self, config: Mapping[str, Any], versions: Mapping[str, Any], adjustable: Mapping[str, Adjustable]
+        self,
+        config: Mapping[str, Any],
+        versions: Mapping[str, Any],
+        adjustable: Mapping[str, Adjustable],
+        completed: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     ) -> None:
         config_path, versions_path = self.folder / "config.json", self.folder / "versions.json"
         contents = [path.name for path in sorted(self.folder.iterdir()) if not _is_there_from_the_start(path)]
@@ -166,7 +172,8 @@ class Run:
                 f"--out {self.folder}: is not a run's folder (it has no {lacks}), but holds {found!r}. Choose another "
                 "--out."
             )
-        before, now = _read_object(config_path), json.loads(json.dumps(config))
+        saved, now = _read_object(config_path), json.loads(json.dumps(config))
+        before = json.loads(json.dumps(completed(saved)))
         differences = _differences(before, now)
         grown = [keys for keys in differences if _is_growth(keys, before, now)]
         how = {keys: adjustable.get(".".join(keys[2:])) for keys in differences}  # arms, an arm's name, section, key
@@ -178,9 +185,9 @@ class Run:
         self._note_versions(versions_path, versions)
         if noted := [line for keys, line in differences.items() if (rule := how[keys]) and not rule.is_exact]:
             log.warning("%s: goes on with other settings, so numbers may differ: %s", self.folder, "; ".join(noted))
-            saved = _read_object(versions_path)
-            write_json_atomic(versions_path, {**saved, ADJUSTED: [*saved.get(ADJUSTED, []), noted]})
-        if differences:
+            known = _read_object(versions_path)
+            write_json_atomic(versions_path, {**known, ADJUSTED: [*known.get(ADJUSTED, []), noted]})
+        if saved != now:
             write_json_atomic(config_path, config)
 
     def _note_versions(self, path: Path, versions: Mapping[str, Any]) -> None:

@@ -53,6 +53,9 @@ SETTINGS = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_gcs_rpc_server_reconnect_time
 """What Ray reads of the environment as it is imported and as it starts. Without the first, what nodes report would go
 to standard output; without the second, Ray ends this process a minute after the cluster's head was lost, whatever it
 does then."""
+OWN_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+"""Further ones for a cluster that is started here: no usage report, and env processes that come to their turn as they
+would without Ray, which would let everything else go first."""
 SHORT_FOLDER = "/tmp"
 """Where a cluster that is started here has its files: names of sockets may not be long."""
 
@@ -262,7 +265,7 @@ def _connect(ray: Any) -> str | None:
             raise ConfigError(f"RAY_ADDRESS: can't join a Ray cluster at {quote(address)}: {why}") from None
         return None
     folder = tempfile.mkdtemp(prefix="sparring-ray-", dir=SHORT_FOLDER)
-    with _set({**SETTINGS, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN": _own_token()}):
+    with _set({**SETTINGS, **OWN_SETTINGS, "RAY_AUTH_TOKEN": _own_token()}):
         size = {"num_cpus": num_cores(), "object_store_memory": OBJECT_STORE_BYTES}
         ray.init("local", include_dashboard=False, _temp_dir=folder, **size, **quiet)
     return folder

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from sparring.core.convert import check_values, without_adjustable
+from sparring.core.convert import check_values, decisive
 from sparring.core.errors import ConfigError, TrainingError
 from sparring.core.fingerprints import read_sealed, write_sealed
 from sparring.core.ranges import (
@@ -347,7 +347,7 @@ def _fingerprint(groups: Sequence[Group], objective: Objective, config: TrainCon
             data.update(repr(group.samples).encode())
         for node in group.nodes:
             data.update(array("q", node.ids).tobytes())
-    course = without_adjustable(config)
+    course = decisive(config)
     return {"data": data.hexdigest(), "objective": repr(objective), "config": repr(course), "seed": str(seed)}
 
 

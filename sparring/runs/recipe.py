@@ -24,6 +24,7 @@ from sparring.runs.jobs import do_job, list_jobs
 from sparring.runs.judging import check_files
 from sparring.runs.memory_check import check_memory
 from sparring.runs.ranks import check_ranks, led
+from sparring.runs.recipe_files import completed
 from sparring.runs.results import collect_results
 from sparring.runs.side_by_side import do_side_by_side, on_this_machine
 from sparring.runs.trackers import check_trackers
@@ -64,8 +65,9 @@ def run_recipe(
     if not (out / "config.json").exists():
         check_files(recipe)
     _note_missing_measures(config, benchmark, tasks, progress)
+    _note_rates(recipe, progress)
     adjustable = adjustable_keys(type(config))
-    with led(recipe) as leader, Run.open(out, recipe.to_dict(), versions(), adjustable) as run:
+    with led(recipe) as leader, Run.open(out, recipe.to_dict(), versions(), adjustable, completed) as run:
         check_base_models(out, models, is_new=run.is_new)
         jobs = list_jobs(recipe)
         with progress.phase(f"{recipe.name} → {out}", total=len(jobs)) as bar:
@@ -100,6 +102,22 @@ def _note_missing_measures(
     for split, held_out in splits.items():
         for note in missing_measures(benchmark, held_out):
             progress.note(f"{config.env.id}, {split}: {note}")
+
+
+def _note_rates(recipe: Recipe, progress: Progress) -> None:
+    """Say where a small bundled model would clone its experts at a rate that is meant for billions of parameters."""
+    from sparring.models.loading import BUNDLED
+
+    default = type(recipe.shared_config())().sft.lr
+    for arm in recipe.arms.values():
+        config = arm.config
+        clones = arm.needs_experts and find_method(arm.method).trains
+        if clones and config.model.path in BUNDLED and config.sft.lr == default:
+            progress.note(
+                f"{config.model.path} is small, and the default rates are for models of billions of parameters: at "
+                f"sft.lr {default:g} it learns next to nothing. 1e-3 suits it, and dpo.lr 3e-5 to 1e-4."
+            )
+            return
 
 
 def _check_jobs(recipe: Recipe, num_jobs: int | Literal["ray"]) -> None:

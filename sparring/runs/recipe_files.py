@@ -10,7 +10,7 @@ from typing import Any
 
 from sparring.core.bundled import locate_recipe, recipe_names
 from sparring.core.convert import convert, from_dict, suggest
-from sparring.core.errors import ConfigError, DataError, quote
+from sparring.core.errors import ConfigError, DataError, SparringError, quote
 from sparring.core.journal import read_json
 from sparring.core.ranges import Name, Seed
 from sparring.core.references import resolve_function, short_name
@@ -102,6 +102,17 @@ def recipe_from_dict(
     name = convert(values.get("name", "run"), str, where=f"{source}: name")
     _check_folder_name(name, f"{source}: name")
     return Recipe(name=name, seeds=found_seeds, arms=resolved)
+
+
+def completed(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a recipe that an earlier version saved with the keys that have come since, at their defaults.
+
+    One that can't be read is returned as it is.
+    """
+    try:
+        return recipe_from_dict(saved).to_dict()
+    except SparringError:
+        return saved
 
 
 def play_config(

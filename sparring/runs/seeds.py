@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any
 
-from sparring.core.convert import without_adjustable
+from sparring.core.convert import decisive
 
 
 def digest(*parts: Any) -> str:
@@ -23,4 +23,4 @@ def derive_seed(*parts: Any) -> int:
 
 def _plain(value: Any) -> Any:
     assert dataclasses.is_dataclass(value) and not isinstance(value, type), f"can't hash {value!r}"
-    return without_adjustable(value)
+    return decisive(value)
