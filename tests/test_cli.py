@@ -94,6 +94,8 @@ def test_help_of_run_shows_every_key_and_its_default() -> None:
     assert "--dpo.lr FLOAT" in text
     assert "(default: 1e-06; above 0, at most 10)" in text
     assert "Seconds within which an env must have answered an action. (default:" in text
+    untold = re.findall(r"(--[a-z_.]+) [^\n]*\n[│ ]*\(default:", text)
+    assert not untold, "every key says what it is for"
 
 
 def test_options_besides_the_config_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:

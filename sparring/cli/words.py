@@ -161,12 +161,13 @@ def _field(cls: type, field: dataclasses.Field[Any], default: Any) -> tyro.const
 
 
 def _doc(cls: type, name: str) -> str | None:
-    return _docs(cls).get(name)
+    """Return the docstring beneath a field, in the class itself or in one that it inherits from."""
+    return next((docs[name] for base in cls.__mro__ if base is not object and name in (docs := _docs(base))), None)
 
 
 @functools.cache
 def _docs(cls: type) -> dict[str, str]:
-    """Return the docstrings beneath a dataclass's fields."""
+    """Return the docstrings beneath a dataclass's own fields."""
     (body,) = [node.body for node in ast.parse(inspect.getsource(cls)).body if isinstance(node, ast.ClassDef)]
     docs = {}
     for field, after in pairwise(body):

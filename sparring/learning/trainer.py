@@ -56,7 +56,7 @@ class TrainConfig:
     epochs: Repeats = 3
     """Passes over the groups."""
     batch_size: Count = 64
-    """Sequences per optimizer step in cloning, pairs in preference learning."""
+    """Sequences per optimizer step in cloning, pairs in preference learning, trajectories in reinforcement learning."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """What follows the warm-up; cosine falls to zero."""
     warmup_ratio: Share = 0.03

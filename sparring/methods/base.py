@@ -42,7 +42,7 @@ class Agent:
     name: str
     """`target` or `partner`."""
     checkpoint: str
-    """A Hugging Face folder, a Hub id or the bundled model's name."""
+    """A Hugging Face folder, a Hub id or a bundled model's name."""
     lineage: str
     """A hash of everything that made the weights; equal lineages have equal weights."""
     is_start: bool = False

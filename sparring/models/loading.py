@@ -42,7 +42,8 @@ class ModelConfig:
     """Which model both agents start from."""
 
     path: Place = "sparring-worlds"
-    """The bundled model's name, a folder, or a Hugging Face Hub id."""
+    """A bundled model's name (`sparring-worlds`, `sparring-tools`, `sparring-code`), a folder, or a Hugging Face Hub
+    id."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Weights in memory. `auto`: bfloat16 on a GPU that computes in it natively, float32 elsewhere."""
     device: Annotated[Name, ADJUSTABLE_WITH_NOTE] = "auto"

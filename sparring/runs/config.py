@@ -82,7 +82,7 @@ class Config:
     dpo: TrainConfig = DPO_DEFAULTS
     """Optimisation on preference pairs, of both agents."""
     rl: RlConfig = RL_DEFAULTS
-    """Optimisation on sampled trajectories (GRPO, PPO), each round anew; `batch_size` counts trajectories."""
+    """Optimisation on sampled trajectories (GRPO, PPO), each round anew."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The preference loss and its weights."""
     pairs: PairConfig = field(default_factory=PairConfig)

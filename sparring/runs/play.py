@@ -103,7 +103,7 @@ def evaluate_models(
 
     Args:
         config: its `model.path` or `openai.model` gives way to each model's name.
-        models: folders, Hub ids or the bundled model's name; for `openai`, as the server calls them.
+        models: folders, Hub ids or bundled models' names; for `openai`, as the server calls them.
         out: JSONL file that gets the trajectories.
         progress: shows how it goes.
         player: who plays the models: this process, or the server of `openai.base_url`.
