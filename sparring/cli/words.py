@@ -154,8 +154,9 @@ def _field(cls: type, field: dataclasses.Field[Any], default: Any) -> tyro.const
     else:
         value = tyro.MISSING if field.default is dataclasses.MISSING else field.default
     kind: Any = type_hints(cls)[field.name]
-    if bounds := "; ".join(dict.fromkeys(map(str, ranges_of(kind)))):
-        kind = Annotated[kind, tyro.conf.arg(help_behavior_hint=lambda shown: f"(default: {shown}; {bounds})")]
+    bounds = "".join(f"; {one}" for one in dict.fromkeys(map(str, ranges_of(kind))))
+    if bounds or value == ():
+        kind = Annotated[kind, tyro.conf.arg(help_behavior_hint=lambda shown: f"(default: {shown or 'none'}{bounds})")]
     helptext = functools.partial(_doc, cls, field.name)
     return tyro.constructors.StructFieldSpec(name=field.name, type=kind, default=value, helptext=helptext)
 
