@@ -173,6 +173,14 @@ def stubborn() -> Any:
     return model
 
 
+def test_a_leak_shows_in_half_precision_too():
+    model = leaky().bfloat16()
+    forward = Forward(model, max_tokens=5000)
+    with pytest.warns(UserWarning, match=r"LlamaForCausalLM does not keep.*differ by.*padded"):
+        forward.check(NODES[0])
+    assert forward.packing is None and forward.is_fast
+
+
 @pytest.mark.parametrize(("build", "reason"), [(leaky, "differ by"), (stubborn, "1 of 2 layers")])
 def test_what_the_configuration_does_not_tell_shows_in_the_check(build, reason):
     model = build()

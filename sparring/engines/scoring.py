@@ -17,12 +17,13 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparring.data.batches import num_action_tokens, pack_together, pad_together
+from sparring.models.linear_layers import has_experts
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +40,26 @@ CHECK_TOKENS = 48
 """Length of the sequence on which the fast path is compared with the model's own forward."""
 CHECK_TOLERANCE = 1e-3
 """Largest difference, in nats per token, at which the fast path is trusted."""
+CHECK_ROUNDINGS = 4
+"""Roundings of the largest logit that it may also be in half precision, and the median one."""
 LARGE_LOGIT = 256.0
 """How large logits are made for another comparison: a soft cap changes nothing while they are small."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What a model's own forward says of a sequence."""
+
+    logprobs_N: Tensor
+    largest: float
+    """Its largest logit."""
+    eps: float
+    """The relative rounding of its logits."""
+
+    @property
+    def is_half(self) -> bool:
+        """Whether they are in half precision."""
+        return self.eps > CHECK_TOLERANCE / 10
 
 
 class Forward:
@@ -127,15 +146,14 @@ class Forward:
         short = replace(node, ids=ids, spans=((1, len(ids)),))
         longer = replace(node, ids=(*ids, *ids[:8]), spans=((1, len(ids)),))
         with torch.no_grad():
-            own_N, largest = self._own(ids)
-            reason = unpacked = self._difference([longer, short], own_N)
+            own = self._own(ids)
+            reason = unpacked = self._difference([longer, short], own)
             if unpacked and self._packing() is not None:
                 self.packing = None
-                reason = self._difference([longer, short], own_N)
-            if not reason and 0 < largest < LARGE_LOGIT:
-                with self._scaled(2.0 ** math.ceil(math.log2(LARGE_LOGIT / largest))):
-                    own_N, _ = self._own(ids)
-                    reason = self._difference([longer, short], own_N)
+                reason = self._difference([longer, short], own)
+            if not reason and 0 < own.largest < LARGE_LOGIT:
+                with self._scaled(2.0 ** math.ceil(math.log2(LARGE_LOGIT / own.largest))):
+                    reason = self._difference([longer, short], self._own(ids))
         name = type(self.model).__name__
         if reason:
             self.is_fast = False
@@ -151,14 +169,15 @@ class Forward:
                 stacklevel=2,
             )
 
-    def _own(self, ids: Sequence[int]) -> tuple[Tensor, float]:
-        """Return the log-probabilities of all tokens but one by the model's own forward, and the largest logit."""
+    def _own(self, ids: Sequence[int]) -> _Own:
+        """Ask the model's own forward for the log-probabilities of all tokens but one."""
         import torch
 
         ids_BT = torch.tensor([ids], device=self.device)
-        logits_TV = self.model(input_ids=ids_BT, use_cache=False).logits[0].float()
-        logprobs_TV = (logits_TV[:-1] / self.temperature).log_softmax(-1)
-        return logprobs_TV.gather(-1, ids_BT[0, 1:, None]).squeeze(-1), float(logits_TV.abs().max())
+        logits_TV = self.model(input_ids=ids_BT, use_cache=False).logits[0]
+        eps = torch.finfo(logits_TV.dtype).eps
+        logprobs_TV = (logits_TV[:-1].float() / self.temperature).log_softmax(-1)
+        return _Own(logprobs_TV.gather(-1, ids_BT[0, 1:, None]).squeeze(-1), float(logits_TV.abs().max()), eps)
 
     @contextmanager
     def _scaled(self, factor: float) -> Iterator[None]:
@@ -172,14 +191,21 @@ class Forward:
             self._scale = 1.0
             handle.remove()
 
-    def _difference(self, nodes: Sequence[Encoded], own_N: Tensor) -> str:
-        """Say why a pass may not be trusted, whose sequences all have the log-probabilities `own_N`; empty: it may."""
+    def _difference(self, nodes: Sequence[Encoded], own: _Own) -> str:
+        """Say why a pass may not be trusted, whose sequences all have these log-probabilities; empty: it may.
+
+        Rounding in half precision may choose another expert at a position, so there it is the median alone that counts.
+        """
         try:
             nodes = nodes if self.shares_passes else nodes[-1:]
-            gap = float((self._flat(nodes)[0].view(len(nodes), -1) - own_N).abs().max())
+            gaps_BN = (self._flat(nodes)[0].view(len(nodes), -1) - own.logprobs_N).abs()
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             return f"{type(error).__name__}: {error}"
-        allowed = CHECK_TOLERANCE * max(1.0, float(own_N.abs().max()) / 10)
+        allowed, gap = CHECK_TOLERANCE * max(1.0, float(own.logprobs_N.abs().max()) / 10), float(gaps_BN.max())
+        if own.is_half:
+            rounding, middle = own.eps * own.largest / self.temperature, float(gaps_BN.median(-1).values.max())
+            if middle <= rounding and (gap <= CHECK_ROUNDINGS * rounding or has_experts(self.model)):
+                return ""
         return "" if gap <= allowed else f"log-probabilities differ by {gap:.2g} nats"
 
     def _packing(self) -> Packing | None:

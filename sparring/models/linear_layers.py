@@ -107,10 +107,11 @@ def _is_adapted(model: Any, name: str) -> bool:
     if hasattr(parent, "ssm_state_size") and end in KERNEL_LAYERS:
         return False
     in_attention = "attention" in type(parent).__name__.lower() or "attn" in place.rpartition(".")[2]
-    return in_attention or not _has_experts(model)
+    return in_attention or not has_experts(model)
 
 
-def _has_experts(model: Any) -> bool:
+def has_experts(model: Any) -> bool:
+    """Say whether a model is a mixture of experts."""
     return any(
         "Experts" in type(part).__name__ or name.rpartition(".")[2] == "experts" for name, part in model.named_modules()
     )
