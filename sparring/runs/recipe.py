@@ -32,7 +32,7 @@ from sparring.runs.world import build_world, choose_further, choose_tasks
 
 if TYPE_CHECKING:
     from sparring.core.progress import Progress
-    from sparring.runs.config import Config, Recipe
+    from sparring.runs.config import Recipe
     from sparring.runs.side_by_side import AnyWorker
 
 
@@ -64,8 +64,7 @@ def run_recipe(
     _check_arms(recipe, benchmark, tasks[0])
     if not (out / "config.json").exists():
         check_files(recipe)
-    _note_missing_measures(config, benchmark, tasks, progress)
-    _note_rates(recipe, progress)
+    _note_what_to_expect(recipe, benchmark, tasks, progress)
     adjustable = adjustable_keys(type(config))
     with led(recipe) as leader, Run.open(out, recipe.to_dict(), versions(), adjustable, completed) as run:
         check_base_models(out, models, is_new=run.is_new)
@@ -89,15 +88,17 @@ def run_recipe(
     return results
 
 
-def _note_missing_measures(
-    config: Config, benchmark: Benchmark, tasks: tuple[Sequence[Task], Sequence[Task]], progress: Progress
+def _note_what_to_expect(
+    recipe: Recipe, benchmark: Benchmark, tasks: tuple[Sequence[Task], Sequence[Task]], progress: Progress
 ) -> None:
-    """Say before anything is played which of the world's measures can't be told of the held-out tasks.
+    """Say before anything is played which of the world's measures can't be told of the held-out tasks, and where a
+    model would learn next to nothing.
 
     Raises:
         ConfigError: a further split has no tasks, or the world's measures are none.
     """
-    train_tasks, eval_tasks = tasks
+    _note_rates(recipe, progress)
+    config, (train_tasks, eval_tasks) = recipe.shared_config(), tasks
     splits = {config.eval.split: eval_tasks, **choose_further(config, benchmark, train_tasks)}
     for split, held_out in splits.items():
         for note in missing_measures(benchmark, held_out):
