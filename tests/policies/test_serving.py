@@ -286,6 +286,38 @@ def test_a_conversation_is_one_line_and_its_tokens_are_those_that_were_sampled(
     assert start > 0, "the first answer stands in the second prompt as it was sampled"
 
 
+def test_what_a_conversation_earned_is_recorded_with_it(player: Path, tmp_path: Path) -> None:  # noqa: F811
+    record = tmp_path / "record.jsonl"
+    server = Running(player, record=record)
+
+    def reward(value: Any, **fields: Any) -> tuple[int, Any]:
+        return server.ask({"reward": value, **fields}, path="/v1/rewards")
+
+    try:
+        answer = server.ask(said("Press red.", temperature=0))[1]
+        first = answer["choices"][0]["message"]["content"]
+        later = server.ask(said("Press red.", first, "And now?", temperature=0))[1]
+        second = later["choices"][0]["message"]["content"]
+        whole = said("Press red.", first, "And now?", second, "It is over.")["messages"]
+        assert reward(0.5, messages=whole)[0] == 200
+        assert reward(0.75, id=later["id"])[1]["reward"] == 0.75
+        for fields, status in (
+            ({"id": answer["id"]}, 404),  # it has gone on since
+            ({"messages": whole[:2]}, 404),
+            ({"messages": said("Press blue.", "never said", "Over.")["messages"]}, 404),
+            ({"messages": whole[:1]}, 400),
+            ({"id": "chatcmpl-x"}, 404),
+            ({"id": later["id"], "more": 1}, 400),
+        ):
+            assert reward(1, **fields)[0] == status, fields
+        for value in (2, -0.1, True, "1", None, float("nan")):
+            assert reward(value, id=later["id"])[0] == 400
+        server.ask(said("Press green.", temperature=0))
+    finally:
+        server.close()
+    assert [json.loads(line).get("reward") for line in record.read_text().splitlines()] == [0.75, None]
+
+
 def test_idle_conversations_are_written_and_written_again_when_they_go_on(tmp_path: Path) -> None:
     record = tmp_path / "record.jsonl"
     known = Conversations(record, "m", idle_s=0.0)

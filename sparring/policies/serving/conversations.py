@@ -23,6 +23,8 @@ from sparring.core.types import Task, Turn
 from sparring.policies.base import Episode
 
 Messages = tuple[tuple[str, str], ...]
+ANSWER_ID = "chatcmpl-{}-{}"
+"""An answer's id: its conversation's, and its number there."""
 MAX_CONVERSATIONS = 4096
 """Most conversations that are remembered; beyond, the one that was used longest ago is forgotten."""
 TASK = Task(id="served", kind="served")
@@ -40,6 +42,8 @@ class Conversation:
     """Of the first, the observation is the opening, as JSON."""
     details: list[dict[str, Any]] = field(default_factory=list)
     """Of each turn: temperature, seed, why it ended."""
+    reward: float | None = None
+    """What the client says that it earned."""
     is_busy: bool = False
     is_written: bool = True
     used: float = 0.0
@@ -58,7 +62,8 @@ class Conversation:
             {"token_ids": list(turn.token_ids), "logprobs": list(turn.logprobs), **details}
             for turn, details in zip(self.turns, self.details, strict=True)
         ]
-        return {"id": self.id, "model": model, "messages": messages, "message_mask": mask, "turns": turns}
+        earned = {} if self.reward is None else {"reward": self.reward}
+        return {"id": self.id, "model": model, "messages": messages, "message_mask": mask, **earned, "turns": turns}
 
 
 class Conversations:
@@ -108,6 +113,23 @@ class Conversations:
             conversation.used = time.monotonic()
             tip = _fingerprint((*messages, ("assistant", turn.text)))
             self._tips[tip] = (conversation.id, len(conversation.turns))
+
+    def earned(self, reward: float, *, answer: str = "", messages: Messages = ()) -> Conversation | None:
+        """Note what a conversation earned, and return it; none: no conversation ends so.
+
+        Args:
+            reward: from 0 to 1.
+            answer: the id of its last answer; or else
+            messages: all of it, up to its last answer. Of several that said just this the last is meant.
+        """
+        with self._lock:
+            name, _, turn = answer.removeprefix(ANSWER_ID.partition("{")[0]).rpartition("-")
+            name, num = (name, turn) if answer else self._tips.get(_fingerprint(messages), ("", 0))
+            known = self._known.get(name)
+            if known is None or str(num) != str(len(known.turns)):
+                return None
+            known.reward, known.is_written, known.used = reward, False, time.monotonic()
+            return known
 
     def failed(self, conversation: Conversation) -> None:
         """Forget that a request was under way."""

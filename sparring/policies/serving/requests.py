@@ -62,19 +62,44 @@ class ChatRequest:
     stream: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardRequest:
+    """What a client says that a conversation earned."""
+
+    reward: float
+    id: str = ""
+    """That of its last answer; or else"""
+    messages: tuple[tuple[str, str], ...] = ()
+    """all of it, up to its last answer."""
+
+
+def read_reward(body: bytes) -> RewardRequest:
+    """Read what a conversation earned.
+
+    Raises:
+        Refused: it is no JSON, names no conversation, or the reward is no number from 0 to 1.
+    """
+    fields = _object(body)
+    reward = fields.pop("reward", None)
+    if type(reward) not in (int, float) or not 0 <= reward <= 1:
+        raise Refused(400, "reward: expected a number from 0 to 1.", param="reward")
+    name = _typed(fields, "id", str, "")
+    said = () if name else _messages(fields.pop("messages", None))
+    while said and said[-1][0] != "assistant":  # what the world said last
+        said = said[:-1]
+    if not name and not said:
+        raise Refused(400, "messages: no answer of the assistant's in them.", param="messages")
+    _check_known(fields)
+    return RewardRequest(reward=float(reward), id=name, messages=said)
+
+
 def read_request(body: bytes) -> ChatRequest:
     """Read a request's body.
 
     Raises:
         Refused: it is no JSON, or a field is unknown or of another type.
     """
-    try:
-        record = json.loads(body)
-    except (ValueError, RecursionError):
-        raise Refused(400, "The body is no JSON.", code="invalid_json") from None
-    if not isinstance(record, dict):
-        raise Refused(400, "The body is no JSON object.", code="invalid_json")
-    fields = dict(record)
+    fields = _object(body)
     for name in IGNORED:
         fields.pop(name, None)
     for name, values in NEUTRAL.items():
@@ -83,9 +108,12 @@ def read_request(body: bytes) -> ChatRequest:
             raise Refused(400, f"{name}: {_shown(value)} is not supported here; {shown} is.", param=name)
     fields = {name: value for name, value in fields.items() if value is not None}
     limits = [fields.pop(name) for name in ("max_completion_tokens", "max_tokens") if name in fields]
+    messages = _messages(fields.pop("messages", None))
+    if messages[-1][0] == "assistant":
+        raise Refused(400, "messages: the last one is the assistant's; there is nothing to answer.", param="messages")
     request = ChatRequest(
         model=_typed(fields, "model", str, ""),
-        messages=_messages(fields.pop("messages", None)),
+        messages=messages,
         temperature=_number(fields.pop("temperature", 1.0)),
         max_tokens=_whole("max_tokens", limits[0], 1, 10**6) if limits else None,
         seed=_whole("seed", fields.pop("seed"), -MAX_SEED, MAX_SEED - 1) if "seed" in fields else None,
@@ -94,10 +122,25 @@ def read_request(body: bytes) -> ChatRequest:
         return_token_ids=_typed(fields, "return_token_ids", bool, False),
         stream=_typed(fields, "stream", bool, False),
     )
-    if fields:
-        name = sorted(fields)[0]
-        raise Refused(400, f"{quote(name)} is no field that is known here.", code="unknown_field", param=name[:80])
+    _check_known(fields)
     return request
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refused(400, "The body is no JSON.", code="invalid_json") from None
+    if not isinstance(record, dict):
+        raise Refused(400, "The body is no JSON object.", code="invalid_json")
+    return record
+
+
+def _check_known(left: Mapping[str, Any]) -> None:
+    """Refuse fields that nothing has read."""
+    if left:
+        name = sorted(left)[0]
+        raise Refused(400, f"{quote(name)} is no field that is known here.", code="unknown_field", param=name[:80])
 
 
 def _messages(value: Any) -> tuple[tuple[str, str], ...]:
@@ -112,8 +155,6 @@ def _messages(value: Any) -> tuple[tuple[str, str], ...]:
         if one.get("tool_calls"):
             raise Refused(400, f"{where}: tool calls are not supported here.", param=where)
         found.append(("system" if role == "developer" else str(role), _content(one.get("content"), where)))
-    if found[-1][0] == "assistant":
-        raise Refused(400, "messages: the last one is the assistant's; there is nothing to answer.", param="messages")
     return tuple(found)
 
 

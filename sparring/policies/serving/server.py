@@ -1,4 +1,4 @@
-"""The HTTP side: `GET /v1/models`, `POST /v1/chat/completions`; whatever else comes gets a JSON error.
+"""The HTTP side: `/v1/models`, `/v1/chat/completions` and `/v1/rewards`; whatever else comes gets a JSON error.
 
 A thread per connection reads and writes; the model acts in a thread of its own. Nothing that a client sends is shown on
 the terminal, and no body is larger, no header slower and no number of clients greater than the bounds below.
@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 from sparring.core.errors import ConfigError, SparringError
 from sparring.core.types import StopReason, Turn
-from sparring.policies.serving.conversations import Conversation, Conversations
+from sparring.policies.serving.conversations import ANSWER_ID, Conversation, Conversations
 from sparring.policies.serving.model import ServedModel
-from sparring.policies.serving.requests import ChatRequest, Refused, read_request
+from sparring.policies.serving.requests import ChatRequest, Refused, RewardRequest, read_request, read_reward
 
 MAX_BODY = 8 * 2**20
 """Most bytes of a request."""
@@ -27,8 +27,8 @@ MAX_CLIENTS = 256
 """Most connections at once."""
 SILENCE_S = 60.0
 """Longest wait for the rest of a request, or for the next one of a connection."""
-COMPLETIONS, MODELS = "/v1/chat/completions", "/v1/models"
-ALLOWED = {COMPLETIONS: "POST", MODELS: "GET", "/health": "GET"}
+COMPLETIONS, MODELS, REWARDS = "/v1/chat/completions", "/v1/models", "/v1/rewards"
+ALLOWED = {COMPLETIONS: "POST", MODELS: "GET", REWARDS: "POST", "/health": "GET"}
 
 
 class Service:
@@ -108,6 +108,17 @@ class Service:
         self.conversations.answered(conversation, request.messages, turn, details)
         return self._body(request, conversation, turn, finish, (prompt, reply.token_ids))
 
+    def earn(self, request: RewardRequest) -> dict[str, Any]:
+        """Note what a conversation earned.
+
+        Raises:
+            Refused: it is not known (any more), or it has gone on since.
+        """
+        found = self.conversations.earned(request.reward, answer=request.id, messages=request.messages)
+        if found is None:
+            raise Refused(404, "No conversation here ends with that answer.", code="conversation_not_found")
+        return {"object": "reward", "id": found.id, "reward": request.reward}
+
     def _body(
         self, request: ChatRequest, conversation: Conversation, turn: Turn, finish: str, ids: tuple[Any, Any]
     ) -> dict[str, Any]:
@@ -124,7 +135,7 @@ class Service:
             choice["token_ids"] = list(turn.token_ids)
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(sampled)}
         return {
-            "id": f"chatcmpl-{conversation.id}-{len(conversation.turns)}",
+            "id": ANSWER_ID.format(conversation.id, len(conversation.turns)),
             "object": "chat.completion",
             "created": int(time.time()),
             "model": self.name,
@@ -221,6 +232,8 @@ class Handler(BaseHTTPRequestHandler):
                 self._send(200, self.service.models())
             elif path == "/health":
                 self._send(200, {"status": "ok"})
+            elif path == REWARDS:
+                self._send(200, self.service.earn(read_reward(self._read())))
             else:
                 request = read_request(self._read())
                 answer = self.service.complete(request)
