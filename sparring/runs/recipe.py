@@ -19,6 +19,7 @@ from sparring.envs.pool import EnvPool
 from sparring.envs.synthesis import exploration_of, synthesis_of
 from sparring.methods.table import find_method
 from sparring.runs.base_models import check_base_models
+from sparring.runs.config import Config
 from sparring.runs.engines import Engines
 from sparring.runs.jobs import do_job, list_jobs
 from sparring.runs.judging import check_files
@@ -64,14 +65,14 @@ def run_recipe(
     _check_arms(recipe, benchmark, tasks[0])
     if not (out / "config.json").exists():
         check_files(recipe)
-    _note_what_to_expect(recipe, benchmark, tasks, progress)
-    adjustable = adjustable_keys(type(config))
-    with led(recipe) as leader, Run.open(out, recipe.to_dict(), versions(), adjustable, completed) as run:
+    _note_missing_measures(config, benchmark, tasks, progress)
+    with led(recipe) as leader, Run.open(out, recipe.to_dict(), versions(), adjustable_keys(Config), completed) as run:
         check_base_models(out, models, is_new=run.is_new)
         jobs = list_jobs(recipe)
         with progress.phase(f"{recipe.name} → {out}", total=len(jobs)) as bar:
             with EnvPool.of(config.env) as pool:
                 world = build_world(run, config, benchmark, tasks, pool, progress, needs_experts=recipe.needs_experts)
+                _note_rates(recipe, progress)
                 with Engines(run, world, leader) as engines:
                     for job in jobs if num_jobs == 1 else ():
                         do_job(job, recipe, run, world, engines, progress)
@@ -88,17 +89,15 @@ def run_recipe(
     return results
 
 
-def _note_what_to_expect(
-    recipe: Recipe, benchmark: Benchmark, tasks: tuple[Sequence[Task], Sequence[Task]], progress: Progress
+def _note_missing_measures(
+    config: Config, benchmark: Benchmark, tasks: tuple[Sequence[Task], Sequence[Task]], progress: Progress
 ) -> None:
-    """Say before anything is played which of the world's measures can't be told of the held-out tasks, and where a
-    model would learn next to nothing.
+    """Say before anything is played which of the world's measures can't be told of the held-out tasks.
 
     Raises:
         ConfigError: a further split has no tasks, or the world's measures are none.
     """
-    _note_rates(recipe, progress)
-    config, (train_tasks, eval_tasks) = recipe.shared_config(), tasks
+    train_tasks, eval_tasks = tasks
     splits = {config.eval.split: eval_tasks, **choose_further(config, benchmark, train_tasks)}
     for split, held_out in splits.items():
         for note in missing_measures(benchmark, held_out):
@@ -109,7 +108,7 @@ def _note_rates(recipe: Recipe, progress: Progress) -> None:
     """Say where a small bundled model would clone its experts at a rate that is meant for billions of parameters."""
     from sparring.models.loading import BUNDLED
 
-    default = type(recipe.shared_config())().sft.lr
+    default = Config().sft.lr
     for arm in recipe.arms.values():
         config = arm.config
         clones = arm.needs_experts and find_method(arm.method).trains
