@@ -24,7 +24,7 @@ from sparring.runs.recipe_files import find_config, play_config
 class Options:
     """Serve a model as OpenAI's chat completions, for frameworks that drive the model themselves.
 
-    `/v1/models` and `/v1/chat/completions`; requests that come together share batches. Ctrl-C ends it.
+    `/v1/models`, `/v1/chat/completions` and `/v1/rewards`; requests that come together share batches. Ctrl-C ends it.
     """
 
     model: tyro.conf.Positional[Place]

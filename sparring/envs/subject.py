@@ -23,8 +23,8 @@ GENERIC = ("look", "help", "1", "go on", "done")
 SHOWN = 60
 """Characters of an observation that a sentence shows."""
 
-MAX_ENVS = 4
-"""Most envs that are live at once."""
+NUM_ENVS = 2
+"""Envs on a cluster that are live at once."""
 
 Played = list[str | EnvStep]
 """The first observation, and the answers to actions."""
@@ -76,6 +76,8 @@ class Subject:
     """Whether a used env is as good as a fresh one, as far as is known."""
     played: dict[str, Played] = field(default_factory=dict)
     """What each task answered when it was played first, on an env that was fresh or had been reset."""
+    workers: Workers[Any] | None = field(default=None, init=False)
+    """Where env processes run, once one has been started."""
 
     @classmethod
     def of(cls, config: EnvConfig, *, num_tasks: int, task_ids: Sequence[str] = ()) -> Subject:
@@ -133,7 +135,11 @@ class Subject:
 
     def start(self) -> Connection:
         """Start an env where a run would have it."""
-        return LocalConnection(self.benchmark) if self.shares_process else self._in_process_of(self._workers)
+        if self.shares_process:
+            return LocalConnection(self.benchmark)
+        if self.workers is None:
+            self.workers = self._choose_workers()
+        return self._in_process_of(self.workers)
 
     def start_elsewhere(self) -> Connection:
         """Start an env in a process of its own on this machine."""
@@ -144,13 +150,12 @@ class Subject:
         options, deadline_s = config.constructor_options(), config.reset_deadline_s
         return WorkerConnection(workers.start(), config.id, options, deadline_s, config.variables)
 
-    @cached_property
-    def _workers(self) -> Workers[Any]:
+    def _choose_workers(self) -> Workers[Any]:
         if self.config.pool == "local":
             return LocalWorkers(self.config.variables)
         from sparring.envs.cluster import Cluster
 
-        return Cluster(MAX_ENVS, self.config.variables)
+        return Cluster(NUM_ENVS, self.config.variables)
 
     def play(self, env: Connection, task: Task, actions: Sequence[str]) -> Played:
         """Play actions until the world ends, or its turn limit is reached."""
@@ -172,9 +177,9 @@ class Subject:
         """End the live envs, and what they run on."""
         while self.envs:
             self.envs.pop().close()
-        if "_workers" in self.__dict__:
-            self._workers.close()
-            del self._workers
+        if self.workers is not None:
+            self.workers.close()
+            self.workers = None
 
 
 def compare(known: Played, again: Played, what: str, remedy: str) -> None:

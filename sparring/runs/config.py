@@ -178,11 +178,16 @@ class Arm:
         return find_method(self.method).makes_tasks and self.config.synthesis.kind != "replay"
 
     @property
-    def needs_experts(self) -> bool:
-        """Whether it shows experts' episodes or learns from them."""
+    def learns_from_experts(self) -> bool:
+        """Whether it clones experts' episodes."""
         method = find_method(self.method)
         starts_at_base = method.may_start_at_base and self.config.grpo.start == "base"
-        return self.config.chat.num_examples > 0 or (method.trains and method.needs_world and not starts_at_base)
+        return method.trains and method.needs_world and not starts_at_base
+
+    @property
+    def needs_experts(self) -> bool:
+        """Whether it shows experts' episodes or learns from them."""
+        return self.config.chat.num_examples > 0 or self.learns_from_experts
 
     @property
     def explores(self) -> bool:

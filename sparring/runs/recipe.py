@@ -110,12 +110,11 @@ def _note_rates(recipe: Recipe, progress: Progress) -> None:
 
     default = Config().sft.lr
     for arm in recipe.arms.values():
-        config = arm.config
-        clones = arm.needs_experts and find_method(arm.method).trains
-        if clones and config.model.path in BUNDLED and config.sft.lr == default:
+        path, lr = arm.config.model.path, arm.config.sft.lr
+        if arm.learns_from_experts and path in BUNDLED and lr == default:
             progress.note(
-                f"{config.model.path} is small, and the default rates are for models of billions of parameters: at "
-                f"sft.lr {default:g} it learns next to nothing. 1e-3 suits it, and dpo.lr 3e-5 to 1e-4."
+                f"{path} is small, and the default rates are for models of billions of parameters: at "
+                f"sft.lr {lr:g} it learns next to nothing. 1e-3 suits it, and dpo.lr 3e-5 to 1e-4."
             )
             return
 

@@ -312,7 +312,10 @@ def test_what_a_conversation_earned_is_recorded_with_it(player: Path, tmp_path: 
             assert reward(1, **fields)[0] == status, fields
         for value in (2, -0.1, True, "1", None, float("nan")):
             assert reward(value, id=later["id"])[0] == 400
-        server.ask(said("Press green.", temperature=0))
+        opening = server.ask(said("Press green.", temperature=0))[1]
+        assert reward(1, id=opening["id"])[0] == 200
+        said_first = opening["choices"][0]["message"]["content"]
+        server.ask(said("Press green.", said_first, "And now?", temperature=0))  # so that it has earned nothing yet
     finally:
         server.close()
     assert [json.loads(line).get("reward") for line in record.read_text().splitlines()] == [0.75, None]

@@ -80,7 +80,7 @@ class Conversations:
         self._known: OrderedDict[str, Conversation] = OrderedDict()
         """By id, the one that was used longest ago first."""
         self._tips: dict[str, tuple[str, int]] = {}
-        """Fingerprint of all messages up to an answer → conversation, and its turns up to there."""
+        """An answer's id, and the fingerprint of all messages up to it → conversation, and its turns up to there."""
         self._lock = threading.Lock()
         self.num_written = 0
 
@@ -109,10 +109,12 @@ class Conversations:
         with self._lock:
             conversation.turns.append(turn)
             conversation.details.append(details)
+            conversation.reward = None  # what was said of it was not said of this answer
             conversation.is_busy = conversation.is_written = False
             conversation.used = time.monotonic()
-            tip = _fingerprint((*messages, ("assistant", turn.text)))
-            self._tips[tip] = (conversation.id, len(conversation.turns))
+            place = (conversation.id, len(conversation.turns))
+            self._tips[_fingerprint((*messages, ("assistant", turn.text)))] = place
+            self._tips[ANSWER_ID.format(*place)] = place
 
     def earned(self, reward: float, *, answer: str = "", messages: Messages = ()) -> Conversation | None:
         """Note what a conversation earned, and return it; none: no conversation ends so.
@@ -123,10 +125,9 @@ class Conversations:
             messages: all of it, up to its last answer. Of several that said just this the last is meant.
         """
         with self._lock:
-            name, _, turn = answer.removeprefix(ANSWER_ID.partition("{")[0]).rpartition("-")
-            name, num = (name, turn) if answer else self._tips.get(_fingerprint(messages), ("", 0))
+            name, num = self._tips.get(answer or _fingerprint(messages), ("", 0))
             known = self._known.get(name)
-            if known is None or str(num) != str(len(known.turns)):
+            if known is None or num != len(known.turns):
                 return None
             known.reward, known.is_written, known.used = reward, False, time.monotonic()
             return known

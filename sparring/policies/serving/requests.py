@@ -67,10 +67,11 @@ class RewardRequest:
     """What a client says that a conversation earned."""
 
     reward: float
+    """From 0 to 1."""
     id: str = ""
-    """That of its last answer; or else"""
+    """The id of the conversation's last answer; empty where `messages` tell which one is meant."""
     messages: tuple[tuple[str, str], ...] = ()
-    """all of it, up to its last answer."""
+    """The whole conversation, up to its last answer."""
 
 
 def read_reward(body: bytes) -> RewardRequest:
