@@ -247,6 +247,38 @@ def test_overrides_reach_every_arm_and_tables_are_read(tmp_path: Path) -> None:
         assert (arm.config.dpo.batch_size, arm.config.dpo.lr, arm.config.env.kinds) == (3, 0.5, ("a", "b"))
 
 
+@pytest.mark.parametrize("word", ["none", "None"])
+def test_what_may_be_left_out_is_none_as_the_help_says(word: str) -> None:
+    from sparring.cli.run import Options
+    from sparring.cli.words import parse
+
+    words = ["x", "--expert.num_tasks", word, "--expert.path", word, "--env.reward", word, "--lora.alpha", word]
+    _, overrides = parse(Options, "sparring run", words)
+    expected: dict[str, object] = dict.fromkeys(("expert.num_tasks", "expert.path", "env.reward", "lora.alpha"))
+    assert overrides == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "word", "said"),
+    [
+        ("expert.num_tasks", "1.5", "expected a whole number, found '1.5'"),
+        ("dpo.lr", "fast", "expected a number, found 'fast'"),
+        ("env.reward", "mean", "expected none or one of so_far, sum, last, found 'mean'"),
+    ],
+)
+def test_a_word_that_is_no_value_is_named_in_plain_words(
+    key: str, word: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sparring.cli.run import Options
+    from sparring.cli.words import parse
+
+    with pytest.raises(SystemExit):
+        parse(Options, "sparring run", ["x", f"--{key}", word])
+    shown = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert said in shown
+    assert "Annotated" not in shown
+
+
 # ── Bad data, bad models, bad luck ────────────────────────────────────────────────────────────────────────────────────
 
 

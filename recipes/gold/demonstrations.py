@@ -2,7 +2,7 @@
 
 In: a run's folder. Out: a file for `expert.path`, packed, the same bytes each time.
 
-    sparring run recipes/quickstart.toml --out runs/played --expert.path None --arms sft
+    sparring run recipes/quickstart.toml --out runs/played --expert.path none --arms sft
     python recipes/gold/demonstrations.py runs/played recipes/quickstart-experts.jsonl.gz
 """
 

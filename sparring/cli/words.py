@@ -16,9 +16,10 @@ import io
 import json
 import sys
 import tomllib
+import types
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, Union, get_args
 
 import tyro
 
@@ -77,6 +78,21 @@ def value_rules(options_class: type) -> tyro.constructors.ConstructorRegistry:
         if info.type is not bool:
             return None
         return _one_word("{true,false}", _to_bool, lambda value: isinstance(value, bool), lambda v: str(v).lower())
+
+    @registry.primitive_rule
+    def number(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+        if info.type not in (int, float):
+            return None
+        kind, said = info.type, "a whole number" if info.type is int else "a number"
+        read = functools.partial(_to_number, kind, said)
+        return _one_word(kind.__name__.upper(), read, lambda value: isinstance(value, kind), str)
+
+    @registry.primitive_rule
+    def optional(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+        kinds = [kind for kind in get_args(info.type) if kind is not type(None)]
+        if info.type_origin not in (Union, types.UnionType) or len(kinds) != 1 or type(None) not in get_args(info.type):
+            return None
+        return _or_none(tyro.constructors.PrimitiveTypeInfo.make(kinds[0], info.markers))
 
     @registry.primitive_rule
     def table(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
@@ -194,6 +210,36 @@ def _to_bool(word: str) -> bool:
     if word.lower() not in ("true", "false"):
         raise ValueError(f"expected true or false, found {quote(word)}")
     return word.lower() == "true"
+
+
+def _or_none(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Let a kind of value be left out by the word `none`, as the help texts have it."""
+    inner = tyro.constructors.ConstructorRegistry.get_primitive_spec(info)
+    if not isinstance(inner, tyro.constructors.PrimitiveConstructorSpec) or inner.nargs != 1:
+        return None
+    spec, choices = inner, inner.choices
+
+    def read(word: str) -> Any:
+        if word.lower() == "none":
+            return None
+        if choices and word not in choices:
+            raise ValueError(f"expected none or one of {', '.join(choices)}, found {quote(word)}")
+        return spec.instance_from_str([word])
+
+    def show(value: Any) -> str:
+        return "none" if value is None else spec.str_from_instance(value)[0]
+
+    shown = f"{{{','.join(choices)}}}" if choices else spec.metavar
+    return _one_word(f"none|{shown}", read, lambda value: value is None or spec.is_instance(value) is True, show)
+
+
+def _to_number(kind: type[int] | type[float], said: str, word: str) -> float:
+    try:
+        return kind(word)
+    except ValueError:
+        raise ValueError(f"expected {said}, found {quote(word)}") from None
 
 
 def _to_table(word: str) -> dict[str, Any]:
