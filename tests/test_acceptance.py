@@ -64,6 +64,10 @@ def varied(reward: float, **rest: Any) -> Any:
     return summary(*((["a", "b", str(n)], reward) for n in range(8)), **rest)
 
 
+SOLVED = [(10, 7), (10, 4), (100, 7), (100, 4)]
+"""Tasks played, and how many of ten are solved."""
+
+
 class TestSigns:
     def test_a_healthy_agent_shows_none(self) -> None:
         assert signs(None, varied(0.6), drop=0.15, rise=0.3) == []
@@ -87,6 +91,12 @@ class TestSigns:
         blind = summary(*((["right", "right", "dig"], n / 8) for n in range(8)))
         (sign,) = signs(None, blind, drop=0.15, rise=0.3)
         assert "the agent does not read its task yet" in sign
+
+    def test_a_fall_that_the_draw_of_the_tasks_explains_is_none(self) -> None:
+        """Ten tasks of which seven are solved, then ten others of which four are: one in nine draws does that."""
+        many = [summary(*((["a", str(n)], float(n % 10 < solved)) for n in range(num))) for num, solved in SOLVED]
+        assert signs(many[0], many[1], drop=0.15, rise=0.3) == []
+        assert signs(many[2], many[3], drop=0.15, rise=0.3) == ["mean reward fell from 0.700 to 0.400"]
 
     def test_few_episodes_say_nothing(self) -> None:
         assert signs(varied(1.0), summary((["a"], 0.0)), drop=0.15, rise=0.3) == []

@@ -6,6 +6,7 @@ does the same in every task. The signs are notices alone and change no training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ MIN_EPISODES = 8
 """With fewer episodes nothing is said."""
 ALIKE_FROM_THE_START = 0.9
 """Share of episodes with one and the same sequence of actions from which an agent does not seem to read its task."""
+
+NUM_ERRORS = 3.0
+"""Standard errors of their difference that two mean rewards must be apart: tasks of a round are drawn, and few."""
 
 LIMITS = ("turn_limit", "context_limit")
 """Stop reasons of episodes that the agent did not end itself."""
@@ -27,7 +31,7 @@ def signs(start: Mapping[str, Any] | None, now: Mapping[str, Any], *, drop: floa
     Args:
         start: a `RolloutSummary` as JSON values, of the agent's first episodes of this kind; none: these are the first.
         now: the same of what it played now.
-        drop: fall of the mean reward that is a sign.
+        drop: fall of the mean reward that is a sign, where it is beyond what the draw of the tasks explains.
         rise: rise of a share that is a sign: episodes at a limit, episodes with repetition, the same actions in
             different tasks, the same action in all turns.
     """
@@ -41,7 +45,8 @@ def signs(start: Mapping[str, Any] | None, now: Mapping[str, Any], *, drop: floa
             "read its task yet. Imitate longer (sft.epochs, sft.lr) or from more demonstrations"
         ]
     found = []
-    if start["mean"] is not None and now["mean"] < start["mean"] - drop:
+    error = NUM_ERRORS * math.hypot(start.get("mean_error") or 0.0, now.get("mean_error") or 0.0)
+    if start["mean"] is not None and now["mean"] < start["mean"] - max(drop, error):
         found.append(f"mean reward fell from {start['mean']:.3f} to {now['mean']:.3f}")
     for share, what in (
         (_limited, "of the episodes end at the turn or context limit"),

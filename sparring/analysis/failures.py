@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -50,6 +51,8 @@ class RolloutSummary:
     """Episodes, broken ones left out."""
     mean: float | None
     """Mean reward."""
+    mean_error: float | None
+    """Its standard error over tasks; None with fewer than two."""
     success: float | None
     """Share of episodes with a reward of one."""
     failures: int
@@ -118,6 +121,7 @@ def summarise_rollouts(
     return RolloutSummary(
         num=len(episodes),
         mean=_mean(rewards),
+        mean_error=_mean_error(episodes),
         success=_share(len(rewards) - len(missed), len(rewards)),
         failures=len(missed),
         failure_mean=_mean(missed),
@@ -133,6 +137,15 @@ def summarise_rollouts(
         faults=len(trajectories) - len(episodes),
         stops=dict(sorted(Counter(t.stop.value for t in trajectories).items())),
     )
+
+
+def _mean_error(episodes: Sequence[Trajectory]) -> float | None:
+    by_task: dict[str, list[float]] = {}
+    for trajectory in episodes:
+        by_task.setdefault(trajectory.task.id, []).append(trajectory.reward)
+    if len(by_task) < 2:
+        return None
+    return statistics.stdev(map(statistics.fmean, by_task.values())) / math.sqrt(len(by_task))
 
 
 def to_json(summary: RolloutSummary) -> dict[str, Any]:
