@@ -361,3 +361,18 @@ def test_a_small_model_that_is_cloned_at_the_default_rate_is_told_of(tmp_path: P
     notes: list[str] = []
     run_recipe(recipe_from_dict(values), tmp_path, SilentProgress(notes.append), with_report=False)
     assert any("at sft.lr 2e-05 it learns next to nothing" in note for note in notes) == (lr is None)
+
+
+@pytest.mark.parametrize(("epochs", "is_told"), [(29, True), (30, False)])
+def test_imitation_of_few_steps_is_told_of(tmp_path: Path, epochs: int, is_told: bool) -> None:
+    values = {
+        "method": "sft",
+        "env": {"id": "tests.toy_world:ToyWorld", "num_train": 4},
+        "chat": {"format": "action", "max_context": 256},
+        "rollout": {"max_new_tokens": 8},
+        "sft": {"epochs": epochs, "batch_size": 4, "lr": 1e-3},
+        "eval": {"num_tasks": 1},
+    }
+    notes: list[str] = []
+    run_recipe(recipe_from_dict(values), tmp_path, SilentProgress(notes.append), with_report=False)
+    assert any("4 demonstrations, sft.epochs 29 and sft.batch_size 4 are 29" in note for note in notes) == is_told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from sparring.core.progress import Progress
     from sparring.runs.config import Recipe
     from sparring.runs.side_by_side import AnyWorker
+
+FEW_STEPS = 30
+"""Steps of imitation below which it is told of. 48 demonstrations in 18 steps made .47 on BFCL, in 72 .63."""
 
 
 def run_recipe(
@@ -73,6 +77,7 @@ def run_recipe(
             with EnvPool.of(config.env) as pool:
                 world = build_world(run, config, benchmark, tasks, pool, progress, needs_experts=recipe.needs_experts)
                 _note_rates(recipe, progress)
+                _note_few_steps(recipe, len(world.experts), progress)
                 with Engines(run, world, leader) as engines:
                     for job in jobs if num_jobs == 1 else ():
                         do_job(job, recipe, run, world, engines, progress)
@@ -115,6 +120,19 @@ def _note_rates(recipe: Recipe, progress: Progress) -> None:
             progress.note(
                 f"{path} is small, and the default rates are for models of billions of parameters: at "
                 f"sft.lr {lr:g} it learns next to nothing. 1e-3 suits it, and dpo.lr 3e-5 to 1e-4."
+            )
+            return
+
+
+def _note_few_steps(recipe: Recipe, num_experts: int, progress: Progress) -> None:
+    """Say where imitation has so few steps that whatever follows would gain by more of them."""
+    for arm in recipe.arms.values():
+        num, sft = min(num_experts, arm.config.expert.num_cloned or num_experts), arm.config.sft
+        steps = sft.epochs * math.ceil(num / sft.batch_size)
+        if arm.learns_from_experts and 0 < steps < FEW_STEPS:
+            progress.note(
+                f"{num} demonstrations, sft.epochs {sft.epochs} and sft.batch_size {sft.batch_size} are {steps} steps: "
+                "the agents may hardly have learnt them. Take more epochs or smaller batches (docs/methods/sft.md)."
             )
             return
 
