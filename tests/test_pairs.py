@@ -16,6 +16,7 @@ from sparring.data.pairs import (
     distinct,
     expert_pairs,
     failure_pairs,
+    make_pair,
     prefers,
     rejected_turns,
     subsample,
@@ -87,6 +88,22 @@ class TestTrajectories:
     )
     def test_rejected_side_is_cut(self, chosen, rejected, extra, counted):
         assert rejected_turns(chosen, rejected, extra) == counted
+
+    @pytest.mark.parametrize(
+        ("chosen", "rejected", "counted"),
+        [
+            ("axs", "bs", 1),  # s, for submit, is not held against it
+            ("axs", "as", 2),  # it submits too early
+            ("axs", "bxs", 1),
+            ("axs", "axxs", 3),
+            ("axs", "ayyyyyyyyys", 8),  # cut before its end anyway: three turns and five more
+            ("axs", "byr", 3),
+        ],
+    )
+    def test_an_ending_that_both_share_is_spared(self, chosen, rejected, counted):
+        config = PairConfig(spare_endings=True)
+        pair = make_pair(PairKind.EXPERT_TARGET, played("a", "t", 1.0, chosen), played("b", "t", 0.1, rejected), config)
+        assert (pair.chosen_turns, pair.rejected_turns) == (3, counted)
 
 
 class TestFailurePairs:

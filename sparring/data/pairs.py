@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from sparring.core.convert import check_values
 from sparring.core.errors import ConfigError
-from sparring.core.filters import actions, by_task, dedupe, failures, successes, usable
+from sparring.core.filters import actions, by_task, dedupe, failures, num_shared, successes, usable
 from sparring.core.ranges import Count, CountOrZero, Share, ShareBelowOne
 from sparring.core.references import Reference, resolve_function
 from sparring.core.types import PairKind, PreferencePair, Trajectory
@@ -39,6 +39,9 @@ class PairConfig:
     """What becomes of a target trajectory that beats the expert's: it is chosen (ETO), or makes no pair."""
     max_extra_turns: CountOrZero | None = 5
     """The rejected side counts at most this many turns more than the chosen one (ETO); none: all its turns count."""
+    spare_endings: bool = False
+    """The last actions that both sides share, such as `submit`, are not held against the rejected one. Else an agent
+    that can't tell its wrong answers from right ones may learn not to answer."""
     success_eps: ShareBelowOne = 1e-6
     """A reward of at least one minus this is a success."""
     min_partner_reward: Share = 0.0
@@ -111,6 +114,15 @@ def rejected_turns(num_chosen: int, num_rejected: int, max_extra_turns: int | No
     return num_rejected if max_extra_turns is None else min(num_rejected, num_chosen + max_extra_turns)
 
 
+def without_shared_ending(chosen: Trajectory, rejected: Trajectory) -> int:
+    """Count the turns of the rejected side up to the last actions that both took; where the two part is always counted.
+
+    "a, x, submit" over "b, submit" leaves b. "a, x, submit" over "a, submit" leaves both turns: it submits too early.
+    """
+    ours, theirs = actions(chosen), actions(rejected)
+    return max(num_shared(ours, theirs) + 1, len(theirs) - num_shared(ours[::-1], theirs[::-1]))
+
+
 def prefers(better: Trajectory, worse: Trajectory, min_gap: float) -> bool:
     """Say whether `better` leads by `min_gap` or more; equal rewards never do, even with a `min_gap` of zero.
 
@@ -125,6 +137,8 @@ def make_pair(kind: PairKind, chosen: Trajectory, rejected: Trajectory, config: 
     assert chosen.task.id == rejected.task.id, "a pair compares trajectories of one task"
     num_chosen = len(chosen.turns)
     num_rejected = rejected_turns(num_chosen, len(rejected.turns), config.max_extra_turns)
+    if config.spare_endings:
+        num_rejected = min(num_rejected, without_shared_ending(chosen, rejected))
     return PreferencePair(
         kind=kind, chosen=chosen, rejected=rejected, chosen_turns=num_chosen, rejected_turns=num_rejected
     )
