@@ -41,7 +41,7 @@ class PairConfig:
     """The rejected side counts at most this many turns more than the chosen one (ETO); none: all its turns count."""
     spare_endings: bool = False
     """The last actions that both sides share, such as `submit`, are not held against the rejected one. Else an agent
-    that can't tell its wrong answers from right ones may learn not to answer."""
+    may learn to leave its episodes open rather than to end them with a wrong answer."""
     success_eps: ShareBelowOne = 1e-6
     """A reward of at least one minus this is a success."""
     min_partner_reward: Share = 0.0
