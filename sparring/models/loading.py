@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from sparring.core.convert import check_values
 from sparring.core.errors import ConfigError, ModelError, quote
 from sparring.core.memory import free_large_blocks_at_once
+from sparring.core.phases import CHECKPOINT
 from sparring.core.ranges import ADJUSTABLE_WITH_NOTE, Name, Place
 from sparring.data.chat import known_ids
 from sparring.models.adapter_folders import base_folder, check_adapter, is_adapter
@@ -55,8 +56,8 @@ class ModelConfig:
         check_values(self)
 
 
-def resolve_model(path: str, *, trusts_code: bool = False) -> str:
-    """Return the folder or Hub id that `model.path` names, after looking into the folder.
+def resolve_model(path: str, *, key: str = "model.path", trusts_code: bool = False) -> str:
+    """Return the folder or Hub id that `model.path` (or `key`) names, after looking into the folder.
 
     Raises:
         ModelError: a folder that is missing, that lacks a config, safetensors weights or a tokenizer, or in which
@@ -69,18 +70,20 @@ def resolve_model(path: str, *, trusts_code: bool = False) -> str:
     else:
         return path
     if not folder.is_dir():
-        raise ModelError(f"model.path: there is no folder {str(folder)!r}. Give a folder, a Hub id, {BUNDLED_NAMES}.")
+        raise ModelError(f"{key}: there is no folder {str(folder)!r}. Give a folder, a Hub id, {BUNDLED_NAMES}.")
     if is_adapter(folder):
         check_adapter(folder)
         return str(folder)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"model.path: {str(folder)!r} has no config.json, so it is no Hugging Face model folder.")
+        inner = folder / CHECKPOINT
+        remedy = f" Give its checkpoint: {str(inner)!r}." if inner.is_dir() else ""
+        raise ModelError(f"{key}: {str(folder)!r} has no config.json, so it is no Hugging Face model folder.{remedy}")
     if not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin"))
         remedy = "Its .bin files are pickles and are not opened: convert them." if pickled else "Was it saved in full?"
-        raise ModelError(f"model.path: {str(folder)!r} has no weights (*.safetensors). {remedy}")
+        raise ModelError(f"{key}: {str(folder)!r} has no weights (*.safetensors). {remedy}")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise ModelError(f"model.path: {str(folder)!r} has no tokenizer (tokenizer.json).")
+        raise ModelError(f"{key}: {str(folder)!r} has no tokenizer (tokenizer.json).")
     check_folder(folder, trusts_code=trusts_code)
     return str(folder)
 

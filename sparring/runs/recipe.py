@@ -189,7 +189,7 @@ def _check_models(recipe: Recipe) -> dict[str, str]:
         adopted = arm.config.partner.checkpoint
         if adopted is not None and find_method(arm.method).has_partner:
             check_checkpoint(adopted)
-            models[adopted] = path = resolve_model(adopted, trusts_code=trusts_code)
+            models[adopted] = path = resolve_model(adopted, key="partner.checkpoint", trusts_code=trusts_code)
             check_room(path, arm.config.chat.max_context, trusts_code=trusts_code)
             check_adopted(adopted, arm.config.model, arm.config.lora)
     return models

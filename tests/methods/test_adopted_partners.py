@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sparring.core.errors import ConfigError, DataError
+from sparring.core.errors import ConfigError, DataError, ModelError
 from sparring.core.progress import SilentProgress
 from sparring.core.records import read_trajectories
 from sparring.data.pairs import PairConfig, target_pairs
@@ -53,6 +53,15 @@ def test_a_partner_that_is_not_of_the_kind_is_refused(model_folder: Path, tmp_pa
     partner = {"checkpoint": str(model_folder)}
     recipe = test_lora_runs.preference_recipe(model_folder, "coevolving_agents", partner=partner)
     with pytest.raises(ConfigError, match=r"partner\.checkpoint: .* is no adapter"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_phase_in_a_checkpoints_place_is_answered_with_its_checkpoint(model_folder: Path, tmp_path: Path) -> None:
+    phase = tmp_path / "train-partner"
+    shutil.copytree(model_folder, phase / "checkpoint")
+    recipe = make_recipe(model_folder, "coevolving_agents", partner={"checkpoint": str(phase)})
+    with pytest.raises(ModelError, match=rf"^partner\.checkpoint: .* Give its checkpoint: '{phase}/checkpoint'"):
         run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
