@@ -76,8 +76,7 @@ def run_recipe(
         with progress.phase(f"{recipe.name} → {out}", total=len(jobs)) as bar:
             with EnvPool.of(config.env) as pool:
                 world = build_world(run, config, benchmark, tasks, pool, progress, needs_experts=recipe.needs_experts)
-                _note_rates(recipe, progress)
-                _note_few_steps(recipe, len(world.experts), progress)
+                _note_imitation(recipe, len(world.experts), progress)
                 with Engines(run, world, leader) as engines:
                     for job in jobs if num_jobs == 1 else ():
                         do_job(job, recipe, run, world, engines, progress)
@@ -107,6 +106,12 @@ def _note_missing_measures(
     for split, held_out in splits.items():
         for note in missing_measures(benchmark, held_out):
             progress.note(f"{config.env.id}, {split}: {note}")
+
+
+def _note_imitation(recipe: Recipe, num_experts: int, progress: Progress) -> None:
+    """Say before anything is trained where imitation would learn next to nothing."""
+    _note_rates(recipe, progress)
+    _note_few_steps(recipe, num_experts, progress)
 
 
 def _note_rates(recipe: Recipe, progress: Progress) -> None:
