@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from sparring.data.batches import Group
 from sparring.engines import value_head as critic
 from sparring.engines.base import Objective
 from sparring.engines.checkpoint import trainable
-from sparring.engines.learner import make_optimizer
+from sparring.engines.learner import LocalLearner, make_optimizer
 from sparring.engines.scoring import Forward
 from sparring.learning.policy_gradient import ActorCriticObjective, PolicyGradientObjective
 from sparring.learning.trainer import FitResult, TrainConfig, compute_of
@@ -93,6 +93,38 @@ def test_the_clip_holds_the_policy_back(tmp_path):
         _, _, log = trained(tmp_path / str(clip), objective, config=config)
         spread[clip] = log[-1]["pg/ratio_max"]
     assert spread[0.05] < 0.2 * spread[1e9]
+
+
+def test_groups_whose_rewards_are_alike_are_not_computed_and_count_in_the_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of three teach nothing, and in the third step of each epoch none does: Adam moves on there all the same."""
+    forwarded: list[int] = []
+    forward_backward = LocalLearner.forward_backward
+
+    def counted(self: LocalLearner, groups: Sequence[Group], *rest: Any) -> Any:
+        forwarded.append(len(groups))
+        return forward_backward(self, groups, *rest)
+
+    monkeypatch.setattr(LocalLearner, "forward_backward", counted)
+    groups = sampled_groups(15, qwen())
+    flat = [
+        group
+        if number % 3 == 0
+        else replace(group, samples=(replace(sample, advantages=(0.0,) * len(sample.logprobs)),))
+        for number, group in enumerate(groups)
+        for sample in group.samples
+    ]
+    objective = PolicyGradientObjective()
+    quick, result, log = trained(tmp_path / "quick", objective, groups=flat)
+    monkeypatch.setattr(PolicyGradientObjective, "teaches", lambda self, group: True)
+    slow, _, slow_log = trained(tmp_path / "slow", objective, groups=flat)
+    assert result.steps == 8 and forwarded[:8] == [1, 2, 4, 2, 2, 1, 4, 2]
+    assert sum(forwarded[8:]) == 30
+    for a, b in zip(*(model.state_dict().values() for model in (quick, slow)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    for mine, theirs in zip(log, slow_log, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-6) and mine["tokens"] == theirs["tokens"]
 
 
 class Killed(BaseException):

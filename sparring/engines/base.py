@@ -60,6 +60,10 @@ class Objective(Protocol):
         """Return the group's part of the loss's denominator."""
         ...
 
+    def teaches(self, group: Group) -> bool:
+        """Say whether the group's loss can have a gradient. One that can't counts in the denominator alone."""
+        ...
+
     def __call__(
         self,
         groups: Sequence[Group],

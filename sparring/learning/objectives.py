@@ -93,6 +93,10 @@ class SFTObjective:
         """Count action tokens, or sequences."""
         return sum(map(num_action_tokens, group.nodes)) if self.reduction == "mean" else len(group.nodes)
 
+    def teaches(self, group: Group) -> bool:
+        """Say yes: there is always more to learn of an expert."""
+        return True
+
     def __call__(
         self,
         groups: Sequence[Group],
@@ -126,6 +130,10 @@ class PreferenceObjective:
     def weight(self, group: Group) -> float:
         """Count pairs."""
         return len(group.edges)
+
+    def teaches(self, group: Group) -> bool:
+        """Say yes: a preference is never quite certain."""
+        return True
 
     def __call__(
         self,

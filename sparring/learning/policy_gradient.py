@@ -95,6 +95,13 @@ class PolicyGradientObjective:
         """Count action tokens, or trajectories."""
         return sum(map(num_action_tokens, group.nodes)) if self.average == "token" else len(group.nodes)
 
+    def teaches(self, group: Group) -> bool:
+        """Say whether an advantage is not 0, or the KL holds the group to the reference.
+
+        Where all rewards of a task are alike, as they are for most tasks of a round, all its advantages are 0.
+        """
+        return bool(self.kl_weight) or any(any(sample.advantages) for sample in group.samples)
+
     def token_weights(self, groups: Sequence[Group], like: Tensor) -> Tensor:
         """Return how much each action token counts, shape N: 1, or 1 over the length of its trajectory."""
         import torch
@@ -181,6 +188,10 @@ class ActorCriticObjective:
     def weight(self, group: Group) -> float:
         """Count action tokens, or trajectories."""
         return self.policy.weight(group)
+
+    def teaches(self, group: Group) -> bool:
+        """Say yes: the value head learns from all that happened."""
+        return True
 
     def __call__(
         self,

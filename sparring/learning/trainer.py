@@ -267,9 +267,10 @@ class _Fit:
         return FitResult(steps=self.progress.step, metrics=metrics, stopped=self.progress.stopped)
 
     def _step(self, step: Step) -> dict[str, Any]:
-        groups = [self.groups[index] for index in step.groups]
-        reference = None if self.reference is None else [self.reference[index] for index in step.groups]
-        denominator = sum(map(self.objective.weight, groups))
+        denominator = sum(self.objective.weight(self.groups[index]) for index in step.groups)
+        indices = self._teaching(step)
+        groups = [self.groups[index] for index in indices]
+        reference = None if self.reference is None else [self.reference[index] for index in indices]
         lr = learning_rate(self.progress.step, len(self.steps), self.config)
         try:
             loss, metrics = self.learner.forward_backward(groups, self.objective, reference, denominator)
@@ -279,6 +280,15 @@ class _Fit:
             raise self._not_finite(error, error.groups or groups) from None
         self._account(step, {"loss": (loss * denominator, denominator), "grad_norm": (norm, 1), **metrics})
         return self._record(step, lr, loss, norm, metrics)
+
+    def _teaching(self, step: Step) -> Sequence[int]:
+        """Leave out the groups whose forward and backward pass would bring nothing.
+
+        All are computed where none teaches: what Adam remembers moves the weights in such a step, too. So they are
+        where a router is kept even, which learns from every token.
+        """
+        teaching = [index for index in step.groups if self.objective.teaches(self.groups[index])]
+        return step.groups if self.config.router_balance or not teaching else teaching
 
     def _account(self, step: Step, metrics: Metrics) -> None:
         self.progress.step += 1
