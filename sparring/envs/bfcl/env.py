@@ -126,8 +126,8 @@ class BFCLEnv:
 
     def _answer(self, observation: str) -> EnvStep:
         reward = self._grader.score.reward if self._grader else 0.0
-        if self._base:  # only what is earned after the start counts
-            reward = (reward - self._base) / (1 - self._base) if self._base < 1 else 1.0
+        if self._base:  # only what is earned after the start counts; a request counts when it is over
+            reward = max(0.0, (reward - self._base) / (1 - self._base)) if self._base < 1 else 1.0
         return EnvStep(observation=observation, reward=reward, is_done=self._is_over)
 
     def _message(self) -> str:

@@ -163,6 +163,16 @@ def test_only_what_is_earned_after_the_start_counts(world: BFCL, offered: Synthe
         assert (rewards[5 - num], rewards[6 - num]) == (0.0, pytest.approx((2 / 4 - 1 / 4) / (3 / 4)))
 
 
+def test_less_than_at_the_start_is_nothing(world: BFCL, offered: Synthesis):
+    """The first request's share, which silence would earn, is not there before the request is over."""
+    task = offered.restart(FILES, way(world, FILES)[:3])
+    assert task is not None
+    env = world.make_env()
+    env.reset(task, 0)
+    ends = [env.step(action) for action in ("[cd(folder='..')]", "[rm(file_name='nothing')]", DONE)]
+    assert [step.reward for step in ends] == [0.0] * 3
+
+
 def test_the_start_tells_what_was_said_and_done(world: BFCL, offered: Synthesis):
     actions = way(world, FILES)
     task = offered.restart(FILES, actions[:5])
