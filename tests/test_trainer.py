@@ -713,6 +713,9 @@ class TestWhatGoesWrong:
             def weight(self, group: Group) -> float:
                 return 1.0
 
+            def teaches(self, group: Group) -> bool:
+                return True
+
             def __call__(self, groups: Any, logprobs: Any, reference: Any, values: Any) -> Any:
                 total = torch.cat(list(logprobs)).sum()
                 return (total - total.detach()).sqrt(), {}
