@@ -8,10 +8,16 @@ from pathlib import Path
 import pytest
 
 from sparring.core.errors import DataError
+from sparring.core.progress import SilentProgress
+from sparring.models.loading import save_model
 from sparring.report.markdown import table, unfold
-from sparring.report.results import export, hash_config, main, read_compact, render, to_text
+from sparring.report.results import export, main, read_compact, render, to_text
 from sparring.report.view import read_results
+from sparring.runs.recipe import run_recipe
+from sparring.runs.recipe_files import load_recipe
 from tests.report.run_folder import RunFolder
+from tests.tiny_models import tiny_model, tiny_tokenizer
+from tests.toy_world import TOY_RECIPE
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -161,11 +167,15 @@ def test_runs_that_are_no_one_study_are_refused(run_dir, tmp_path):
     with pytest.raises(DataError, match="hold seed 0, 1"):
         export([run_dir, run_dir])
     other = RunFolder(tmp_path, arms=("sft",), seeds=(2,), name="study").write()
-    config = json.loads((other / "config.json").read_text("utf-8"))
-    config["arms"]["sft"]["sft"] = {"lr": 0.5}
-    (other / "config.json").write_text(json.dumps(config), "utf-8")
+    results = json.loads((other / "results.json").read_text("utf-8"))
+    results["arms"]["sft"]["digest"] = "of other settings"
+    (other / "results.json").write_text(json.dumps(results), "utf-8")
     with pytest.raises(DataError, match="config_hash of arm sft"):
         export([run_dir, other])
+    del results["arms"]["sft"]["digest"]
+    (other / "results.json").write_text(json.dumps(results), "utf-8")
+    with pytest.raises(DataError, match="Run the same recipe once more"):
+        export([other])
 
 
 def test_arms_that_ran_in_a_folder_of_their_own_join_the_study(run_dir, tmp_path):
@@ -180,17 +190,25 @@ def test_arms_that_ran_in_a_folder_of_their_own_join_the_study(run_dir, tmp_path
     assert joined["config_hash"] not in (export([first])["config_hash"], export([second])["config_hash"])
 
 
+def test_seeds_that_ran_with_other_numbers_of_envs_join(tmp_path):
+    save_model(tiny_model(), tiny_tokenizer(), tmp_path / "model")
+    recipe = tmp_path / "toy.toml"
+    recipe.write_text(TOY_RECIPE.format(model=tmp_path / "model") + '[arms.plain]\nmethod = "zero_shot"\n')
+    settings = ({"env.num_envs": 1}, {"env.num_envs": 2}, {"chat.max_context": 300})
+    folders = [tmp_path / str(seed) for seed in range(3)]
+    for seed, (folder, own) in enumerate(zip(folders, settings, strict=True)):
+        run_recipe(load_recipe(recipe, own, seeds=[seed], arms=["plain"]), folder, SilentProgress(), with_report=False)
+    assert list(export(folders[:2])["arms"]["plain"]["seeds"]) == ["0", "1"]
+    with pytest.raises(DataError, match="config_hash of arm plain"):
+        export(folders)
+
+
 @pytest.mark.parametrize(
     "value",
     [{}, [], {"a": []}, {"a": {"b": [1, 2.5, None]}}, {"a": [{"agent": "x", "c": {"d": 1}}], "é": "\u2028"}],
 )
 def test_layout_is_json(value):
     assert json.loads(to_text(value)) == value
-
-
-def test_config_hash_knows_values_and_not_the_order_of_keys():
-    assert hash_config({"a": 1, "b": {"c": 2, "d": 3}}) == hash_config({"b": {"d": 3, "c": 2}, "a": 1})
-    assert hash_config({"a": 1}) != hash_config({"a": 2})
 
 
 def test_broken_episodes_stay_missing_and_do_not_become_zero(run_dir, compact):

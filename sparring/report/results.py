@@ -81,8 +81,8 @@ def export(sources: Sequence[Path]) -> dict[str, Any]:
             if twice := arm["seeds"].keys() & known.keys():
                 raise DataError(f"Two of the runs hold seed {', '.join(sorted(twice))}. Leave one of them out.")
             known |= arm["seeds"]
-        if first["config_hash"] != other["config_hash"]:  # each has arms that the other lacks
-            first["config_hash"] = hash_config({name: arm.get("config_hash") for name, arm in first["arms"].items()})
+    if others:
+        first["config_hash"] = _hash_arms(first["arms"])
     del first["seeds"]
     return first
 
@@ -103,7 +103,11 @@ def _export_source(source: Path) -> dict[str, Any]:
 
 def _export_run(run_dir: Path) -> dict[str, Any]:
     results, config = read_results(run_dir), read_object(run_dir / "config.json")
-    config.pop("seeds", None)  # the hash says what was done, not how often
+    if not all(arm.digest for arm in results.arms.values()):
+        raise DataError(
+            f"{run_dir}: results.json has no digests of the settings: an older version wrote it. Run the same recipe "
+            "once more: nothing that is finished is done again, and the digests come in."
+        )
     versions = read_object(run_dir / "versions.json") if (run_dir / "versions.json").exists() else {}
     seeds = list(dict.fromkeys(seed for arm in results.arms.values() for seed in arm.seeds))
     phases = list_phases(run_dir, seeds, list(results.arms))
@@ -112,6 +116,10 @@ def _export_run(run_dir: Path) -> dict[str, Any]:
     rewards = [e.rewards for arm in results.arms.values() for s in arm.seeds.values() for e in s.evaluations]
     tasks = sorted({task for by_task in rewards for task in by_task})
     first = config.get("arms", {}).get(next(iter(results.arms)), {})
+    arms = {
+        name: _export_arm(arm, config, tasks, spent, _readings(results, arm, episodes))
+        for name, arm in results.arms.items()
+    }
     return {
         "format": FORMAT,
         "seeds": seeds,
@@ -122,14 +130,11 @@ def _export_run(run_dir: Path) -> dict[str, Any]:
         "success_eps": results.success_eps,
         "num_resamples": results.num_resamples,
         "num_demonstrations": results.num_demonstrations,
-        "config_hash": hash_config(config),
+        "config_hash": _hash_arms(arms),
         "revision": ", ".join(_revisions(versions)),
         "versions": {name: value for name, value in versions.items() if isinstance(value, str) and name != "revision"},
         "tasks": tasks,
-        "arms": {
-            name: _export_arm(arm, config, tasks, spent, _readings(results, arm, episodes))
-            for name, arm in results.arms.items()
-        },
+        "arms": arms,
     }
 
 
@@ -166,7 +171,7 @@ def _export_arm(
         "label": arm.label,
         "partner": arm.partner,
         "sft_reduction": loss.get("sft_reduction") if arm.partner else None,
-        "config_hash": hash_config(config.get("arms", {}).get(arm.name, {})),
+        "config_hash": arm.digest,
         "seeds": {
             seed: {
                 "evaluations": [
@@ -218,10 +223,10 @@ def _rounded(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def hash_config(config: Mapping[str, Any]) -> str:
-    """Hash a resolved config to twelve hexadecimal digits, whatever the order of its keys."""
-    canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+def _hash_arms(arms: Mapping[str, Any]) -> str:
+    """Hash what all arms were set to, each under its name, to twelve hexadecimal digits."""
+    digests = {name: arm.get("config_hash") for name, arm in arms.items()}
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read_compact(path: Path) -> dict[str, Any]:

@@ -95,6 +95,8 @@ class ArmResults:
     """Unique among the arms."""
     partner: str
     """`partner.kind`; empty where there is no second agent."""
+    digest: str = ""
+    """Of the method and of every setting that decides numbers; empty: older versions did not write it."""
     seeds: Mapping[str, SeedResults]
 
     @property
@@ -273,6 +275,7 @@ def results_from_json(record: Mapping[str, Any], config: Mapping[str, Any] | Non
                 method=arm["method"],
                 label=printable(arm["label"] if taken[arm["label"]] == 1 else f"{arm['label']} ({name})"),
                 partner=_partner(name, arm, config or {}),
+                digest=str(arm.get("digest", "")),
                 seeds={str(seed): _seed(content) for seed, content in arm["seeds"].items()},
             )
             for name, arm in record["arms"].items()

@@ -17,6 +17,7 @@ from sparring.envs.rewards import odd_rewards
 from sparring.report.arm_record import Bounds, Measure, arm_record, evaluation
 from sparring.report.folder import PhaseFolder, list_phases
 from sparring.runs.judging import JUDGEMENTS
+from sparring.runs.seeds import digest
 
 if TYPE_CHECKING:
     from sparring.core.types import Task
@@ -41,6 +42,7 @@ def collect_results(recipe: Recipe, out: Path, world: World) -> dict[str, Any]:
                 "method": arm.method,
                 "label": arm.label,
                 "config": to_dict(arm.config),
+                "digest": digest(arm.method, arm.config),
                 "seeds": {str(seed): _arm_results(arm, out / f"seed-{seed}" / name, world) for seed in recipe.seeds},
             }
             for name, arm in recipe.arms.items()

@@ -92,7 +92,7 @@ class RunFolder:
     def _arm(self, arm: str) -> dict[str, Any]:
         about = ARMS[arm]
         seeds = {str(seed): self._seed(arm, seed) for seed in self.seeds}
-        return {"method": about["method"], "label": about["label"], "seeds": seeds}
+        return {"method": about["method"], "label": about["label"], "digest": f"digest-of-{arm}", "seeds": seeds}
 
     def _seed(self, arm: str, seed: int) -> dict[str, Any]:
         results: dict[str, Any] = {"evaluations": [], "rollouts": [], "pairs": [], "training": []}
