@@ -134,10 +134,15 @@ class Session(Protocol):
         """Return weights that were trained elsewhere as an agent."""
         ...
 
-    def imitate(self, name: str, *, extra: Sequence[Trajectory] = (), phase: str | None = None) -> Agent:
+    def imitate(self, name: str, *, extra: Sequence[Trajectory] = (), round_number: int = 0) -> Agent:
         """Fine-tune the base model on the experts' trajectories (and `extra` ones): behavioural cloning.
 
         Target and partner draw from seeds of their own, so that they start as two different agents.
+
+        Args:
+            name: the agent's.
+            extra: what is cloned beside the experts.
+            round_number: the round whose training it is; 0: it comes before the first.
 
         Source: arXiv 2511.22254, Eq. 5.
         """

@@ -48,7 +48,7 @@ def prefer(session: Session) -> Agent:
 
     if not data.pairs:
         session.judge(target, 0)
-        target = session.imitate("target", extra=cloned, phase="round-1/train-target")
+        target = session.imitate("target", extra=cloned, round_number=1)
     else:
         if cloned:
             target = session.imitate("target", extra=cloned)

@@ -36,6 +36,6 @@ def rft(session: Session) -> Agent:
     if not kept:
         session.warn(f"no rollout succeeded ({describe_endings(rollouts)}), so RFT is SFT on the experts once more.")
 
-    target = session.imitate("target", extra=kept, phase="round-1/train-target")
+    target = session.imitate("target", extra=kept, round_number=1)
     session.evaluate(target, 1)
     return target

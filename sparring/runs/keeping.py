@@ -32,7 +32,12 @@ class RunConfig:
 
 
 def drop_superseded(
-    phase: Callable[[str], Phase], agent: str, round_number: int, *, keep: Literal["all", "evaluated", "last"]
+    phase: Callable[[str], Phase],
+    agent: str,
+    round_number: int,
+    *,
+    keep: Literal["all", "evaluated", "last"],
+    needed: str | None = None,
 ) -> None:
     """Delete what an agent's training in a round has made superfluous of the round before.
 
@@ -41,9 +46,10 @@ def drop_superseded(
         agent: the agent's name.
         round_number: the round whose training is finished.
         keep: as in `RunConfig`.
+        needed: weights that later rounds hold on to, and which stay.
     """
     before = phase(f"round-{round_number - 1}/train-{agent}")
     (before.path / MOMENTS).unlink(missing_ok=True)
     is_evaluated = phase(f"round-{round_number - 1}/evaluate-{agent}").is_done
-    if keep == "last" or (keep == "evaluated" and not is_evaluated):
+    if str(before.path / CHECKPOINT) != needed and (keep == "last" or (keep == "evaluated" and not is_evaluated)):
         shutil.rmtree(before.path / CHECKPOINT, ignore_errors=True)

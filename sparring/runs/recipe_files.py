@@ -248,6 +248,11 @@ def _check_arm(arm: Arm, where: str) -> None:
         raise ConfigError(
             f"{where}loop.buffer_rounds: with a pool of tasks each round's trajectories count once; leave it 1."
         )
+    if arm.method == "coevolve" and config.synthesis.clone_solutions and config.grpo.start == "base":
+        raise ConfigError(
+            f"{where}synthesis.clone_solutions: solutions are cloned beside the experts' episodes, and an agent that "
+            'starts at the base model learns from none. Take grpo.start = "imitation".'
+        )
     check_servers(config.sampler, config.vllm, where)
     check_tinker(arm, where)
     if config.sampler.kind == "vllm" and method.trains and not (config.lora.rank or config.vllm.launch):

@@ -251,7 +251,7 @@ class Session:
 
     # ── Training ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def imitate(self, name: str, *, extra: Sequence[Trajectory] = (), phase: str | None = None) -> Agent:
+    def imitate(self, name: str, *, extra: Sequence[Trajectory] = (), round_number: int = 0) -> Agent:
         """Fine-tune the base model on the experts' trajectories (and `extra` ones): behavioural cloning."""
         config = self.config
         base = self.base(name)
@@ -263,7 +263,10 @@ class Session:
             train=config.sft,
             make_groups=lambda encode, _: groups_from_trajectories(demonstrations, encode),
         )
-        trained = self._runner.fit(base, phase or f"sft-{name}", training, shared_key=None if extra else lineage)
+        phase = f"round-{round_number}/train-{name}" if round_number else f"sft-{name}"
+        trained = self._runner.fit(base, phase, training, shared_key=None if extra else lineage)
+        if round_number:
+            drop_superseded(self._runner.phase, name, round_number, keep=config.run.keep)
         return dataclasses.replace(trained, lineage=lineage, is_start=not extra)
 
     def prefer(
@@ -326,7 +329,7 @@ class Session:
         scored = self._runner.reference(reference, trajectories, phase) if config.kl_weight else None
         path = self._runner.phase(phase).path / SCORES / "agent.safetensors"
         training = grpo_training(objective, self.config.rl, trajectories, advantages, scored, path)
-        return self._train(agent, round_number, training)
+        return self._train(agent, round_number, training, needed=reference)
 
     def improve_with_critic(
         self, agent: Agent, trajectories: Sequence[Trajectory], round_number: int, *, reference: Agent
@@ -358,13 +361,14 @@ class Session:
         )
         return self._train(agent, round_number, training)
 
-    def _train(self, agent: Agent, round_number: int, training: Training) -> Agent:
-        """Train in a round, then delete what only this round needed of the round before."""
+    def _train(self, agent: Agent, round_number: int, training: Training, *, needed: Agent | None = None) -> Agent:
+        """Train in a round, then delete what only this round needed of the round before, but for an agent's weights."""
         if agent.name == "target" and training.pairs and self.config.loop.accept_tasks and self.train_tasks:
             trained = self._guard.fit(agent, round_number, training)
         else:
             trained = self._runner.fit(agent, f"round-{round_number}/train-{agent.name}", training)
-        drop_superseded(self._runner.phase, agent.name, round_number, keep=self.config.run.keep)
+        needed_path = needed.checkpoint if needed else None
+        drop_superseded(self._runner.phase, agent.name, round_number, keep=self.config.run.keep, needed=needed_path)
         return trained
 
     # ── Tasks ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -27,6 +27,7 @@ from sparring.synthesis.bootstrap import Bootstrap, Wanderer, merge
 from sparring.synthesis.curriculum import CoEvolveConfig, Curriculum, SynthesisResult, synthesise
 from sparring.synthesis.novelty import EvaluationGate
 from sparring.synthesis.programmatic import Programmatic
+from sparring.synthesis.proposals import Synthesiser
 from sparring.synthesis.signals import Pattern
 from sparring.synthesis.validation import Ground
 
@@ -82,8 +83,7 @@ class Synthesis:
             self.play, prefix=f"round-{curriculum.step}/synthesis", seed=seed, budget=config.synthesis.max_episodes
         )
         ground = self._ground(config.validation, starts, self.make_agent())
-        maker = Programmatic(self.benchmark) if config.synthesis.kind == "programmatic" else self._language_model()
-        result = synthesise(curriculum, maker, ground, arena, CoEvolveConfig.of(config), seed=seed)
+        result = synthesise(curriculum, self._maker(), ground, arena, CoEvolveConfig.of(config), seed=seed)
         _finish(phase, result)
         return result
 
@@ -132,6 +132,12 @@ class Synthesis:
             agent=agent,
             explorer=self._explorer() if validation.asks_explorer else None,
         )
+
+    def _maker(self) -> Synthesiser:
+        own = self.config.synthesis
+        if own.kind == "programmatic":
+            return Programmatic(self.benchmark, own.strategies)
+        return Wanderer(self.benchmark) if own.kind == "exploration" else self._language_model()
 
     def _language_model(self) -> LanguageModelSynthesiser:
         from sparring.policies.completions import CompletionClient

@@ -19,12 +19,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from sparring.core.convert import check_values
 from sparring.core.filters import is_broken, usable
 from sparring.core.ranges import CountOrZero, Repeats
-from sparring.core.types import Task
+from sparring.core.types import Task, Trajectory
 from sparring.envs.base import Benchmark
 from sparring.envs.synthesis import Exploration, Synthesis, exploration_of, synthesis_of
 from sparring.policies.base import Episode
@@ -32,7 +32,7 @@ from sparring.policies.scripted import ScriptedPolicy
 from sparring.synthesis.arena import Arena, Purpose
 from sparring.synthesis.checks import CheckName, ValidationConfig
 from sparring.synthesis.curriculum import SynthesisResult
-from sparring.synthesis.proposals import Proposal, Proposed, content_key, unguided_origin
+from sparring.synthesis.proposals import Findings, Proposal, Proposed, content_key, origin_of, unguided_origin
 from sparring.synthesis.signals import draw
 from sparring.synthesis.validation import Ground, Verdict, validate
 
@@ -80,8 +80,13 @@ class Explorer(Protocol):
         ...
 
 
+T = TypeVar("T")
+Walk = tuple[Trajectory, Task, tuple[tuple[str, ...], ...]]
+"""What an explorer played, the task that it makes, and what solves it, best first."""
+
+
 class Wanderer:
-    """The explorer without a language model: the world's own, which acts by chance."""
+    """The explorer without a language model: the world's own, which acts by chance. It is a synthesiser, too."""
 
     name = "programmatic"
 
@@ -98,13 +103,42 @@ class Wanderer:
     def explore(self, places: Sequence[Task], arena: Arena, *, seed: int) -> Proposed:
         """Play one episode in each place, and make a goal of what it brought about."""
         counts: Counter[str] = Counter()
+        proposals = [
+            Proposal(task=task, references=ways, origin=unguided_origin(place, self.name, "explore", episode.id))
+            for place, (episode, task, ways) in self._walks(list(zip(places, places, strict=True)), arena, seed, counts)
+        ]
+        return Proposed(proposals=tuple(proposals), counts=dict(counts))
+
+    def propose(self, findings: Findings, arena: Arena, *, num: int, seed: int) -> Proposed:
+        """Explore where flagged tasks begin, the most pressing first, and again until there are `num` episodes.
+
+        As many episodes as it plays are left for validation.
+        """
+        counts: Counter[str] = Counter()
+        starts = [(flag, place) for flag in findings.flags if (place := self._explorer.place(flag.trajectory.task))]
+        while not arena.affords(2 * num):
+            num -= 1
+        chosen = [starts[i % len(starts)] for i in range(num if starts else 0)]
+        proposals: dict[str, Proposal] = {}
+        for flag, (_, task, ways) in self._walks(chosen, arena, seed, counts):
+            if task.id in findings.known_ids | proposals.keys():
+                counts["repeated"] += 1
+            else:
+                origin = origin_of(flag, self.name, "explore")
+                proposals[task.id] = Proposal(task=task, references=ways, origin=origin)
+        return Proposed(proposals=tuple(proposals.values()), counts=dict(counts))
+
+    def _walks(
+        self, starts: Sequence[tuple[T, Task]], arena: Arena, seed: int, counts: Counter[str]
+    ) -> Iterator[tuple[T, Walk]]:
+        """Play one episode in each place; yield whose place it was and what became of it, and count what did not."""
 
         def choose(episode: Episode) -> str | None:
             own = int(draw(seed, "explorer", episode.id) * 2**31)
             return self._explorer.explore(episode.task, episode.turns, episode.observation, own)
 
-        proposals = []
-        for place, (episode,) in zip(places, arena.play(Purpose.EXPLORE, ScriptedPolicy(choose), places), strict=True):
+        played = arena.play(Purpose.EXPLORE, ScriptedPolicy(choose), [place for _, place in starts])
+        for (start, _), (episode,) in zip(starts, played, strict=True):
             if not usable([episode]):
                 counts["explore: the world broke" if is_broken(episode) else "dropped: nothing explored"] += 1
                 continue
@@ -114,10 +148,7 @@ class Wanderer:
                 continue
             # The world may know a shorter way than the explorer's.
             ways = [self._benchmark.expert_actions([task]).get(task.id, ()), [turn.action for turn in episode.turns]]
-            references = tuple(dict.fromkeys(tuple(way) for way in ways if way))
-            origin = unguided_origin(place, self.name, "explore", episode.id)
-            proposals.append(Proposal(task=task, references=references, origin=origin))
-        return Proposed(proposals=tuple(proposals), counts=dict(counts))
+            yield start, (episode, task, tuple(dict.fromkeys(tuple(way) for way in ways if way)))
 
 
 def places_of(tasks: Sequence[Task], benchmark: Benchmark, starts: Literal["training", "variations"]) -> list[Task]:

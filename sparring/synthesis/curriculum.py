@@ -26,7 +26,7 @@ from sparring.synthesis.arena import Arena
 from sparring.synthesis.checks import ValidationConfig
 from sparring.synthesis.novelty import Sketch, sketch_of
 from sparring.synthesis.pool import PoolConfig, PoolEvent, Status, TaskPool
-from sparring.synthesis.proposals import Findings, Synthesiser
+from sparring.synthesis.proposals import STRATEGY_NAMES, Findings, StrategyName, Synthesiser
 from sparring.synthesis.signals import (
     Flag,
     History,
@@ -50,9 +50,10 @@ class SynthesisConfig:
     preset: Literal["ours", "paper"] = "ours"
     """`paper`: what CoEvolve's paper does in the place of our additions, in this section and in `signals`, `validation`
     and `pool` (`sparring.synthesis.presets`). It lies beneath every key that a recipe or the command line gives."""
-    kind: Literal["programmatic", "language-model", "replay"] = "programmatic"
-    """`programmatic`: by the world's own means. `language-model`: reflect, explore, abstract (the paper). `replay`: no
-    new tasks, flagged ones are drawn more often (control arm)."""
+    kind: Literal["programmatic", "exploration", "language-model", "replay"] = "programmatic"
+    """`programmatic`: by the world's own means. `exploration`: the world's own explorer plays without a goal where
+    flagged tasks begin, and what it brings about becomes the goal. `language-model`: reflect, explore, abstract (the
+    paper). `replay`: no new tasks, flagged ones are drawn more often (control arm)."""
     guidance: Literal["flags", "random"] = "flags"
     """`random`: new tasks begin at trajectories drawn by chance (the paper's ablation)."""
     every: Repeats = 10
@@ -71,9 +72,19 @@ class SynthesisConfig:
     """`replay`: a flagged task of priority 1 weighs one plus this."""
     fresh_weight: PositiveWeight = 4.0
     """How many times as likely a new task is drawn that has not been played yet (paper: 1)."""
+    strategies: tuple[StrategyName, ...] = STRATEGY_NAMES
+    """What the programmatic synthesiser may make of a flag. Only `variation` asks the world's expert how a new task is
+    solved; the others know from what was played."""
+    clone_solutions: bool = False
+    """`coevolve`: a round that makes tasks ends with imitation in the place of the policy gradient. The base model is
+    fine-tuned anew, on the experts and on how all new tasks were solved when they were validated, and becomes the
+    target. (The paper learns by reward alone.)"""
 
     def __post_init__(self) -> None:
+        """Refuse values out of range, and a synthesis that may do nothing."""
         check_values(self)
+        if not self.strategies:
+            raise ValueError("strategies: name at least one")
 
     def is_due(self, step: int) -> bool:
         """Say whether tasks are made after a step, counted from 1."""

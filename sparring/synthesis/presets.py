@@ -24,6 +24,7 @@ PAPER: Values = {
         "every": 10,
         "warmup": 0,
         "fresh_weight": 1.0,
+        "clone_solutions": False,
     },
     "signals": {
         "kinds": ("forgetting", "boundary", "rare"),

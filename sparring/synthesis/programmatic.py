@@ -24,7 +24,7 @@ from sparring.core.types import Task, Trajectory
 from sparring.envs.base import Benchmark
 from sparring.envs.synthesis import Draft, Synthesis, synthesis_of
 from sparring.synthesis.arena import Arena
-from sparring.synthesis.proposals import Findings, Proposal, Proposed, origin_of
+from sparring.synthesis.proposals import STRATEGY_NAMES, Findings, Proposal, Proposed, StrategyName, origin_of
 from sparring.synthesis.signals import ROUNDING, SUCCESS_EPS, Flag, Signal, draw
 
 MAX_REFERENCES = 3
@@ -47,6 +47,8 @@ class Context:
     """Task id → episodes that solved it, the shortest first."""
     known_ids: frozenset[str]
     seed: int
+    strategies: Sequence[StrategyName] = STRATEGY_NAMES
+    """Those that may be followed."""
 
 
 Strategy = Callable[[Flag, Context], Iterator[Made]]
@@ -57,14 +59,15 @@ class Programmatic:
 
     name = "programmatic"
 
-    def __init__(self, benchmark: Benchmark) -> None:
-        """Take a benchmark that offers its part.
+    def __init__(self, benchmark: Benchmark, strategies: Sequence[StrategyName] = STRATEGY_NAMES) -> None:
+        """Take a benchmark that offers its part, and the strategies that may be followed.
 
         Raises:
             ConfigError: it does not.
         """
         self._benchmark = benchmark
         self._world = synthesis_of(benchmark)
+        self._strategies = strategies
 
     def propose(self, findings: Findings, arena: Arena, *, num: int, seed: int) -> Proposed:
         """Let each flag make one task in turn, the most pressing first, until there are `num` or no more to be made.
@@ -77,6 +80,7 @@ class Programmatic:
             solutions=solutions_of(findings),
             known_ids=findings.known_ids,
             seed=seed,
+            strategies=self._strategies,
         )
         makers = [_proposals(flag, place, context) for place, flag in enumerate(findings.flags)]
         proposals: dict[str, Proposal] = {}
@@ -213,19 +217,19 @@ STRATEGIES: Mapping[str, Strategy] = {
     "chain": chain,
 }
 
-PREFERENCES: Mapping[Signal, tuple[str, ...]] = {
+PREFERENCES: Mapping[Signal, tuple[StrategyName, ...]] = {
     Signal.FORGETTING: ("variation", "restart", "chain"),  # what was known is practised on other entities
     Signal.BOUNDARY: ("restart", "variation", "chain"),  # the turn that decides is practised by itself
     Signal.NEAR_MISS: ("restart", "variation", "chain"),
     Signal.RARE: ("relabel", "chain", "variation"),  # the rare action becomes needed
 }
 """Which strategies a signal calls for, in order; each next flag begins with the next. Unguided flags take one of these
-orders by chance."""
+orders by chance. Where none of an order's may be followed, those are that may."""
 
 
 def _proposals(flag: Flag, place: int, context: Context) -> Iterator[Proposal]:
     """Yield a flag's proposals, one strategy after the other, and then what else they have."""
-    order = _preference(flag, context.seed)
+    order = tuple(name for name in _preference(flag, context.seed) if name in context.strategies) or context.strategies
     first = place % len(order)
     makers = {name: STRATEGIES[name](flag, context) for name in (*order[first:], *order[:first])}
     while makers:
@@ -242,7 +246,7 @@ def _proposals(flag: Flag, place: int, context: Context) -> Iterator[Proposal]:
             )
 
 
-def _preference(flag: Flag, seed: int) -> tuple[str, ...]:
+def _preference(flag: Flag, seed: int) -> tuple[StrategyName, ...]:
     if flag.signal in PREFERENCES:
         return PREFERENCES[flag.signal]
     orders = list(PREFERENCES.values())

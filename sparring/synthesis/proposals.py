@@ -9,12 +9,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from sparring.core.errors import DataError
 from sparring.core.types import Task, Trajectory
 from sparring.synthesis.arena import Arena
 from sparring.synthesis.signals import Flag, Signal, Visit
+
+StrategyName = Literal["restart", "variation", "relabel", "chain"]
+STRATEGY_NAMES: tuple[StrategyName, ...] = ("restart", "variation", "relabel", "chain")
+"""What the programmatic synthesiser may make of a flag."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
