@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ ARMS = {
     "coevolve": {"method": "coevolve"},
     "random": {"method": "coevolve", "synthesis": {"guidance": "random"}},
     "replay": {"method": "coevolve", "synthesis": {"kind": "replay"}},
+    "cloned": {"method": "coevolve", "synthesis": {"kind": "exploration", "clone_solutions": True}},
 }
 OTHERS = {"grpo": {"method": "grpo"}, "coevolving_agents_and_tasks": {"method": "coevolving_agents_and_tasks"}}
 ROUNDS = (1, 2, 3, 4, 5)
@@ -119,6 +122,40 @@ def test_the_control_arm_makes_nothing(finished: Path) -> None:
 def test_random_synthesis_answers_no_flag(finished: Path) -> None:
     verdicts = growth_of(finished / "seed-0/random", 2).verdicts
     assert verdicts and {one.proposal.origin.signal for one in verdicts} == {"unguided"}
+
+
+def test_solutions_of_new_tasks_are_cloned_beside_the_experts(finished: Path) -> None:
+    arm, num_experts = finished / "seed-0/cloned", len(read_jsonl(finished / "experts.jsonl"))
+    solved = 0
+    for number in (2, 4):
+        growth = growth_of(arm, number)
+        assert {one.proposal.origin.strategy for one in growth.verdicts} == {"explore"}
+        assert growth.episodes["explore"] > 0
+        solved += sum(one.is_accepted or one.is_quarantined for one in growth.verdicts)
+        steps = read_json(arm / f"round-{number}/train-target/done.json")["steps"]
+        assert steps == 12 * math.ceil((num_experts + solved) / 4)  # sft.epochs, sft.batch_size
+    assert solved > 0
+    assert all(read_json(arm / f"round-{number}/train-target/done.json")["steps"] == 2 for number in (1, 3, 5))
+    page = (finished / "report.html").read_text("utf-8")
+    assert "explore" in page
+
+
+def test_what_later_rounds_hold_on_to_is_kept_as_long_as_they_do(model_folder: Path, tmp_path: Path) -> None:
+    grpo, run = {"kl_weight": 1e-3, "evaluate_every": 5}, {"keep": "last"}
+    recipe = make_recipe(model_folder, "cloned", grpo=grpo, run=run)
+    run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)
+    kept = {path.parent.parent.name for path in tmp_path.glob("seed-0/cloned/round-*/train-target/checkpoint")}
+    assert kept == {"round-2", "round-4", "round-5"}
+    after = outcome(tmp_path)
+    for name in ("round-5/train-target", "round-5/evaluate-target"):
+        shutil.rmtree(tmp_path / "seed-0/cloned" / name)
+    run_recipe(recipe, tmp_path, SilentProgress(), with_report=False)
+    assert outcome(tmp_path) == after
+
+
+def test_an_agent_that_starts_at_the_base_model_has_no_experts_to_clone(model_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"clone_solutions: .* grpo\.start"):
+        make_recipe(model_folder, "cloned", grpo={"start": "base"})
 
 
 def test_a_world_without_synthesis_says_so(model_folder: Path, tmp_path: Path) -> None:

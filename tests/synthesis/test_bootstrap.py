@@ -21,12 +21,12 @@ from sparring.synthesis.checks import Reason, ValidationConfig
 from sparring.synthesis.curriculum import SynthesisResult
 from sparring.synthesis.language_model import LanguageModelSynthesiser
 from sparring.synthesis.novelty import EvaluationGate
-from sparring.synthesis.proposals import content_key
-from sparring.synthesis.signals import Signal
+from sparring.synthesis.proposals import Findings, content_key
+from sparring.synthesis.signals import Flag, Signal
 from sparring.synthesis.validation import Ground
 from tests.serving import PolicyServer
 from tests.synthesis.growing_world import NO_GOAL, GrowingWorld
-from tests.synthesis.scenes import live_arena
+from tests.synthesis.scenes import live_arena, played
 from tests.toy_world import COLOURS, ToyWorld
 
 WORLD = GrowingWorld()
@@ -83,6 +83,23 @@ def test_exploration_makes_validated_tasks_of_what_happened():
     assert whole.episodes["explore"] == 2 * len(waves)  # the two places
     assert whole.refusals()["accepted"] == len(made)
     assert SynthesisResult.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+
+
+@pytest.mark.parametrize(("num", "budget", "num_played"), [(5, None, 5), (5, 6, 3), (5, 0, 0)])
+def test_it_explores_where_flagged_tasks_begin_and_leaves_episodes_for_validation(
+    num: int, budget: int | None, num_played: int
+):
+    miss = replace(played("press red, look", [0.5, 0.5], of=TRAIN[0]), id="s1/miss")
+    flags = [Flag(signal=Signal.BOUNDARY, step=1, trajectory=miss, turn=1, priority=1.0, detail="seen")]
+    with live_arena(budget=budget) as arena:
+        proposed = Wanderer(WORLD).propose(Findings(flags=flags), arena, num=num, seed=3)
+        known = frozenset(one.task.id for one in proposed.proposals[:1])
+        again = Wanderer(WORLD).propose(Findings(flags=flags, known_ids=known), arena, num=0, seed=3)
+    assert (arena.spent["explore"], again.proposals) == (num_played, ())
+    assert len(proposed.proposals) + sum(proposed.counts.values()) == num_played
+    for one in proposed.proposals:
+        assert (one.origin.strategy, one.origin.signal) == ("explore", Signal.BOUNDARY)
+        assert (one.origin.task_id, one.origin.trajectory_id) == (TRAIN[0].id, "s1/miss")
 
 
 def test_the_explorers_own_way_counts_where_the_world_knows_none():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from sparring.synthesis.programmatic import (
     continuations,
     left_the_way,
 )
-from sparring.synthesis.proposals import Findings, Proposal, Proposed
+from sparring.synthesis.proposals import STRATEGY_NAMES, Findings, Proposal, Proposed, StrategyName
 from sparring.synthesis.signals import Flag, Signal, Visit
 from sparring.synthesis.validation import Ground, ValidationConfig, validate
 from tests.synthesis.growing_world import GrowingSynthesis, GrowingWorld
@@ -41,9 +42,11 @@ def findings(
     return Findings(flags=flags, experts=experts, known_ids=frozenset(known))
 
 
-def propose(found: Findings, num: int = 8, seed: int = 0) -> Proposed:
+def propose(
+    found: Findings, num: int = 8, seed: int = 0, strategies: Sequence[StrategyName] = STRATEGY_NAMES
+) -> Proposed:
     with live_arena(budget=0) as arena:  # it plays nothing
-        return Programmatic(GrowingWorld()).propose(found, arena, num=num, seed=seed)
+        return Programmatic(GrowingWorld(), strategies).propose(found, arena, num=num, seed=seed)
 
 
 def by_strategy(proposals: tuple[Proposal, ...]) -> dict[str, Proposal]:
@@ -68,6 +71,14 @@ def test_a_restart_begins_where_the_way_was_left_and_where_it_was_last_right():
     made = restarts[0]
     assert made.origin.trajectory_id == "s1/miss"
     assert (made.origin.task_id, made.origin.signal, made.origin.note) == ("long/a", Signal.BOUNDARY, "seen")
+
+
+def test_only_the_named_strategies_are_followed_in_the_order_that_a_signal_has_for_them():
+    names = [one.origin.strategy for one in propose(findings(flag(Signal.RARE)), 20).proposals]
+    assert list(dict.fromkeys(names)) == list(PREFERENCES[Signal.RARE])
+    some = propose(findings(flag(Signal.RARE)), 20, strategies=("variation", "restart", "relabel")).proposals
+    assert list(dict.fromkeys(one.origin.strategy for one in some)) == ["relabel", "variation"]
+    assert by_strategy(propose(findings(flag()), 20, strategies=("relabel",)).proposals).keys() == {"relabel"}
 
 
 def test_a_success_is_restarted_from_within_and_never_from_its_end():
