@@ -113,7 +113,8 @@ def exploration_of(benchmark: Benchmark) -> Exploration:
     if not isinstance(offered, Exploration):
         raise ConfigError(
             f"{type(benchmark).__name__} can't be explored without a goal (docs/methods/coevolve.md says what that "
-            "takes). Leave bootstrap.num at 0: the training split is then D_0."
+            "takes). Leave bootstrap.num at 0, so that the training split is D_0, and take another synthesis.kind than "
+            '"exploration".'
         )
     return offered
 

@@ -212,5 +212,5 @@ def _check_arms(recipe: Recipe, benchmark: Benchmark, train_tasks: Sequence[Task
             raise ConfigError(f"arms.{name}: chat.num_examples is {num}, but there are {len(train_tasks)} tasks.")
         if arm.makes_tasks:
             synthesis_of(benchmark)
-        if arm.explores:
+        if arm.explores or (arm.makes_tasks and arm.config.synthesis.kind == "exploration"):
             exploration_of(benchmark)

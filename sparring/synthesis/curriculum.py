@@ -73,8 +73,8 @@ class SynthesisConfig:
     fresh_weight: PositiveWeight = 4.0
     """How many times as likely a new task is drawn that has not been played yet (paper: 1)."""
     strategies: tuple[StrategyName, ...] = STRATEGY_NAMES
-    """What the programmatic synthesiser may make of a flag. Only `variation` asks the world's expert how a new task is
-    solved; the others know from what was played."""
+    """What the programmatic synthesiser may make of a flag. For `variation` the world says how the new task is solved;
+    the others know it from what was played."""
     clone_solutions: bool = False
     """`coevolve`: a round that makes tasks ends with imitation in the place of the policy gradient. The base model is
     fine-tuned anew, on the experts and on how all new tasks were solved when they were validated, and becomes the

@@ -61,6 +61,15 @@ def make_recipe(model_folder: Path, *arms: str, **sections: dict[str, Any]) -> R
     return recipe_from_dict(values)
 
 
+class Unexplored(GrowingWorld):
+    """Makes tasks, and has no explorer."""
+
+    class Own(type(GrowingWorld.synthesis)):
+        place = None
+
+    synthesis = Own()
+
+
 @pytest.fixture(scope="module")
 def finished(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "all"
@@ -162,6 +171,10 @@ def test_a_world_without_synthesis_says_so(model_folder: Path, tmp_path: Path) -
     recipe = make_recipe(model_folder, "coevolve", env={"id": "tests.toy_world:ToyWorld"}, sft={"epochs": 1})
     with pytest.raises(ConfigError, match="offers no synthesis"):
         run_recipe(recipe, tmp_path / "run", SilentProgress(), with_report=False)
+    recipe = make_recipe(model_folder, "cloned", env={"id": f"{__name__}:Unexplored"})
+    with pytest.raises(ConfigError, match=r"can't be explored .* synthesis\.kind"):
+        run_recipe(recipe, tmp_path / "unexplored", SilentProgress(), with_report=False)
+    assert not (tmp_path / "unexplored/seed-0").exists()
     grpo = {"rounds": 2, "num_tasks": 2, "num_per_task": 2}
     recipe = make_recipe(model_folder, "replay", env={"id": "tests.toy_world:ToyWorld"}, sft={"epochs": 1}, grpo=grpo)
     run_recipe(recipe, tmp_path / "replayed", SilentProgress(), with_report=False)
