@@ -21,6 +21,7 @@ from sparring.core.types import StopReason, Task, Trajectory, Turn
 from sparring.envs.base import load_benchmark, select_tasks, tasks_of
 from sparring.learning.trainer import TrainConfig
 from sparring.runs.config import Config
+from sparring.runs.keeping import RunConfig
 from sparring.runs.recipe import run_recipe
 from sparring.runs.recipe_files import completed, find_config, load_recipe, recipe_from_dict
 from sparring.runs.seeds import digest
@@ -340,6 +341,7 @@ def test_a_key_at_its_default_makes_no_other_phase() -> None:
 
 
 def test_what_may_differ_makes_no_other_phase() -> None:
+    assert decisive(Config(run=RunConfig(tracker=("wandb",)))) == {}
     assert digest(TrainConfig(save_every_s=0, max_tokens_per_batch=7)) == digest(TrainConfig())
     assert digest(TrainConfig(lr=0.1)) != digest(TrainConfig())
     keys = adjustable_keys(Config)

@@ -182,7 +182,10 @@ def decisive(config: Any) -> dict[str, Any]:
         value, default = getattr(config, field.name), _default_of(field)
         if field.name in adjustable or (type(value) is type(default) and value == default):
             continue
-        found[field.name] = decisive(value) if dataclasses.is_dataclass(value) else value
+        if not dataclasses.is_dataclass(value):
+            found[field.name] = value
+        elif inner := decisive(value):
+            found[field.name] = inner
     return found
 
 
