@@ -145,8 +145,8 @@ def test_solutions_of_new_tasks_are_cloned_beside_the_experts(finished: Path) ->
         assert steps == 12 * math.ceil((num_experts + solved) / 4)  # sft.epochs, sft.batch_size
     assert solved > 0
     assert all(read_json(arm / f"round-{number}/train-target/done.json")["steps"] == 2 for number in (1, 3, 5))
-    page = (finished / "report.html").read_text("utf-8")
-    assert "explore" in page
+    told = read_json(finished / "results.json")["arms"]["cloned"]["seeds"]["0"]["synthesis"]
+    assert all(kind.startswith("explore/") for one in told for kind in one["kinds"])
 
 
 def test_what_later_rounds_hold_on_to_is_kept_as_long_as_they_do(model_folder: Path, tmp_path: Path) -> None:
